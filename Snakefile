@@ -1,0 +1,66 @@
+# One study, from corpora to report. What depends on what is in workflow/rules/, one step each in workflow/scripts/, the science in
+# src/feature_lineage/.
+import os
+import sys
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+# Jobs run this checkout's library, in whatever environment they are deployed to.
+SOURCE = os.path.join(workflow.basedir, "src")
+sys.path.insert(0, SOURCE)
+os.environ["PYTHONPATH"] = SOURCE
+
+# A config file given on the command line replaces the demo's, it is not laid over it.
+if not workflow.overwrite_configfiles:
+
+    configfile: os.path.join(workflow.basedir, "config", "config.yaml")
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/corpora.smk"
+include: "workflow/rules/models.smk"
+include: "workflow/rules/saes.smk"
+include: "workflow/rules/features.smk"
+include: "workflow/rules/flows.smk"
+include: "workflow/rules/report.smk"
+
+
+localrules:
+    all,
+    models,
+    saes,
+    flows,
+
+
+rule models:
+    input:
+        expand(R + "/models/{model}/evaluation.json", model=study.models),
+
+
+rule saes:
+    input:
+        expand(
+            R + "/saes/{model}/seed{seed}/evaluation.json",
+            model=study.models,
+            seed=study.autoencoder.seeds,
+        ),
+
+
+rule flows:
+    input:
+        R + "/flows/summary.json",
+        R + "/flows/sankey.json",
+
+
+rule all:
+    default_target: True
+    input:
+        R + "/report/index.html",
+        rules.models.input,
+        rules.saes.input,
+        rules.flows.input,

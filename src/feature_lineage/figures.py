@@ -1,0 +1,170 @@
+"""The paper's figures as plotly figures, drawn from the study's tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+import plotly.io as pio
+from plotly.offline import get_plotlyjs
+from plotly.subplots import make_subplots
+
+from feature_lineage.artifacts import KEY, staged, write_json
+
+# Okabe & Ito's palette: told apart by readers with any colour vision.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
+PLOTLYJS = "plotly.min.js"
+
+
+def write_figure(figure: go.Figure, path: str | Path, page: str | Path, record: dict[str, Any]) -> None:
+    """Write a figure as plotly JSON, and as a page that opens offline with `plotly.min.js` beside it."""
+    write_json(path, json.loads(figure.to_json()), record)
+    library = Path(page).parent / PLOTLYJS
+    if not library.exists():
+        with staged(library) as temporary:
+            temporary.write_text(get_plotlyjs(), encoding="utf-8")
+    with staged(page) as temporary:
+        div = Path(page).stem
+        html = pio.to_html(figure, include_plotlyjs=PLOTLYJS, div_id=div, full_html=True)
+        note = json.dumps(record, sort_keys=True).replace("<", "\\u003c")
+        html = html.replace("</body>", f'<script type="application/json" id="{KEY}">{note}</script></body>')
+        temporary.write_text(html, encoding="utf-8")
+
+
+def colours(names: list[str]) -> dict[str, str]:
+    """A colour for each name, the same in every figure of a study."""
+    return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
+
+
+def _faint(colour: str) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.45)"
+
+
+def sankey(summary: Mapping[str, Any]) -> go.Figure:
+    """Features persisting through the lineage, coloured by the model in which they emerged (the paper's figure 2).
+
+    A node is a model's features of one origin; a band, features of the child whose ancestor is in the parent. Features that
+    neither persist from a parent nor into a child are left out, as in the paper; the flow table has them.
+    """
+    models, bands = list(summary["models"]), summary["bands"]
+    palette = colours(models)
+    keys = sorted(
+        {(band["parent"], band["origin"]) for band in bands} | {(band["child"], band["origin"]) for band in bands},
+        key=lambda key: (models.index(key[0]), models.index(key[1])),
+    )
+    numbers = {key: i for i, key in enumerate(keys)}
+    names = [model if model == origin else f"{model} (from {origin})" for model, origin in keys]
+    living = [summary["origins"][model].get(origin, 0) for model, origin in keys]
+    total = {model: sum(summary["origins"][model].values()) for model in models}
+    figure = go.Figure(
+        go.Sankey(
+            arrangement="snap",
+            node={
+                "label": names,
+                "color": [palette[origin] for _, origin in keys],
+                "customdata": [
+                    [count, total[model], f"{count / total[model]:.1%}" if total[model] else "-"]
+                    for (model, _), count in zip(keys, living, strict=True)
+                ],
+                "hovertemplate": "%{label}<br>%{customdata[0]:,} of %{customdata[1]:,} living features "
+                "(%{customdata[2]}) have this origin<extra></extra>",
+                "pad": 24,
+                "thickness": 18,
+            },
+            link={
+                "source": [numbers[band["parent"], band["origin"]] for band in bands],
+                "target": [numbers[band["child"], band["origin"]] for band in bands],
+                "value": [band["features"] for band in bands],
+                "color": [_faint(palette[band["origin"]]) for band in bands],
+                "customdata": [[band["parent"], band["child"], band["origin"]] for band in bands],
+                "hovertemplate": "%{value:,} features of %{customdata[1]} persist from %{customdata[0]}, "
+                "first seen in %{customdata[2]}<extra></extra>",
+            },
+        )
+    )
+    figure.update_layout(
+        title={
+            "text": f"Features that persist (correlation above {summary['threshold']:g}), by the model in which they emerged"
+        },
+        font={"size": 13},
+        margin={"l": 10, "r": 10, "t": 50, "b": 20},
+        height=440,
+    )
+    return figure
+
+
+def sweep(table: pd.DataFrame, t: float, parents: list[str], roots: Mapping[str, Mapping[str, Any]]) -> go.Figure:
+    """Accuracy of the merged model along the path, per corpus, with the base model's as dashed lines (the paper's figure 5)."""
+    figure = go.Figure()
+    palette = colours(list(dict.fromkeys(table["corpus"])))
+    for corpus, rows in table.groupby("corpus", sort=False):
+        figure.add_scatter(
+            x=rows["t"],
+            y=rows["accuracy"],
+            name=corpus,
+            mode="lines+markers",
+            line={"color": palette[corpus]},
+        )
+        for root, evaluation in roots.items():
+            if corpus in evaluation["corpora"]:
+                accuracy = evaluation["corpora"][corpus]["accuracy"]
+                figure.add_scatter(
+                    x=[0, 1], y=[accuracy, accuracy], name=f"{corpus}, {root}", mode="lines",
+                    line={"color": palette[corpus], "dash": "dash", "width": 1},
+                )  # fmt: skip
+    figure.add_vline(x=t, line={"color": "#666", "width": 1, "dash": "dot"}, annotation_text=f"t = {t:.3f}")
+    figure.update_layout(
+        title={"text": f"Accuracy along the path from {parents[0]} (t = 0) to {parents[1]} (t = 1)"},
+        xaxis={"title": {"text": "t"}},
+        yaxis={"title": {"text": "next-token accuracy"}, "tickformat": ".0%"},
+        template="plotly_white",
+        height=420,
+    )
+    return figure
+
+
+def training(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
+    """Loss and accuracy of each language model against the tokens it has seen, on every validation corpus."""
+    figure = make_subplots(rows=1, cols=2, subplot_titles=("loss, nats per token", "next-token accuracy"))
+    palette = colours(list(curves))
+    dashes: dict[str, str] = {}
+    for model, curve in curves.items():
+        train = curve[curve["split"] == "train"]
+        figure.add_scatter(
+            x=train["tokens"], y=train["loss"], name=f"{model}: training", legendgroup=model, mode="lines", opacity=0.35,
+            line={"color": palette[model]}, row=1, col=1,
+        )  # fmt: skip
+        for corpus, rows in curve[curve["split"] == "validation"].groupby("corpus", sort=False):
+            dash = dashes.setdefault(corpus, ("solid", "dash", "dot", "dashdot", "longdash")[len(dashes) % 5])
+            for column, value in enumerate(("loss", "accuracy"), start=1):
+                figure.add_scatter(
+                    x=rows["tokens"], y=rows[value], name=f"{model}: {corpus}", legendgroup=model, showlegend=column == 1,
+                    mode="lines+markers", line={"color": palette[model], "dash": dash}, row=1, col=column,
+                )  # fmt: skip
+    figure.update_xaxes(title_text="tokens")
+    figure.update_yaxes(tickformat=".0%", row=1, col=2)
+    figure.update_layout(title={"text": "Language models in training"}, template="plotly_white", height=460)
+    return figure
+
+
+def autoencoders(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
+    """Squared error, L0 and share of dead features of each autoencoder against the tokens it has seen."""
+    panels = {"mse": "mean squared error", "l0": "L0", "dead_share": "dead features"}
+    figure = make_subplots(rows=1, cols=3, subplot_titles=tuple(panels.values()))
+    palette = colours(list(curves))
+    for name, curve in curves.items():
+        for column, value in enumerate(panels, start=1):
+            figure.add_scatter(
+                x=curve["tokens"], y=curve[value], name=name, legendgroup=name, showlegend=column == 1, mode="lines",
+                line={"color": palette[name]}, row=1, col=column,
+            )  # fmt: skip
+    figure.update_xaxes(title_text="tokens")
+    figure.update_yaxes(type="log", row=1, col=2)
+    figure.update_yaxes(tickformat=".0%", row=1, col=3)
+    figure.update_layout(title={"text": "Autoencoders in training"}, template="plotly_white", height=400)
+    return figure

@@ -1,0 +1,58 @@
+"""One log per job, progress with rates, and errors that a reader can act on."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+logger = logging.getLogger("feature_lineage")
+
+
+class InputError(Exception):
+    """Something that the reader can mend: the message names the file or key, what was found and the remedy."""
+
+
+@contextmanager
+def job(log: str | Path) -> Iterator[None]:
+    """Log to stderr and to the file `log` while a job runs; an `InputError` ends it in one line, exit status 1."""
+    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    handlers = [logging.StreamHandler(sys.stderr), logging.FileHandler(log, mode="w", encoding="utf-8")]
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    logging.captureWarnings(True)
+    logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
+    logger.setLevel(logging.INFO)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    try:
+        yield
+    except InputError as error:
+        logger.error("%s", error)
+        raise SystemExit(1) from None
+    except Exception:
+        logger.exception("unexpected error; the log is %s", log)
+        raise SystemExit(1) from None
+    finally:
+        for handler in handlers:
+            handler.flush()
+
+
+def progress(total: float, unit: str, label: str) -> tqdm[Any]:
+    """A progress bar with a rate; on a terminal it moves, in a file it adds a line every 15 s."""
+    terminal = sys.stderr.isatty()
+    return tqdm(
+        total=total,
+        unit=unit,
+        desc=label,
+        unit_scale=True,
+        mininterval=0.5 if terminal else 15.0,
+        dynamic_ncols=terminal,
+        file=sys.stderr,
+        leave=terminal,
+    )

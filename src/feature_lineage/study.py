@@ -1,0 +1,568 @@
+"""One study = one YAML file: typed, checked, and read as a lineage graph.
+
+This is the only place where a configuration key gets its type, meaning, unit and default. `config/schema.json`
+and `config/README.md` are written from it (`python -m feature_lineage.config_docs`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+
+class StudyError(ValueError):
+    """The configuration is refused; the message names each key, what was found and what is allowed."""
+
+
+# Names become parts of paths: letters, digits, single - or _ between them, so `--` and `.` stay separators.
+NAME_PATTERN = r"^[A-Za-z0-9]+(?:[_-][A-Za-z0-9]+)*$"
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=64)]
+Text = Annotated[str, StringConstraints(min_length=1)]
+
+
+class Block(BaseModel):
+    """A block of the configuration; unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, value: Any) -> Any:
+        if isinstance(value, dict) and (unknown := [key for key in value if key not in cls.model_fields]):
+            raise PydanticCustomError(
+                "unknown_key",
+                "unknown key {key!r}{hint}; allowed: {allowed}",
+                {
+                    "key": unknown[0],
+                    "hint": _did_you_mean(str(unknown[0]), list(cls.model_fields)),
+                    "allowed": ", ".join(cls.model_fields),
+                },
+            )
+        return value
+
+
+def _did_you_mean(found: str, allowed: list[str]) -> str:
+    near = difflib.get_close_matches(found, allowed, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+# --- corpora -----------------------------------------------------------------------------------------------
+
+
+class CorpusBlock(Block):
+    """What every corpus has, wherever its documents come from."""
+
+    text: Text = Field("text", description="Column that holds the text, in Parquet, JSON lines and data sets.")
+    license: Text | None = Field(
+        None, description="Licence recorded for documents that carry no `license` column of their own."
+    )
+    fraction: float = Field(
+        1.0, gt=0, le=1, description="Share of the documents to keep, chosen by a hash of their text."
+    )
+    validation: float = Field(
+        0.05, gt=0, lt=1, description="Share of the documents held out, chosen by a hash of their text."
+    )
+    strip_license_headers: bool = Field(
+        False,
+        description="Cut the comment block at the head of a document where it speaks of a licence or a copyright. "
+        "Off, text is kept byte for byte.",
+    )
+
+
+class PackageCorpus(CorpusBlock):
+    """Files of an installed Python distribution; needs no network."""
+
+    package: Text = Field(
+        description="Name of an installed distribution, or `python` for the interpreter's standard library."
+    )
+    include: list[Text] = Field(min_length=1, description="Glob patterns of the files to read; `**` spans folders.")
+    exclude: list[Text] = Field(default_factory=list, description="Glob patterns of files to leave out.")
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        None,
+        description="Hash that the selected files must have (paths and contents, see `corpora.files_digest`).",
+    )
+
+
+class FilesCorpus(CorpusBlock):
+    """Files on disk: text or code (one document a file), JSON lines, Parquet; plain, `.gz` or `.zst`."""
+
+    files: Text | list[Text] = Field(description="Path or glob patterns, relative to the working directory.")
+
+
+class HuggingFaceCorpus(CorpusBlock):
+    """A data set of the Hugging Face hub, or a local directory of the same form, read as a stream."""
+
+    huggingface: Text = Field(description="Name of the data set, or path of a local copy.")
+    subset: Text | None = Field(None, description="Name of the data set's configuration.")
+    split: Text = Field("train", description="Split to read; this study's own split is made from it.")
+    revision: Text | None = Field(None, description="Commit, tag or branch; name a commit to be reproducible.")
+
+
+def _kind(*keys: str) -> Discriminator:
+    """Choose a block's class by the first of `keys` that it has."""
+
+    def choose(value: Any) -> str | None:
+        if isinstance(value, BaseModel):
+            return next((key for key in keys if getattr(value, key, None) is not None), None)
+        return next((key for key in keys if key in value), None) if isinstance(value, dict) else None
+
+    return Discriminator(
+        choose,
+        custom_error_type="kind",
+        custom_error_message="needs one of the keys: " + ", ".join(keys),
+    )
+
+
+Corpus = Annotated[
+    Annotated[PackageCorpus, Tag("package")]
+    | Annotated[FilesCorpus, Tag("files")]
+    | Annotated[HuggingFaceCorpus, Tag("huggingface")],
+    _kind("package", "huggingface", "files"),
+]
+
+
+# --- tokenizer ---------------------------------------------------------------------------------------------
+
+
+class TrainedTokenizer(Block):
+    """A byte-level BPE trained on the study's own corpora."""
+
+    train: list[Name] = Field(min_length=1, description="Corpora whose training documents it is trained on.")
+    vocab_size: int = Field(32_000, ge=300, le=1_000_000, description="Number of tokens, special ones included.")
+
+
+class PretrainedTokenizer(Block):
+    """A fast tokenizer of the Hugging Face hub or a local directory."""
+
+    pretrained: Text = Field(description="Name on the hub, or path of a local directory.")
+    revision: Text | None = Field(None, description="Commit, tag or branch.")
+
+
+Tokenizer = Annotated[
+    Annotated[TrainedTokenizer, Tag("train")] | Annotated[PretrainedTokenizer, Tag("pretrained")],
+    _kind("train", "pretrained"),
+]
+
+
+# --- models ------------------------------------------------------------------------------------------------
+
+
+class Architecture(Block):
+    """A `MistralForCausalLM`, keys as in its Hugging Face config; defaults are the paper's model."""
+
+    hidden_size: int = Field(512, gt=0, description="Width of the residual stream.")
+    intermediate_size: int = Field(1024, gt=0, description="Width of the MLP, n in the paper.")
+    num_hidden_layers: int = Field(1, gt=0, description="Number of layers.")
+    num_attention_heads: int = Field(16, gt=0, description="Number of attention heads.")
+    num_key_value_heads: int = Field(8, gt=0, description="Number of key and value heads.")
+    max_position_embeddings: int = Field(2048, gt=0, description="Longest sequence, in tokens.")
+    sliding_window: int = Field(4096, gt=0, description="Attention window, in tokens.")
+    rms_norm_eps: float = Field(1e-6, gt=0, description="Epsilon of the RMS norms.")
+    rope_theta: float = Field(10_000.0, gt=0, description="Base of the rotary position embedding.")
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Architecture:
+        if self.hidden_size % self.num_attention_heads:
+            raise PydanticCustomError(
+                "heads", "num_attention_heads must divide hidden_size ({size})", {"size": self.hidden_size}
+            )
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise PydanticCustomError(
+                "heads",
+                "num_key_value_heads must divide num_attention_heads ({heads})",
+                {"heads": self.num_attention_heads},
+            )
+        if (self.hidden_size // self.num_attention_heads) % 2:
+            raise PydanticCustomError("heads", "hidden_size / num_attention_heads must be even (rotary halves)", {})
+        return self
+
+
+class Training(Block):
+    """How a model is trained from nothing; defaults are the paper's base model."""
+
+    tokens: int | None = Field(
+        None,
+        gt=0,
+        description="Tokens of an epoch, drawn at random without replacement; all there are when not set.",
+    )
+    epochs: float = Field(3.0, gt=0, description="Passes over those tokens.")
+    block: int = Field(256, gt=1, description="Length of a training sequence, in tokens.")
+    batch: int = Field(64, gt=0, description="Sequences in a batch.")
+    lr: float = Field(6e-4, gt=0, description="Peak learning rate of AdamW (.9, .999), cosine schedule.")
+    weight_decay: float = Field(0.1, ge=0, description="Weight decay of AdamW.")
+    warmup_steps: int = Field(0, ge=0, description="Steps over which the learning rate rises from 0.")
+    evaluations: int = Field(
+        10,
+        gt=0,
+        description="How often validation loss and accuracy are measured; a checkpoint is kept each time.",
+    )
+
+
+class FineTuning(Training):
+    """How a model is fine-tuned; defaults are the paper's."""
+
+    epochs: float = Field(1.0, gt=0, description="Passes over those tokens.")
+    lr: float = Field(2e-5, gt=0, description="Peak learning rate of AdamW (.9, .999), cosine schedule.")
+    weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")
+    warmup_steps: int = Field(500, ge=0, description="Steps over which the learning rate rises from 0.")
+
+
+class BaseModelBlock(Block):
+    """A language model trained from nothing."""
+
+    train: list[Name] = Field(min_length=1, description="Corpora that it is trained on.")
+    balance: Literal["tokens", "none"] = Field(
+        "none", description="`tokens`: as many tokens from each corpus; `none`: all that each has."
+    )
+    architecture: Architecture = Field(default_factory=Architecture, description="Shape of the model.")
+    training: Training = Field(default_factory=Training, description="How it is trained.")
+
+
+class FineTunedModelBlock(Block):
+    """A copy of its parent, trained further."""
+
+    parent: Name = Field(description="Model that it starts from.")
+    train: list[Name] = Field(min_length=1, description="Corpora that it is trained on.")
+    balance: Literal["tokens", "none"] = Field(
+        "none", description="`tokens`: as many tokens from each corpus; `none`: all that each has."
+    )
+    training: FineTuning = Field(default_factory=FineTuning, description="How it is trained.")
+
+
+class Merge(Block):
+    """How two models are merged (paper, section 3.3)."""
+
+    method: Literal["slerp", "linear"] = Field("slerp", description="Path between the two parents' parameters.")
+    t: Literal["equilibrium"] | Annotated[float, Field(ge=0, le=1)] = Field(
+        "equilibrium",
+        description="Position on the path: 0 is the first parent, 1 the second; `equilibrium` is where the accuracies "
+        "on the two parents' own corpora cross.",
+    )
+    points: int = Field(21, ge=2, description="Positions on the path, both ends included, at which both are measured.")
+
+
+class MergedModelBlock(Block):
+    """Two models merged into one."""
+
+    parents: list[Name] = Field(min_length=2, max_length=2, description="The two models, from t = 0 to t = 1.")
+    merge: Merge = Field(default_factory=Merge, description="How they are merged.")
+
+
+class PretrainedModelBlock(Block):
+    """A published checkpoint that uses the study's tokenizer."""
+
+    pretrained: Text = Field(description="Name on the hub, or path of a local directory.")
+    revision: Text | None = Field(None, description="Commit, tag or branch.")
+    train: list[Name] = Field(min_length=1, description="Corpora of this study that stand for what it was trained on.")
+
+
+Model = Annotated[
+    Annotated[MergedModelBlock, Tag("parents")]
+    | Annotated[PretrainedModelBlock, Tag("pretrained")]
+    | Annotated[FineTunedModelBlock, Tag("parent")]
+    | Annotated[BaseModelBlock, Tag("train")],
+    _kind("parents", "pretrained", "parent", "train"),
+]
+
+
+# --- autoencoder and flow ----------------------------------------------------------------------------------
+
+
+class Resampling(Block):
+    """Resampling of dead features (Bricken et al. 2023); their step numbers, to be scaled to the run's length."""
+
+    steps: list[Annotated[int, Field(gt=0)]] = Field(
+        default_factory=lambda: [25_000, 50_000, 75_000, 100_000], description="Steps at which it happens."
+    )
+    silent_steps: int = Field(
+        12_500, gt=0, description="A feature that fired in none of the last so many steps is dead."
+    )
+    pool_tokens: int = Field(
+        819_200, gt=0, description="Activations that new features are drawn from, by loss squared."
+    )
+
+
+class Autoencoder(Block):
+    """The sparse autoencoder of every model; defaults are the paper's (appendix B)."""
+
+    hook: Annotated[str, StringConstraints(pattern=r"^blocks\.\d+\.[a-z0-9_.]+$")] = Field(
+        "blocks.0.mlp.hook_post", description="TransformerLens hook point whose activations it reads."
+    )
+    expansion: int = Field(16, gt=0, description="Features per activation element, m / n.")
+    tokens: int = Field(15_000_000, gt=0, description="Tokens that it is trained on, each seen once.")
+    context: int = Field(24, gt=1, description="Length of a block, in tokens: what the language model reads at once.")
+    batch: int = Field(128, gt=0, description="Blocks in a batch.")
+    lr: float = Field(1e-4, gt=0, description="Learning rate of Adam (.9, .9999), constant.")
+    l1: float = Field(
+        3e-4,
+        gt=0,
+        description="λ of equation (4), beside a squared error averaged over elements and an L1 summed over features.",
+    )
+    l1_warmup_steps: int = Field(0, ge=0, description="Steps over which λ rises from 0.")
+    normalize: bool = Field(
+        False,
+        description="Scale activations to unit mean square while training; folded into the saved weights. λ then does not "
+        "depend on the model's scale.",
+    )
+    mean: Literal["elements", "data"] = Field(
+        "elements",
+        description="The mean that equation (1) subtracts: over the `elements` of each activation vector, or over the `data`, "
+        "then added back to the reconstruction.",
+    )
+    init: Literal["kaiming", "transpose"] = Field(
+        "kaiming", description="Encoder's start: Kaiming-uniform, or the transpose of the decoder's."
+    )
+    resampling: Resampling = Field(default_factory=Resampling, description="Resampling of dead features.")
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+        default_factory=lambda: [0],
+        min_length=1,
+        description="One autoencoder of each model is trained per seed.",
+    )
+
+
+class Flow(Block):
+    """What is compared along each edge of the lineage (paper, section 3.4)."""
+
+    corpora: list[Name] | None = Field(
+        None,
+        min_length=1,
+        description="Corpora of the sample, as many tokens from the validation documents of each; all of the study's when not "
+        "set. Name them, and a corpus added later recomputes no feature.",
+    )
+    tokens: int = Field(3_000_000, gt=0, description="Tokens in the sample on which activations are correlated.")
+    threshold: float = Field(0.8, gt=0, lt=1, description="Pearson correlation above which two features are the same.")
+    floor: float = Field(0.3, ge=0, lt=1, description="Correlations above this are stored, with each feature's best.")
+
+    @model_validator(mode="after")
+    def _floor_below_threshold(self) -> Flow:
+        if self.floor > self.threshold:
+            raise PydanticCustomError(
+                "floor",
+                "floor ({floor}) must not exceed threshold ({threshold})",
+                {"floor": self.floor, "threshold": self.threshold},
+            )
+        return self
+
+
+# --- the study ---------------------------------------------------------------------------------------------
+
+
+class Study(Block):
+    """A lineage of language models, an autoencoder for each, and the flow of features along its edges."""
+
+    study: Name = Field(description="Name of the study; its artefacts are in `results/<study>/`.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything that is drawn, autoencoders apart.")
+    threads: int = Field(
+        2,
+        gt=0,
+        description="CPU threads of a job that computes with torch, whatever `--cores` is: the number changes the last bits "
+        "of its result.",
+    )
+    evaluation_tokens: int = Field(
+        100_000,
+        gt=0,
+        description="Validation tokens per corpus wherever a model or an autoencoder is evaluated; all there are if fewer.",
+    )
+    corpora: dict[Name, Corpus] = Field(min_length=1, description="Documents, by name of the corpus.")
+    tokenizer: Tokenizer = Field(description="The tokenizer that all models share.")
+    models: dict[Name, Model] = Field(min_length=1, description="The lineage, by name of the model.")
+    autoencoder: Autoencoder = Field(default_factory=Autoencoder, description="The autoencoder of every model.")
+    flow: Flow = Field(default_factory=Flow, description="How features are compared.")
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Study:
+        if problems := list(self._problems()):
+            raise PydanticCustomError("study", "{problems}", {"problems": problems})
+        return self
+
+    def _problems(self) -> Iterator[tuple[str, Any, str]]:
+        """Yield (key, found, allowed) for all that a single value's type cannot tell."""
+        corpora = "a corpus of this study: " + ", ".join(self.corpora)
+        lists = {f"models.{name}.train": model.train for name, model in self.models.items() if hasattr(model, "train")}
+        if isinstance(self.tokenizer, TrainedTokenizer):
+            lists["tokenizer.train"] = self.tokenizer.train
+        if self.flow.corpora is not None:
+            lists["flow.corpora"] = self.flow.corpora
+        for key, names in lists.items():
+            yield from ((key, name, corpora) for name in names if name not in self.corpora)
+            if len(set(names)) < len(names):
+                yield key, names, "each corpus once"
+        if len(set(self.autoencoder.seeds)) < len(self.autoencoder.seeds):
+            yield "autoencoder.seeds", self.autoencoder.seeds, "each seed once"
+
+        missing = False
+        for name, model in self.models.items():
+            key = f"models.{name}." + ("parents" if isinstance(model, MergedModelBlock) else "parent")
+            others = "another model of this study: " + ", ".join(n for n in self.models if n != name)
+            for parent in self.parents(name):
+                if parent not in self.models:
+                    missing = True
+                    yield key, parent, others
+            if isinstance(model, MergedModelBlock) and len(set(model.parents)) < 2:
+                yield key, model.parents, "two different models"
+        if missing:
+            return
+        if cycle := self._cycle():
+            yield f"models.{cycle[0]}", " -> ".join(cycle), "a lineage without cycles"
+            return
+
+        layer = int(self.autoencoder.hook.split(".")[1])
+        for name, model in self.models.items():
+            roots = self.roots(name)
+            shapes = {
+                (root.architecture.model_dump_json() if isinstance(root, BaseModelBlock) else root.pretrained)
+                for root in (self.models[root] for root in roots)
+            }
+            if isinstance(model, MergedModelBlock) and len(shapes) > 1:
+                yield f"models.{name}.parents", model.parents, "two models of one architecture"
+            for root in (self.models[root] for root in roots):
+                if not isinstance(root, BaseModelBlock):
+                    continue
+                longest = root.architecture.max_position_embeddings
+                if hasattr(model, "training") and model.training.block > longest:
+                    yield (
+                        f"models.{name}.training.block",
+                        model.training.block,
+                        f"at most max_position_embeddings ({longest})",
+                    )
+                if self.autoencoder.context > longest:
+                    yield (
+                        "autoencoder.context",
+                        self.autoencoder.context,
+                        f"at most max_position_embeddings ({longest})",
+                    )
+                if layer >= (layers := root.architecture.num_hidden_layers):
+                    yield "autoencoder.hook", self.autoencoder.hook, f"a layer below {layers} (models.{name})"
+        if self.flow.tokens < 2 * self.autoencoder.context:
+            yield "flow.tokens", self.flow.tokens, f"at least two blocks of {self.autoencoder.context} tokens"
+        if self.autoencoder.tokens < (batch := self.autoencoder.batch * self.autoencoder.context):
+            yield "autoencoder.tokens", self.autoencoder.tokens, f"at least one batch of {batch} tokens"
+
+    def _cycle(self) -> list[str] | None:
+        def walk(name: str, path: list[str]) -> list[str] | None:
+            if name in path:
+                return [*path[path.index(name) :], name]
+            return next((found for p in self.parents(name) if (found := walk(p, [*path, name]))), None)
+
+        return next((found for name in self.models if (found := walk(name, []))), None)
+
+    # The lineage graph.
+
+    def parents(self, model: str) -> list[str]:
+        """Models that `model` comes from directly: none, one or two."""
+        block = self.models[model]
+        if isinstance(block, MergedModelBlock):
+            return list(block.parents)
+        return [block.parent] if isinstance(block, FineTunedModelBlock) else []
+
+    def ancestors(self, model: str) -> list[str]:
+        """`model` and all that it comes from, oldest first."""
+        seen: dict[str, None] = {}
+        for parent in self.parents(model):
+            seen |= dict.fromkeys(self.ancestors(parent))
+        return [*seen, model]
+
+    def roots(self, model: str) -> list[str]:
+        """The ancestors that come from no other model."""
+        return [name for name in self.ancestors(model) if not self.parents(name)]
+
+    def order(self) -> list[str]:
+        """All models, parents before children."""
+        return list(dict.fromkeys(name for model in self.models for name in self.ancestors(model)))
+
+    def edges(self) -> list[tuple[str, str]]:
+        """All (parent, child) pairs, in the order of the models."""
+        return [(parent, child) for child in self.order() for parent in self.parents(child)]
+
+    def own_corpora(self, model: str) -> list[str]:
+        """Corpora that `model` itself was trained on; for a merge, those of its parents."""
+        block = self.models[model]
+        if isinstance(block, MergedModelBlock):
+            return list(dict.fromkeys(c for parent in block.parents for c in self.own_corpora(parent)))
+        return list(block.train)
+
+    def trace(self, model: str) -> list[str]:
+        """Corpora that `model` and its ancestors were trained on (paper, section 3.2)."""
+        return list(dict.fromkeys(c for name in self.ancestors(model) for c in self.own_corpora(name)))
+
+    def block(self, model: str) -> int:
+        """Length of the sequences that `model` was trained on, in tokens; for one trained elsewhere, the default."""
+        blocks = [b.training.block for name in self.ancestors(model) if hasattr(b := self.models[name], "training")]
+        return blocks[-1] if blocks else Training().block
+
+    def flow_corpora(self) -> list[str]:
+        """Corpora of the comparison sample."""
+        return list(self.flow.corpora or self.corpora)
+
+
+def load_study(config: dict[str, Any]) -> Study:
+    """Type and check a configuration as read from YAML.
+
+    Raises:
+        StudyError: one message that names every key refused, what was found and what is allowed.
+    """
+    try:
+        return Study.model_validate(config)
+    except ValidationError as error:
+        problems = []
+        for entry in error.errors():
+            if entry["type"] == "study":
+                problems += entry["ctx"]["problems"]
+            else:
+                problems.append((_key(entry["loc"]), entry.get("input"), _allowed(entry)))
+        lines = [
+            f"  {key or 'the whole file'}: found {_found(value)}; {_clause(allowed)}"
+            for key, value, allowed in problems
+        ]
+        count = f"{len(lines)} problem" + ("s" if len(lines) > 1 else "")
+        name = config.get("study") if isinstance(config, dict) else None
+        raise StudyError(f"config refused, {count} in study {name!r}:\n" + "\n".join(lines)) from None
+
+
+_TAGS = {"package", "files", "huggingface", "train", "pretrained", "parent", "parents"}
+
+
+def _key(loc: tuple[int | str, ...]) -> str:
+    """A dotted key; the tag that pydantic adds for a block's kind and the type names of unions are left out."""
+    parts: list[str] = []
+    for index, part in enumerate(loc):
+        after_name = (index == 2 and loc[0] in {"corpora", "models"}) or (index == 1 and loc[0] == "tokenizer")
+        if (after_name and part in _TAGS) or re.match(
+            r"literal\[|constrained-|float$|int$|str$|list\[|\[key\]", str(part)
+        ):
+            continue
+        parts.append(str(part))
+    return ".".join(parts)
+
+
+def _found(value: Any) -> str:
+    if isinstance(value, dict):
+        return "keys " + (", ".join(map(str, value)) or "none")
+    return repr(value) if not isinstance(value, float) or math.isfinite(value) else str(value)
+
+
+def _allowed(entry: dict[str, Any]) -> str:
+    if entry["type"] == "string_pattern_mismatch" and entry["ctx"]["pattern"] == NAME_PATTERN:
+        return "a name of letters and digits, with single - or _ between them"
+    if entry["type"] == "missing":
+        return "this key must be given"
+    return entry["msg"]
+
+
+def _clause(allowed: str) -> str:
+    return allowed if allowed.startswith(("unknown key", "this key")) else f"allowed: {allowed}"

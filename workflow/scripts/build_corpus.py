@@ -1,0 +1,27 @@
+"""Read a corpus's documents, drop duplicates, split them."""
+
+from typing import Any
+
+from feature_lineage.artifacts import provenance
+from feature_lineage.corpora import build_corpus, documents_of
+from feature_lineage.logs import job
+
+
+def main(smk: Any) -> None:
+    with job(smk.log[0]):
+        kind, options = smk.params.source
+        build_corpus(
+            documents_of(kind, options),
+            smk.output.train,
+            smk.output.validation,
+            provenance(smk.input, smk.params),
+            name=smk.params.name,
+            validation_share=smk.params.validation_share,
+            fraction=smk.params.fraction,
+            license=smk.params.license,
+            strip_license_headers=smk.params.strip_license_headers,
+        )
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,35 @@
+"""Collect the features that fire on the sample."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from feature_lineage.activations import load_hooked
+from feature_lineage.artifacts import provenance, read_tensors, write_table
+from feature_lineage.autoencoder import load_autoencoder
+from feature_lineage.features import ACTIVATIONS, STATISTICS, Statistics, feature_batches
+from feature_lineage.language_model import device
+from feature_lineage.logs import job
+
+
+def main(smk: Any) -> None:
+    with job(smk.log[0]):
+        torch.set_num_threads(smk.params.threads)
+        weights = Path(smk.input.weights).parent
+        tokens = read_tensors(smk.input.sample)["tokens"]
+        autoencoder = load_autoencoder(weights, device())
+        bridge = load_hooked(Path(smk.input.model[0]).parent, smk.params.hook)
+        statistics = Statistics(tokens.size, len(autoencoder.b_enc))
+        record = provenance(smk.input, smk.params) | {
+            "tokens": tokens.size,
+            "features": len(autoencoder.b_enc),
+        }
+        label = f"features {weights.parent.name} {weights.name}"
+        batches = feature_batches(bridge, smk.params.hook, autoencoder, tokens, label)
+        write_table(smk.output.activations, statistics.counting(batches), ACTIVATIONS, record)
+        write_table(smk.output.statistics, statistics.table(), STATISTICS, record)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,22 @@
+"""Draw accuracy along a merge's path (the paper's figure 5)."""
+
+from typing import Any
+
+from feature_lineage.artifacts import provenance, read_json, read_provenance, read_table
+from feature_lineage.figures import sweep, write_figure
+from feature_lineage.logs import job
+
+
+def main(smk: Any) -> None:
+    with job(smk.log[0]):
+        figure = sweep(
+            read_table(smk.input.sweep).to_pandas(),
+            read_provenance(smk.input.tensors)["t"],
+            smk.params.parents,
+            {root: read_json(path) for root, path in zip(smk.params.roots, smk.input.base, strict=True)},
+        )
+        write_figure(figure, smk.output.figure, smk.output.page, provenance(smk.input, smk.params))
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

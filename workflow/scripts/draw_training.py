@@ -1,0 +1,17 @@
+"""Draw the language models' training curves."""
+
+from typing import Any
+
+from feature_lineage.artifacts import provenance, read_table
+from feature_lineage.figures import training, write_figure
+from feature_lineage.logs import job
+
+
+def main(smk: Any) -> None:
+    with job(smk.log[0]):
+        curves = {m: read_table(path).to_pandas() for m, path in zip(smk.params.models, smk.input.curves, strict=True)}
+        write_figure(training(curves), smk.output.figure, smk.output.page, provenance(smk.input, smk.params))
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,33 @@
+"""Evaluate an autoencoder on its model's validation corpora."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from feature_lineage.activations import load_hooked
+from feature_lineage.artifacts import provenance, write_json
+from feature_lineage.autoencoder import load_autoencoder
+from feature_lineage.features import evaluate_autoencoder
+from feature_lineage.language_model import device
+from feature_lineage.logs import job
+
+
+def main(smk: Any) -> None:
+    with job(smk.log[0]):
+        torch.set_num_threads(smk.params.threads)
+        output = Path(smk.output.evaluation).parent
+        found = evaluate_autoencoder(
+            load_hooked(Path(smk.input.model[0]).parent, smk.params.hook),
+            smk.params.hook,
+            load_autoencoder(Path(smk.input.weights).parent, device()),
+            dict(zip(smk.params.corpora, smk.input.validation, strict=True)),
+            smk.params.context,
+            smk.params.evaluation_tokens,
+            f"evaluation {output.parent.name} {output.name}",
+        )
+        write_json(smk.output.evaluation, found, provenance(smk.input, smk.params))
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,27 @@
+"""Measure a model's loss and accuracy on every corpus of the comparison."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from feature_lineage.artifacts import provenance, write_json
+from feature_lineage.language_model import device, evaluate_model, load_model
+from feature_lineage.logs import job
+from feature_lineage.tokens import Windows
+
+
+def main(smk: Any) -> None:
+    with job(smk.log[0]):
+        torch.set_num_threads(smk.params.threads)
+        model = load_model(Path(smk.input.model[0]).parent).to(device())
+        windows = Windows(dict(zip(smk.params.corpora, smk.input.validation, strict=True)), smk.params.block)
+        found = {
+            corpus: evaluate_model(model, windows, windows.spread(number, smk.params.evaluation_tokens))
+            for number, corpus in enumerate(windows.corpora)
+        }
+        write_json(smk.output.evaluation, {"corpora": found}, provenance(smk.input, smk.params))
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

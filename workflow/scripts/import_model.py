@@ -1,0 +1,19 @@
+"""Take over a published language model."""
+
+from pathlib import Path
+from typing import Any
+
+from feature_lineage.artifacts import provenance
+from feature_lineage.language_model import import_model
+from feature_lineage.logs import job
+
+
+def main(smk: Any) -> None:
+    with job(smk.log[0]):
+        record = provenance(smk.input, smk.params)
+        output = Path(smk.output[0]).parent
+        import_model(smk.params.source, Path(smk.input.tokenizer).parent, output, record, smk.params.revision)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,26 @@
+"""Write the merged model at the chosen point of its parents' path."""
+
+from pathlib import Path
+from typing import Any
+
+from feature_lineage.artifacts import provenance, read_table, write_table
+from feature_lineage.language_model import load_model, save_model
+from feature_lineage.logs import job
+from feature_lineage.merge import TENSORS, angles, choose_t, merge_states, tensor_table
+
+
+def main(smk: Any) -> None:
+    with job(smk.log[0]):
+        first, second = (load_model(Path(files[0]).parent) for files in (smk.input.first, smk.input.second))
+        chosen = choose_t(smk.params.t, read_table(smk.input.sweep), *smk.params.corpora)
+        record = provenance(smk.input, smk.params) | {"t": chosen.t, "crosses": chosen.crosses}
+        states = first.state_dict(), second.state_dict()
+        between = angles(*states, smk.params.method)
+        first.load_state_dict(merge_states(*states, chosen.t, between))
+        output = Path(smk.output.tensors).parent
+        write_table(smk.output.tensors, tensor_table(states[0], between), TENSORS, record)
+        save_model(first, Path(smk.input.first[0]).parent, output, record)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

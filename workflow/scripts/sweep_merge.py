@@ -1,0 +1,34 @@
+"""Measure two models' accuracy along the path between them."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from feature_lineage.artifacts import provenance, write_table
+from feature_lineage.language_model import device, load_model
+from feature_lineage.logs import job
+from feature_lineage.merge import SWEEP, sweep
+
+
+def main(smk: Any) -> None:
+    with job(smk.log[0]):
+        torch.set_num_threads(smk.params.threads)
+        first, second = (
+            load_model(Path(files[0]).parent).to(device()) for files in (smk.input.first, smk.input.second)
+        )
+        table = sweep(
+            first,
+            second,
+            smk.params.method,
+            smk.params.points,
+            dict(zip(smk.params.corpora, smk.input.validation, strict=True)),
+            block=smk.params.block,
+            evaluation_tokens=smk.params.evaluation_tokens,
+            label=Path(smk.output.sweep).parent.name,
+        )
+        write_table(smk.output.sweep, table, SWEEP, provenance(smk.input, smk.params))
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,41 @@
+"""Train a base model, or fine-tune a copy of its parent."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from feature_lineage.artifacts import checkpoint_folder, provenance, write_table
+from feature_lineage.language_model import CURVE, build_model, load_model, save_model, train_model
+from feature_lineage.logs import job
+
+
+def main(smk: Any) -> None:
+    with job(smk.log[0]):
+        torch.set_num_threads(smk.params.threads)
+        tokenizer, output = Path(smk.input.tokenizer).parent, Path(smk.output.curve).parent
+        record = provenance(smk.input, smk.params)
+        if smk.params.architecture:
+            model = build_model(smk.params.architecture, tokenizer, smk.params.seed)
+        else:
+            model = load_model(Path(smk.input.parent[0]).parent)
+        checkpoints = checkpoint_folder(output, record)
+        curve = train_model(
+            model,
+            dict(zip(smk.params.train, smk.input.train, strict=True)),
+            dict(zip(smk.params.validation, smk.input.validation, strict=True)),
+            checkpoints,
+            label=output.name,
+            seed=smk.params.seed,
+            balance=smk.params.balance == "tokens",
+            evaluation_tokens=smk.params.evaluation_tokens,
+            **smk.params.training,
+        )
+        save_model(model, tokenizer, output, record)
+        write_table(smk.output.curve, curve, CURVE, record)
+        shutil.rmtree(checkpoints.parent)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821
