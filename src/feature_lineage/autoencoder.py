@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ CURVE = pa.schema(
         ("l1_coefficient", pa.float64()),
     ]
 )
+warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+
 BETAS = (0.9, 0.9999)
 # Below this share of active entries, products over the active entries alone are faster than dense ones (measured on CPU).
 SPARSE_BELOW = 0.10

@@ -27,8 +27,22 @@ def schema() -> str:
 def reference() -> str:
     """Every key: meaning and unit, type, default; as Markdown."""
     whole = Study.model_json_schema()
-    blocks = {"Study": whole, **whole["$defs"]}
-    return INTRO + "".join(_section(name, block) for name, block in blocks.items() if "properties" in block)
+    blocks = {"Study": whole}
+    for name in blocks_in_order(whole, whole["$defs"]):
+        blocks[name] = whole["$defs"][name]
+    return INTRO + "".join(_section(name, block) for name, block in blocks.items())
+
+
+def blocks_in_order(entry: Any, definitions: dict[str, Any]) -> list[str]:
+    """Names of the blocks that a schema entry refers to, each followed by those that it refers to itself."""
+    found: list[str] = []
+    for key, value in entry.items() if isinstance(entry, dict) else enumerate(entry) if isinstance(entry, list) else ():
+        if key == "$ref":
+            name = value.rsplit("/", 1)[-1]
+            found += [name, *blocks_in_order(definitions[name], definitions)]
+        elif key != "$defs":
+            found += blocks_in_order(value, definitions)
+    return list(dict.fromkeys(found))
 
 
 def _section(name: str, block: dict[str, Any]) -> str:
@@ -58,7 +72,7 @@ def _type(entry: dict[str, Any]) -> str:
         options = entry.get("additionalProperties") or next(iter(entry.get("patternProperties", {}).values()), {})
         return f"name: {_type(options)}"
     limits = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
-    bounds = [f"{sign} {entry[limit]:g}" for limit, sign in limits.items() if limit in entry]
+    bounds = [f"{sign} {entry[limit]:.10g}" for limit, sign in limits.items() if limit in entry]
     return " ".join([entry.get("type", "any"), ", ".join(bounds)]).strip()
 
 

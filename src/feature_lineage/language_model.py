@@ -1,52 +1,25 @@
-"""Language models: built from a config block, trained with transformers' Trainer, evaluated, saved with provenance."""
+"""Language models: built from a config block, loaded, evaluated, saved with provenance."""
 
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch.utils.data import Dataset
-from transformers import (
-    AutoModelForCausalLM,
-    EvalPrediction,
-    MistralConfig,
-    MistralForCausalLM,
-    PreTrainedModel,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
-from transformers.trainer_callback import PrinterCallback
+from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from feature_lineage.artifacts import KEY, staged
-from feature_lineage.logs import InputError, logger, progress
+from feature_lineage.logs import InputError
 from feature_lineage.tokens import Windows, load_tokenizer
 
 transformers_logging.disable_progress_bar()
-
-CURVE = pa.schema(
-    [
-        ("step", pa.int64()),
-        ("tokens", pa.int64()),
-        ("split", pa.string()),
-        ("corpus", pa.string()),
-        ("loss", pa.float64()),
-        ("accuracy", pa.float64()),
-        ("learning_rate", pa.float64()),
-    ]
-)
 
 
 def device() -> torch.device:
@@ -102,14 +75,15 @@ def load_model(path: str | Path, revision: str | None = None) -> PreTrainedModel
 def save_model(model: PreTrainedModel, tokenizer: str | Path, path: str | Path, record: dict[str, Any]) -> None:
     """Write a Hugging Face checkpoint with the tokenizer's files beside it and provenance in the weights' metadata."""
     with staged(path) as folder:
+        folder.mkdir()
+        for file in Path(tokenizer).iterdir():
+            if file.is_file() and not file.name.startswith("."):
+                shutil.copyfile(file, folder / file.name)
         model.save_pretrained(folder, max_shard_size="1000GB")
         weights = folder / "model.safetensors"
         with safe_open(weights, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         save_file(tensors, weights, metadata={"format": "pt", KEY: json.dumps(record, sort_keys=True)})
-        for file in Path(tokenizer).iterdir():
-            if file.is_file() and not file.name.startswith("."):
-                shutil.copyfile(file, folder / file.name)
 
 
 def import_model(
@@ -127,209 +101,6 @@ def import_model(
             f"model {source}: its embedding has {size} tokens, the study's tokenizer {needed}; name its own tokenizer under `tokenizer`"
         )
     save_model(model, tokenizer, path, record)
-
-
-# --- training ----------------------------------------------------------------------------------------------
-
-
-class _Sequences(Dataset):
-    """Chosen windows as what a causal language model is trained on."""
-
-    def __init__(self, windows: Windows, chosen: np.ndarray) -> None:
-        self.windows, self.chosen = windows, chosen
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        ids = torch.from_numpy(self.windows[int(self.chosen[index])])
-        return {"input_ids": ids, "labels": ids}
-
-
-class _Progress(TrainerCallback):
-    """A bar with tokens per second, and a mark in each checkpoint once it is whole."""
-
-    def __init__(self, label: str, tokens_per_step: int) -> None:
-        self.label, self.tokens = label, tokens_per_step
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.bar = progress(state.max_steps * self.tokens, "tok", self.label)
-        self.bar.update(state.global_step * self.tokens)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.bar.update(self.tokens)
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
-        if logs and "loss" in logs:
-            self.bar.set_postfix(loss=f"{float(logs['loss']):.3f}", refresh=False)
-        found = {key: value for key, value in (logs or {}).items() if key.endswith(("_loss", "_accuracy"))}
-        if found:
-            logger.info(
-                "%s step %d: %s",
-                self.label,
-                state.global_step,
-                ", ".join(f"{k} {v:.4f}" for k, v in found.items()),
-            )
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
-
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.bar.close()
-
-
-_WHOLE = "whole"
-
-
-def last_checkpoint(folder: str | Path) -> Path | None:
-    """The newest checkpoint that was written to its end; those that were not are deleted."""
-    whole = []
-    for checkpoint in Path(folder).glob("checkpoint-*"):
-        if (checkpoint / _WHOLE).exists():
-            whole.append(checkpoint)
-        else:
-            shutil.rmtree(checkpoint)
-    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
-
-
-def train_model(
-    model: PreTrainedModel,
-    train: Mapping[str, str | Path],
-    validation: Mapping[str, str | Path],
-    checkpoints: str | Path,
-    *,
-    label: str,
-    seed: int,
-    balance: bool,
-    tokens: int | None,
-    epochs: float,
-    block: int,
-    batch: int,
-    lr: float,
-    weight_decay: float,
-    warmup_steps: int,
-    evaluations: int,
-    evaluation_tokens: int,
-) -> pa.Table:
-    """Train `model` in place on windows of `block` tokens; goes on from the last whole checkpoint in `checkpoints`.
-
-    Args:
-        model: any causal language model; bf16 arithmetic where the GPU has it, float32 weights always.
-        train: token directory by corpus.
-        validation: token directory by corpus; loss and accuracy are measured on each.
-        checkpoints: folder of this run alone; a run with other inputs or parameters must have another.
-        label: name in the progress bar and error messages.
-        seed: of the draw of windows and their order.
-        balance, tokens, epochs, block, batch, lr, weight_decay, warmup_steps, evaluations, evaluation_tokens: as in
-            `study.Training`.
-
-    Returns:
-        The training curve, schema `CURVE`: loss in nats per token, accuracy as the share of next tokens predicted right.
-    """
-    windows = Windows(train, block)
-    chosen = windows.draw(tokens, [seed, 1], f"models.{label}.training.tokens", balance)
-    held_out = Windows(validation, block)
-    held_out_sets = {
-        corpus: _Sequences(held_out, held_out.spread(number, evaluation_tokens))
-        for number, corpus in enumerate(held_out.corpora)
-    }
-    for corpus, sequences in held_out_sets.items():
-        if not len(sequences):
-            raise InputError(
-                f"{validation[corpus]}: holds not one window of {block} tokens; raise corpora.{corpus}.validation"
-            )
-    steps = max(1, math.ceil(math.ceil(len(chosen) / batch) * epochs))
-    every = max(1, math.ceil(steps / evaluations))
-    cuda = device().type == "cuda"
-    trainer = Trainer(
-        model=model,
-        args=TrainingArguments(
-            output_dir=str(checkpoints),
-            max_steps=steps,
-            per_device_train_batch_size=batch,
-            per_device_eval_batch_size=batch,
-            learning_rate=lr,
-            weight_decay=weight_decay,
-            warmup_steps=warmup_steps,
-            lr_scheduler_type="cosine",
-            adam_beta1=0.9,
-            adam_beta2=0.999,
-            bf16=cuda and torch.cuda.is_bf16_supported(),
-            use_cpu=not cuda,
-            dataloader_pin_memory=cuda,
-            seed=seed,
-            data_seed=seed,
-            logging_steps=max(1, steps // 200),
-            logging_first_step=True,
-            eval_strategy="steps",
-            eval_steps=every,
-            eval_on_start=True,
-            save_strategy="steps",
-            save_steps=every,
-            save_total_limit=2,
-            report_to="none",
-            disable_tqdm=True,
-        ),
-        train_dataset=_Sequences(windows, chosen),
-        eval_dataset=held_out_sets,
-        preprocess_logits_for_metrics=_sequence_accuracy,
-        compute_metrics=_mean_accuracy,
-        callbacks=[_Progress(label, batch * block)],
-    )
-    trainer.remove_callback(PrinterCallback)
-    logger.info(
-        "%s: %s tokens a pass, %d steps of %s tokens",
-        label,
-        f"{len(chosen) * block:,}",
-        steps,
-        f"{batch * block:,}",
-    )
-    checkpoint = last_checkpoint(checkpoints)
-    if checkpoint:
-        logger.info("%s: going on from %s", label, checkpoint)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if steps % every:
-        trainer.evaluate()
-    return _curve(trainer.state.log_history, batch * block)
-
-
-def _sequence_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Share of next tokens predicted right in each sequence: [batch, length, vocabulary], [batch, length] -> [batch]."""
-    return (logits[:, :-1].argmax(-1) == labels[:, 1:]).float().mean(1)
-
-
-def _mean_accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    return {"accuracy": float(np.mean(prediction.predictions, dtype=np.float64))}
-
-
-def _curve(history: list[dict[str, Any]], tokens_per_step: int) -> pa.Table:
-    rows: dict[tuple[int, str | None], dict[str, Any]] = {}  # keyed, since a resumed run measures its first step again
-    for entry in history:
-        base = {"step": entry["step"], "tokens": entry["step"] * tokens_per_step}
-        if "loss" in entry:
-            rows[entry["step"], None] = base | {
-                "split": "train",
-                "loss": entry["loss"],
-                "learning_rate": entry["learning_rate"],
-            }
-        for key in entry:
-            if key.startswith("eval_") and key.endswith("_accuracy"):
-                corpus = key.removeprefix("eval_").removesuffix("_accuracy")
-                rows[entry["step"], corpus] = base | {
-                    "split": "validation",
-                    "corpus": corpus,
-                    "loss": entry[f"eval_{corpus}_loss"],
-                    "accuracy": entry[key],
-                }
-    ordered = sorted(rows.values(), key=lambda row: (row["step"], row["split"], row.get("corpus") or ""))
-    return pa.Table.from_pylist(ordered, CURVE)
 
 
 # --- evaluation --------------------------------------------------------------------------------------------

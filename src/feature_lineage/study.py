@@ -7,9 +7,10 @@ and `config/README.md` are written from it (`python -m feature_lineage.config_do
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Iterator
+from functools import reduce
+from operator import or_
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -39,26 +40,6 @@ class Block(BaseModel):
     """A block of the configuration; unknown keys are refused, values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown_keys(cls, value: Any) -> Any:
-        if isinstance(value, dict) and (unknown := [key for key in value if key not in cls.model_fields]):
-            raise PydanticCustomError(
-                "unknown_key",
-                "unknown key {key!r}{hint}; allowed: {allowed}",
-                {
-                    "key": unknown[0],
-                    "hint": _did_you_mean(str(unknown[0]), list(cls.model_fields)),
-                    "allowed": ", ".join(cls.model_fields),
-                },
-            )
-        return value
-
-
-def _did_you_mean(found: str, allowed: list[str]) -> str:
-    near = difflib.get_close_matches(found, allowed, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 # --- corpora -----------------------------------------------------------------------------------------------
@@ -101,7 +82,9 @@ class PackageCorpus(CorpusBlock):
 class FilesCorpus(CorpusBlock):
     """Files on disk: text or code (one document a file), JSON lines, Parquet; plain, `.gz` or `.zst`."""
 
-    files: Text | list[Text] = Field(description="Path or glob patterns, relative to the working directory.")
+    files: Text | Annotated[list[Text], Field(min_length=1)] = Field(
+        description="Path or glob patterns, relative to the working directory."
+    )
 
 
 class HuggingFaceCorpus(CorpusBlock):
@@ -113,27 +96,20 @@ class HuggingFaceCorpus(CorpusBlock):
     revision: Text | None = Field(None, description="Commit, tag or branch; name a commit to be reproducible.")
 
 
-def _kind(*keys: str) -> Discriminator:
-    """Choose a block's class by the first of `keys` that it has."""
+def _by_key(kinds: dict[str, type[Block]]) -> Any:
+    """The type of a block whose class is told by the first of these keys that it has."""
 
     def choose(value: Any) -> str | None:
-        if isinstance(value, BaseModel):
-            return next((key for key in keys if getattr(value, key, None) is not None), None)
-        return next((key for key in keys if key in value), None) if isinstance(value, dict) else None
+        if isinstance(value, dict):
+            return next((key for key in kinds if key in value), None)
+        return next((key for key, kind in kinds.items() if isinstance(value, kind)), None)
 
-    return Discriminator(
-        choose,
-        custom_error_type="kind",
-        custom_error_message="needs one of the keys: " + ", ".join(keys),
-    )
+    union = reduce(or_, (Annotated[kind, Tag(key)] for key, kind in kinds.items()))
+    message = "a block with one of the keys " + ", ".join(kinds)
+    return Annotated[union, Discriminator(choose, custom_error_type="kind", custom_error_message=message)]
 
 
-Corpus = Annotated[
-    Annotated[PackageCorpus, Tag("package")]
-    | Annotated[FilesCorpus, Tag("files")]
-    | Annotated[HuggingFaceCorpus, Tag("huggingface")],
-    _kind("package", "huggingface", "files"),
-]
+CORPORA = {"package": PackageCorpus, "huggingface": HuggingFaceCorpus, "files": FilesCorpus}
 
 
 # --- tokenizer ---------------------------------------------------------------------------------------------
@@ -153,10 +129,7 @@ class PretrainedTokenizer(Block):
     revision: Text | None = Field(None, description="Commit, tag or branch.")
 
 
-Tokenizer = Annotated[
-    Annotated[TrainedTokenizer, Tag("train")] | Annotated[PretrainedTokenizer, Tag("pretrained")],
-    _kind("train", "pretrained"),
-]
+TOKENIZERS = {"train": TrainedTokenizer, "pretrained": PretrainedTokenizer}
 
 
 # --- models ------------------------------------------------------------------------------------------------
@@ -222,7 +195,7 @@ class FineTuning(Training):
     warmup_steps: int = Field(500, ge=0, description="Steps over which the learning rate rises from 0.")
 
 
-class BaseModelBlock(Block):
+class TrainedModel(Block):
     """A language model trained from nothing."""
 
     train: list[Name] = Field(min_length=1, description="Corpora that it is trained on.")
@@ -233,7 +206,7 @@ class BaseModelBlock(Block):
     training: Training = Field(default_factory=Training, description="How it is trained.")
 
 
-class FineTunedModelBlock(Block):
+class FineTunedModel(Block):
     """A copy of its parent, trained further."""
 
     parent: Name = Field(description="Model that it starts from.")
@@ -256,14 +229,14 @@ class Merge(Block):
     points: int = Field(21, ge=2, description="Positions on the path, both ends included, at which both are measured.")
 
 
-class MergedModelBlock(Block):
+class MergedModel(Block):
     """Two models merged into one."""
 
     parents: list[Name] = Field(min_length=2, max_length=2, description="The two models, from t = 0 to t = 1.")
     merge: Merge = Field(default_factory=Merge, description="How they are merged.")
 
 
-class PretrainedModelBlock(Block):
+class PretrainedModel(Block):
     """A published checkpoint that uses the study's tokenizer."""
 
     pretrained: Text = Field(description="Name on the hub, or path of a local directory.")
@@ -271,13 +244,7 @@ class PretrainedModelBlock(Block):
     train: list[Name] = Field(min_length=1, description="Corpora of this study that stand for what it was trained on.")
 
 
-Model = Annotated[
-    Annotated[MergedModelBlock, Tag("parents")]
-    | Annotated[PretrainedModelBlock, Tag("pretrained")]
-    | Annotated[FineTunedModelBlock, Tag("parent")]
-    | Annotated[BaseModelBlock, Tag("train")],
-    _kind("parents", "pretrained", "parent", "train"),
-]
+MODELS = {"parents": MergedModel, "pretrained": PretrainedModel, "parent": FineTunedModel, "train": TrainedModel}
 
 
 # --- autoencoder and flow ----------------------------------------------------------------------------------
@@ -378,9 +345,9 @@ class Study(Block):
         gt=0,
         description="Validation tokens per corpus wherever a model or an autoencoder is evaluated; all there are if fewer.",
     )
-    corpora: dict[Name, Corpus] = Field(min_length=1, description="Documents, by name of the corpus.")
-    tokenizer: Tokenizer = Field(description="The tokenizer that all models share.")
-    models: dict[Name, Model] = Field(min_length=1, description="The lineage, by name of the model.")
+    corpora: dict[Name, _by_key(CORPORA)] = Field(min_length=1, description="Documents, by name of the corpus.")
+    tokenizer: _by_key(TOKENIZERS) = Field(description="The tokenizer that all models share.")
+    models: dict[Name, _by_key(MODELS)] = Field(min_length=1, description="The lineage, by name of the model.")
     autoencoder: Autoencoder = Field(default_factory=Autoencoder, description="The autoencoder of every model.")
     flow: Flow = Field(default_factory=Flow, description="How features are compared.")
 
@@ -407,13 +374,13 @@ class Study(Block):
 
         missing = False
         for name, model in self.models.items():
-            key = f"models.{name}." + ("parents" if isinstance(model, MergedModelBlock) else "parent")
+            key = f"models.{name}." + ("parents" if isinstance(model, MergedModel) else "parent")
             others = "another model of this study: " + ", ".join(n for n in self.models if n != name)
             for parent in self.parents(name):
                 if parent not in self.models:
                     missing = True
                     yield key, parent, others
-            if isinstance(model, MergedModelBlock) and len(set(model.parents)) < 2:
+            if isinstance(model, MergedModel) and len(set(model.parents)) < 2:
                 yield key, model.parents, "two different models"
         if missing:
             return
@@ -425,13 +392,13 @@ class Study(Block):
         for name, model in self.models.items():
             roots = self.roots(name)
             shapes = {
-                (root.architecture.model_dump_json() if isinstance(root, BaseModelBlock) else root.pretrained)
+                (root.architecture.model_dump_json() if isinstance(root, TrainedModel) else root.pretrained)
                 for root in (self.models[root] for root in roots)
             }
-            if isinstance(model, MergedModelBlock) and len(shapes) > 1:
+            if isinstance(model, MergedModel) and len(shapes) > 1:
                 yield f"models.{name}.parents", model.parents, "two models of one architecture"
             for root in (self.models[root] for root in roots):
-                if not isinstance(root, BaseModelBlock):
+                if not isinstance(root, TrainedModel):
                     continue
                 longest = root.architecture.max_position_embeddings
                 if hasattr(model, "training") and model.training.block > longest:
@@ -466,9 +433,9 @@ class Study(Block):
     def parents(self, model: str) -> list[str]:
         """Models that `model` comes from directly: none, one or two."""
         block = self.models[model]
-        if isinstance(block, MergedModelBlock):
+        if isinstance(block, MergedModel):
             return list(block.parents)
-        return [block.parent] if isinstance(block, FineTunedModelBlock) else []
+        return [block.parent] if isinstance(block, FineTunedModel) else []
 
     def ancestors(self, model: str) -> list[str]:
         """`model` and all that it comes from, oldest first."""
@@ -492,7 +459,7 @@ class Study(Block):
     def own_corpora(self, model: str) -> list[str]:
         """Corpora that `model` itself was trained on; for a merge, those of its parents."""
         block = self.models[model]
-        if isinstance(block, MergedModelBlock):
+        if isinstance(block, MergedModel):
             return list(dict.fromkeys(c for parent in block.parents for c in self.own_corpora(parent)))
         return list(block.train)
 
@@ -519,50 +486,63 @@ def load_study(config: dict[str, Any]) -> Study:
     try:
         return Study.model_validate(config)
     except ValidationError as error:
-        problems = []
+        problems: dict[tuple[str, str], list[str]] = {}  # several messages about one value become one
         for entry in error.errors():
-            if entry["type"] == "study":
-                problems += entry["ctx"]["problems"]
-            else:
-                problems.append((_key(entry["loc"]), entry.get("input"), _allowed(entry)))
+            found = entry["ctx"]["problems"] if entry["type"] == "study" else [_problem(entry)]
+            for key, value, allowed in found:
+                messages = problems.setdefault((key or "the whole file", _shown(value)), [])
+                messages += [allowed] * (allowed not in messages)
         lines = [
-            f"  {key or 'the whole file'}: found {_found(value)}; {_clause(allowed)}"
-            for key, value, allowed in problems
+            f"  {key}: found {value}; allowed: {' or '.join(allowed)}" for (key, value), allowed in problems.items()
         ]
-        count = f"{len(lines)} problem" + ("s" if len(lines) > 1 else "")
+        count = f"{len(lines)} problem" + "s" * (len(lines) > 1)
         name = config.get("study") if isinstance(config, dict) else None
         raise StudyError(f"config refused, {count} in study {name!r}:\n" + "\n".join(lines)) from None
 
 
-_TAGS = {"package", "files", "huggingface", "train", "pretrained", "parent", "parents"}
+_NOTHING = object()
 
 
-def _key(loc: tuple[int | str, ...]) -> str:
-    """A dotted key; the tag that pydantic adds for a block's kind and the type names of unions are left out."""
-    parts: list[str] = []
-    for index, part in enumerate(loc):
-        after_name = (index == 2 and loc[0] in {"corpora", "models"}) or (index == 1 and loc[0] == "tokenizer")
-        if (after_name and part in _TAGS) or re.match(
-            r"literal\[|constrained-|float$|int$|str$|list\[|\[key\]", str(part)
-        ):
-            continue
-        parts.append(str(part))
-    return ".".join(parts)
+_KINDS = {
+    "corpora": (CORPORA, 2),
+    "models": (MODELS, 2),
+    "tokenizer": (TOKENIZERS, 1),
+}  # and where pydantic names the kind
+_TYPE = re.compile(r"(literal\[|list\[|constrained-|str$|float$)")  # what pydantic calls a member of a union
 
 
-def _found(value: Any) -> str:
+def _problem(entry: Any) -> tuple[str, Any, str]:
+    """(key, value found, what is allowed) of one of pydantic's errors."""
+    loc = [part for part in entry["loc"] if part != "[key]"]
+    kinds, at = _KINDS.get(str(loc[0]) if loc else "", ({}, 0))
+    if len(loc) > at and loc[at] in kinds:
+        del loc[at]
+    key = ".".join(str(part) for i, part in enumerate(loc) if i < 3 or not _TYPE.match(str(part)))
+    kind = entry["type"]
+    if kind == "extra_forbidden":
+        allowed = _siblings(entry["loc"])
+        near = difflib.get_close_matches(str(loc[-1]), allowed, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        return key, entry["input"], f"no such key{hint}, but {', '.join(allowed)}"
+    if kind == "missing":
+        return key, _NOTHING, "this key must be given"
+    if kind == "string_pattern_mismatch" and entry["ctx"]["pattern"] == NAME_PATTERN:
+        return key, entry["input"], "a name of letters and digits, with single - or _ between them"
+    return key, entry["input"], entry["msg"].removeprefix("Input should be ")
+
+
+def _siblings(loc: tuple[int | str, ...]) -> list[str]:
+    """The keys of the block in which the last part of a location stands."""
+    kinds, at = _KINDS.get(str(loc[0]), ({}, -1))
+    block: Any = kinds[str(loc[at])] if len(loc) > at + 1 and kinds else Study
+    for field in loc[at + 1 : -1]:
+        block = block.model_fields[str(field)].annotation
+    return list(block.model_fields)
+
+
+def _shown(value: Any) -> str:
+    if value is _NOTHING:
+        return "nothing"
     if isinstance(value, dict):
-        return "keys " + (", ".join(map(str, value)) or "none")
-    return repr(value) if not isinstance(value, float) or math.isfinite(value) else str(value)
-
-
-def _allowed(entry: dict[str, Any]) -> str:
-    if entry["type"] == "string_pattern_mismatch" and entry["ctx"]["pattern"] == NAME_PATTERN:
-        return "a name of letters and digits, with single - or _ between them"
-    if entry["type"] == "missing":
-        return "this key must be given"
-    return entry["msg"]
-
-
-def _clause(allowed: str) -> str:
-    return allowed if allowed.startswith(("unknown key", "this key")) else f"allowed: {allowed}"
+        return "a block with " + (", ".join(map(str, value)) or "no keys")
+    return repr(value)

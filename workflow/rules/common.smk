@@ -1,10 +1,10 @@
 # The study, read and checked once, and what several rule files say about it.
 from feature_lineage.fingerprint import fingerprint
 from feature_lineage.study import (
-    BaseModelBlock,
-    FineTunedModelBlock,
-    MergedModelBlock,
-    PretrainedModelBlock,
+    TrainedModel,
+    FineTunedModel,
+    MergedModel,
+    PretrainedModel,
     StudyError,
     TrainedTokenizer,
     load_study,

@@ -105,17 +105,19 @@ else:
 
 rule encode_corpus:
     input:
-        documents=R + "/corpora/{corpus}/{split}.parquet",
+        train=R + "/corpora/{corpus}/train.parquet",
+        validation=R + "/corpora/{corpus}/validation.parquet",
         tokenizer=R + "/tokenizer/tokenizer.json",
         tokenizer_config=R + "/tokenizer/tokenizer_config.json",
     output:
-        directory(R + "/tokens/{corpus}/{split}"),
+        train=directory(R + "/tokens/{corpus}/train"),
+        validation=directory(R + "/tokens/{corpus}/validation"),
     params:
         code=code("encode_corpus"),
     log:
-        R + "/logs/encode_corpus/{corpus}.{split}.log",
+        R + "/logs/encode_corpus/{corpus}.log",
     benchmark:
-        R + "/benchmarks/encode_corpus/{corpus}.{split}.tsv"
+        R + "/benchmarks/encode_corpus/{corpus}.tsv"
     conda:
         CONDA
     threads: study.threads

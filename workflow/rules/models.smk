@@ -17,7 +17,7 @@ rule train_model:
         expand(R + "/models/{{model}}/{file}", file=CHECKPOINT),
         curve=R + "/models/{model}/training.parquet",
     wildcard_constraints:
-        model=names(BaseModelBlock, FineTunedModelBlock),
+        model=names(TrainedModel, FineTunedModel),
     params:
         seed=study.seed,
         threads=study.threads,
@@ -27,7 +27,7 @@ rule train_model:
         training=lambda w: study.models[w.model].training.model_dump(),
         architecture=lambda w: (
             study.models[w.model].architecture.model_dump()
-            if isinstance(study.models[w.model], BaseModelBlock)
+            if isinstance(study.models[w.model], TrainedModel)
             else None
         ),
         evaluation_tokens=study.evaluation_tokens,
@@ -50,7 +50,7 @@ rule import_model:
     output:
         expand(R + "/models/{{model}}/{file}", file=CHECKPOINT),
     wildcard_constraints:
-        model=names(PretrainedModelBlock),
+        model=names(PretrainedModel),
     params:
         source=lambda w: study.models[w.model].pretrained,
         revision=lambda w: study.models[w.model].revision,
@@ -74,7 +74,7 @@ rule sweep_merge:
     output:
         sweep=R + "/models/{model}/sweep.parquet",
     wildcard_constraints:
-        model=names(MergedModelBlock),
+        model=names(MergedModel),
     params:
         threads=study.threads,
         corpora=lambda w: study.own_corpora(w.model),
@@ -99,11 +99,13 @@ rule merge_models:
         first=lambda w: checkpoint_files(study.parents(w.model)[0]),
         second=lambda w: checkpoint_files(study.parents(w.model)[1]),
         sweep=R + "/models/{model}/sweep.parquet",
+        tokenizer=R + "/tokenizer/tokenizer.json",
+        tokenizer_config=R + "/tokenizer/tokenizer_config.json",
     output:
         expand(R + "/models/{{model}}/{file}", file=CHECKPOINT),
         tensors=R + "/models/{model}/tensors.parquet",
     wildcard_constraints:
-        model=names(MergedModelBlock),
+        model=names(MergedModel),
     params:
         method=lambda w: study.models[w.model].merge.method,
         t=lambda w: study.models[w.model].merge.t,

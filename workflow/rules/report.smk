@@ -1,6 +1,6 @@
 # Curves, and the page that shows everything.
 
-MERGES = [name for name, block in study.models.items() if isinstance(block, MergedModelBlock)]
+MERGES = [name for name, block in study.models.items() if isinstance(block, MergedModel)]
 TRAINED = [name for name, block in study.models.items() if hasattr(block, "training")]
 
 
@@ -22,7 +22,7 @@ rule draw_sweep:
             labels={"figure": "Merge sweep", "model": "{model}"},
         ),
     wildcard_constraints:
-        model=names(MergedModelBlock),
+        model=names(MergedModel),
     params:
         model=lambda w: w.model,
         parents=lambda w: study.parents(w.model),

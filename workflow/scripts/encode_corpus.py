@@ -11,7 +11,9 @@ from feature_lineage.tokens import encode_corpus
 def main(smk: Any) -> None:
     with job(smk.log[0]):
         tokenizer = Path(smk.input.tokenizer).parent
-        encode_corpus(smk.input.documents, tokenizer, smk.output[0], provenance(smk.input, smk.params))
+        record = provenance(smk.input, smk.params)
+        for split in ("train", "validation"):
+            encode_corpus(smk.input[split], tokenizer, smk.output[split], record)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def main(smk: Any) -> None:
         first.load_state_dict(merge_states(*states, chosen.t, between))
         output = Path(smk.output.tensors).parent
         write_table(smk.output.tensors, tensor_table(states[0], between), TENSORS, record)
-        save_model(first, Path(smk.input.first[0]).parent, output, record)
+        save_model(first, Path(smk.input.tokenizer).parent, output, record)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from feature_lineage.artifacts import checkpoint_folder, provenance, write_table
-from feature_lineage.language_model import CURVE, build_model, load_model, save_model, train_model
+from feature_lineage.language_model import build_model, load_model, save_model
 from feature_lineage.logs import job
+from feature_lineage.training import CURVE, train_model
 
 
 def main(smk: Any) -> None:
