@@ -5,12 +5,12 @@ import sys
 
 from snakemake.utils import min_version
 
-min_version("9.0")
+min_version("9.27")
 
 # Jobs run this checkout's library, in whatever environment they are deployed to.
 SOURCE = os.path.join(workflow.basedir, "src")
 sys.path.insert(0, SOURCE)
-os.environ["PYTHONPATH"] = SOURCE
+os.environ.update(PYTHONPATH=SOURCE)
 
 # A config file given on the command line replaces the demo's, it is not laid over it.
 if not workflow.overwrite_configfiles:
@@ -39,13 +39,13 @@ localrules:
 
 rule models:
     input:
-        expand(R + "/models/{model}/evaluation.json", model=study.models),
+        expand("<results>/models/{model}/evaluation.json", model=study.models),
 
 
 rule saes:
     input:
         expand(
-            R + "/saes/{model}/seed{seed}/evaluation.json",
+            "<results>/saes/{model}/seed{seed}/evaluation.json",
             model=study.models,
             seed=study.autoencoder.seeds,
         ),
@@ -53,14 +53,14 @@ rule saes:
 
 rule flows:
     input:
-        R + "/flows/summary.json",
-        R + "/flows/sankey.json",
+        "<results>/flows/summary.json",
+        "<results>/flows/sankey.json",
 
 
 rule all:
     default_target: True
     input:
-        R + "/report/index.html",
+        "<results>/report/index.html",
         rules.models.input,
         rules.saes.input,
         rules.flows.input,

@@ -139,7 +139,9 @@ def staged(path: str | Path) -> Iterator[Path]:
 def no_space(error: BaseException | None) -> bool:
     """Whether a full disk is behind an error, whichever library raised it."""
     while error is not None:
-        if getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT} or "No space left on device" in str(error):
+        if getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT}:
+            return True
+        if any(words in str(error) for words in ("No space left on device", "disk is full")):  # the latter is SQLite's
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -42,6 +42,7 @@ BETAS = (0.9, 0.9999)
 # Below this share of active entries, products over the active entries alone are faster than dense ones (measured on CPU).
 SPARSE_BELOW = 0.10
 CURVE_POINTS = 200
+SAELENS_FORMAT = "6.0.0"  # the version whose form of cfg.json this is; without it SAELens takes an older one
 
 
 # --- the autoencoder as it is saved ------------------------------------------------------------------------
@@ -80,7 +81,12 @@ def save_autoencoder(
         "apply_b_dec_to_input": True,
         "normalize_activations": "none",
         "reshape_activations": "none",
-        "metadata": {"hook_name": hook, "context_size": context, "prepend_bos": False},
+        "metadata": {
+            "sae_lens_version": SAELENS_FORMAT,
+            "hook_name": hook,
+            "context_size": context,
+            "prepend_bos": False,
+        },
     }
     write_json(folder / "cfg.json", config, record)
     write_tensors(folder / "sae_weights.safetensors", tensors, record)

@@ -11,6 +11,7 @@ import re
 import sqlite3
 import sysconfig
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from importlib import metadata
@@ -135,7 +136,7 @@ def file_documents(path: Path, source: str, text: str) -> Iterator[Document]:
         raise InputError(
             f"{path}: not UTF-8 ({error.reason} at byte {error.start}); convert the file or leave it out"
         ) from None
-    except (OSError, EOFError, pa.ArrowException) as error:
+    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
         raise InputError(f"{path}: cannot be read, it is missing, truncated or damaged ({error})") from error
 
 
@@ -168,6 +169,10 @@ def _json_documents(path: Path, source: str, text: str) -> Iterator[Document]:
                 entry = json.loads(line.decode("utf-8"))
             except json.JSONDecodeError as error:
                 raise InputError(f"{path}:{number}: not JSON ({error}); the file may be truncated") from None
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start}); convert the file or leave it out"
+                ) from None
             if not isinstance(entry, dict) or text not in entry:
                 raise InputError(f"{path}:{number}: has no key {text!r}; set the corpus's `text`")
             yield _document(entry[text], f"{source}:{number}", entry.get("license"), text)
@@ -215,13 +220,20 @@ def huggingface_documents(
 def _document(value: Any, source: str, license: Any, column: str) -> Document:
     if not isinstance(value, str):
         raise InputError(f"{source}: column {column!r} holds {type(value).__name__}, not text; set the corpus's `text`")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair, which no file can hold
+        raise InputError(
+            f"{source}: column {column!r} is not valid Unicode ({error.reason} at character {error.start}); mend it or leave it out"
+        ) from None
     return Document(value, source, license if isinstance(license, str) else None)
 
 
 # --- from documents to a corpus ----------------------------------------------------------------------------
 
 _COMMENT = re.compile(
-    r"\A(?:#![^\n]*\n)?\s*(?:(?:(?:--|#|//|;)[^\n]*(?:\n|\Z))+|/\*.*?\*/[ \t]*\n?|--\[(=*)\[.*?\]\1\][ \t]*\n?)",
+    r"\A(?:#![^\n]*\n)?\s*"
+    r"(?:--\[(=*)\[.*?\]\1\][ \t\r]*\n?|/\*.*?\*/[ \t\r]*\n?|(?:(?:--(?!\[=*\[)|#|//|;)[^\n]*(?:\n|\Z))+)",
     re.DOTALL,
 )
 _LICENSE = re.compile(r"licen[cs]e|copyright|\(c\)|spdx", re.IGNORECASE)
@@ -230,7 +242,7 @@ _LICENSE = re.compile(r"licen[cs]e|copyright|\(c\)|spdx", re.IGNORECASE)
 def strip_license_header(text: str) -> str:
     """Cut the comment block at the head of `text` if it speaks of a licence or a copyright, and the blank lines after it."""
     head = _COMMENT.match(text)
-    return text[head.end() :].lstrip("\n") if head and _LICENSE.search(head.group()) else text
+    return text[head.end() :].lstrip("\r\n") if head and _LICENSE.search(head.group()) else text
 
 
 def _share(text: str, salt: str) -> float:
@@ -263,6 +275,7 @@ def build_corpus(
     """
     counts = dict.fromkeys(("read", "empty", "duplicate", "train", "validation"), 0)
     schema = SCHEMA.with_metadata({KEY: json.dumps(record, sort_keys=True)})
+    Path(train).parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(dir=Path(train).parent))
         seen = sqlite3.connect(

@@ -25,7 +25,7 @@ CORRELATIONS = pa.schema(
         ("either", pa.int64()),
     ]
 )
-BLOCK_BYTES = 1 << 27  # of one dense block of correlations, block × features
+BLOCK_BYTES = 1 << 25  # of one dense block of correlations, block × features
 
 
 class Activations(NamedTuple):
@@ -85,6 +85,23 @@ def moments(activations: Activations) -> Moments:
     return Moments(active, mean, deviation)
 
 
+NEARLY_CONSTANT = 100.0  # mean over deviation beyond which Σab - Σa Σb / T would lose digits that matter
+
+
+def _centred(matrix: sparse.csr_array, found: Moments) -> tuple[sparse.csr_array, np.ndarray]:
+    """The matrix and its means, with the few nearly constant features centred: then their mean is 0 and nothing cancels."""
+    steady = np.flatnonzero((found.deviation > 0) & (found.mean > NEARLY_CONSTANT * found.deviation))
+    if not len(steady):
+        return matrix, found.mean
+    keep, mean = np.ones(matrix.shape[1]), found.mean.copy()
+    keep[steady] = mean[steady] = 0
+    columns = sparse.csc_array(matrix[:, steady].toarray() - found.mean[steady])
+    place = sparse.csr_array(
+        (np.ones(len(steady)), (np.arange(len(steady)), steady)), shape=(len(steady), matrix.shape[1])
+    )
+    return sparse.csr_array(matrix @ sparse.diags_array(keep) + columns @ place), mean
+
+
 def correlate(a: Activations, b: Activations, floor: float, label: str = "correlations") -> pa.Table:
     """Correlate every feature of `a` with every feature of `b`, row k of both being the same token.
 
@@ -102,8 +119,9 @@ def correlate(a: Activations, b: Activations, floor: float, label: str = "correl
         )
     moments_a, moments_b = moments(a), moments(b)
     varies_a, varies_b = moments_a.deviation > 0, moments_b.deviation > 0
-    by_feature = a.matrix.T.tocsr()
-    ones_a, ones_b = _ones(by_feature), _ones(b.matrix)
+    matrix_a, mean_a = _centred(a.matrix, moments_a)
+    matrix_b, mean_b = _centred(b.matrix, moments_b)
+    by_feature = matrix_a.T.tocsr()
     block = max(1, BLOCK_BYTES // (8 * b.features))
     inverse_b = np.divide(1, moments_b.deviation, out=np.zeros(b.features), where=varies_b)
 
@@ -114,8 +132,8 @@ def correlate(a: Activations, b: Activations, floor: float, label: str = "correl
         for first in range(0, a.features, block):
             rows = np.flatnonzero(varies_a[first : first + block]) + first
             if len(rows) and varies_b.any():
-                r = (by_feature[rows] @ b.matrix).toarray() / a.tokens
-                r -= np.outer(moments_a.mean[rows], moments_b.mean)
+                r = (by_feature[rows] @ matrix_b).toarray() / a.tokens
+                r -= np.outer(mean_a[rows], mean_b)
                 r *= inverse_b / moments_a.deviation[rows, None]
                 np.clip(r, -1, 1, out=r)
                 r[:, ~varies_b] = -np.inf
@@ -132,7 +150,7 @@ def correlate(a: Activations, b: Activations, floor: float, label: str = "correl
     feature_a, feature_b, r = (np.concatenate(column) for column in zip(*parts, strict=True))
     _, unique = np.unique(feature_a.astype(np.int64) * b.features + feature_b, return_index=True)
     feature_a, feature_b, r = feature_a[unique], feature_b[unique], r[unique]
-    both = _both(ones_a, ones_b, feature_a, feature_b)
+    both = _both(_ones(a.matrix.T.tocsr()), _ones(b.matrix), feature_a, feature_b)
     either = moments_a.active[feature_a] + moments_b.active[feature_b] - both
     return pa.table([feature_a.astype(np.int32), feature_b.astype(np.int32), r, both, either], schema=CORRELATIONS)
 

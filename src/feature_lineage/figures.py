@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,14 @@ PLOTLYJS = "plotly.min.js"
 def write_figure(figure: go.Figure, path: str | Path, page: str | Path, record: dict[str, Any]) -> None:
     """Write a figure as plotly JSON, and as a page that opens offline with `plotly.min.js` beside it."""
     write_json(path, json.loads(figure.to_json()), record)
-    library = Path(page).parent / PLOTLYJS
-    if not library.exists():
-        with staged(library) as temporary:
-            temporary.write_text(get_plotlyjs(), encoding="utf-8")
     with staged(page) as temporary:
+        library = Path(page).parent / PLOTLYJS
+        if not library.exists():
+            with tempfile.TemporaryDirectory(
+                dir=library.parent
+            ) as folder:  # its own: other figures may be drawn just now
+                (Path(folder) / PLOTLYJS).write_text(get_plotlyjs(), encoding="utf-8")
+                (Path(folder) / PLOTLYJS).replace(library)
         div = Path(page).stem
         html = pio.to_html(figure, include_plotlyjs=PLOTLYJS, div_id=div, full_html=True)
         note = json.dumps(record, sort_keys=True).replace("<", "\\u003c")

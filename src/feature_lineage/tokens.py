@@ -116,7 +116,6 @@ def encode_corpus(
     each document, its end token counted) and `index.json`. One shard and one batch of documents are held at a time.
     """
     encoder = load_tokenizer(tokenizer)
-    encoder.backend_tokenizer.encode_special_tokens = True  # "<|endoftext|>" in a text is text
     dtype = np.uint16 if len(encoder) <= 1 << 16 else np.uint32
     shards: list[dict[str, Any]] = []
     total = count = 0
@@ -135,9 +134,12 @@ def encode_corpus(
             nonlocal filled, total, count
             with progress(None, "tok", f"tokens {Path(output).parent.name}/{Path(output).name}") as bar:
                 for batch in read_batches(documents, ["text"], rows=64):
-                    encoded = encoder(batch.column("text").to_pylist(), add_special_tokens=False, verbose=False)[
-                        "input_ids"
-                    ]
+                    encoded = encoder(
+                        batch.column("text").to_pylist(),
+                        add_special_tokens=False,
+                        split_special_tokens=True,  # "<|endoftext|>" in a text is text
+                        verbose=False,
+                    )["input_ids"]
                     for ids in encoded:
                         ids = np.asarray([*ids, encoder.eos_token_id], dtype)
                         total, count = total + len(ids), count + 1
@@ -281,8 +283,18 @@ class Windows:
         return random.permutation(np.concatenate(drawn))
 
     def spread(self, corpus: int, tokens: int) -> np.ndarray:
-        """Indices of evenly spaced windows of one corpus, all if it holds fewer than `tokens`; int64, ascending."""
+        """Indices of evenly spaced windows of one corpus, all if it holds fewer than `tokens`; int64, ascending.
+
+        Raises:
+            InputError: the corpus holds not one window.
+        """
         count = int(self.counts()[corpus])
+        if not count:
+            name = self.corpora[corpus]
+            raise InputError(
+                f"{self.directories[name]}: holds not one window of {self.length} tokens; raise corpora.{name}.validation "
+                "or add documents"
+            )
         first = int(self.counts()[:corpus].sum())
         wanted = min(count, max(1, tokens // self.length))
         return first + np.arange(wanted) * count // wanted

@@ -24,7 +24,7 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 
 from feature_lineage.language_model import device
-from feature_lineage.logs import InputError, logger, progress
+from feature_lineage.logs import logger, progress
 from feature_lineage.tokens import Windows
 
 CURVE = pa.schema(
@@ -148,13 +148,9 @@ def train_model(
         corpus: _Sequences(held_out, held_out.spread(number, evaluation_tokens))
         for number, corpus in enumerate(held_out.corpora)
     }
-    for corpus, sequences in held_out_sets.items():
-        if not len(sequences):
-            raise InputError(
-                f"{validation[corpus]}: holds not one window of {block} tokens; raise corpora.{corpus}.validation"
-            )
     steps = max(1, math.ceil(math.ceil(len(chosen) / batch) * epochs))
-    every = max(1, math.ceil(steps / evaluations))
+    logged = max(1, steps // 200)
+    every = math.ceil(steps / (evaluations * logged)) * logged  # a resumed run knows no loss from before its checkpoint
     cuda = device().type == "cuda"
     trainer = Trainer(
         model=model,
@@ -174,7 +170,7 @@ def train_model(
             dataloader_pin_memory=cuda,
             seed=seed,
             data_seed=seed,
-            logging_steps=max(1, steps // 200),
+            logging_steps=logged,
             logging_first_step=True,
             eval_strategy="steps",
             eval_steps=every,
@@ -202,7 +198,11 @@ def train_model(
     checkpoint = last_checkpoint(checkpoints)
     if checkpoint:
         logger.info("%s: going on from %s", label, checkpoint)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if checkpoint and checkpoint.name == f"checkpoint-{steps}":  # Trainer would take one step more
+        trainer._load_from_checkpoint(str(checkpoint))
+        trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    else:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return _curve(trainer.state.log_history, batch * block)
 
 

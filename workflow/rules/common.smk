@@ -1,4 +1,8 @@
-# The study, read and checked once, and what several rule files say about it.
+# The study, read and checked once, and the functions that tell rules their inputs from it.
+import glob
+import platform
+from importlib import metadata
+
 from feature_lineage.fingerprint import fingerprint
 from feature_lineage.study import (
     TrainedModel,
@@ -16,7 +20,13 @@ try:
 except StudyError as error:
     raise WorkflowError(str(error))
 
-R = f"results/{study.study}"
+
+pathvars:
+    results=f"results/{study.study}",
+    logs=f"results/{study.study}/logs",
+    benchmarks=f"results/{study.study}/benchmarks",
+
+
 CONDA = os.path.join(workflow.basedir, "envs", "environment.yaml")
 SAMPLE = "validation"  # the one sample on which all models are compared
 
@@ -25,13 +35,12 @@ wildcard_constraints:
     corpus="[A-Za-z0-9_-]+",
     model="[A-Za-z0-9_-]+",
     seed="[0-9]+",
-    split="train|validation",
     sample="[a-z]+",
 
 
 def code(script):
     """Hash of all the code that a script runs: as a parameter, it makes the step rerun when that code changes."""
-    path = os.path.join(workflow.basedir, "workflow", "scripts", script + ".py")
+    path = os.path.join(workflow.basedir, "workflow", "scripts", f"{script}.py")
     return fingerprint(path)
 
 
@@ -43,12 +52,72 @@ def names(*kinds):
 
 def tokens(corpora, split):
     """Token directories of some corpora."""
-    return expand(R + "/tokens/{corpus}/{split}", corpus=corpora, split=split)
+    return expand("<results>/tokens/{corpus}/{split}", corpus=corpora, split=split)
 
 
-CHECKPOINT = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+CHECKPOINT = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
 
 
 def checkpoint_files(model):
     """The files of a model's directory that others read."""
-    return expand(R + "/models/{model}/{file}", model=model, file=CHECKPOINT)
+    return expand("<results>/models/{model}/{file}", model=model, file=CHECKPOINT)
+
+
+def corpus_source(corpus):
+    """(kind, arguments) of the function that reads a corpus's documents."""
+    block = study.corpora[corpus].model_dump()
+    shared = ("license", "fraction", "validation", "strip_license_headers")
+    kind = next(kind for kind in ("package", "files", "huggingface") if kind in block)
+    return kind, {key: value for key, value in block.items() if key not in shared}
+
+
+def corpus_files(wildcards):
+    """Files on disk that a corpus is read from; one that is named and missing is reported by Snakemake."""
+    kind, options = corpus_source(wildcards.corpus)
+    if kind != "files":
+        return []
+    patterns = (
+        [options["files"]] if isinstance(options["files"], str) else options["files"]
+    )
+    found = [
+        glob.glob(p, recursive=True) if glob.has_magic(p) else [p] for p in patterns
+    ]
+    return sorted(
+        {path for paths in found for path in paths if not os.path.isdir(path)}
+    )
+
+
+def package_version(wildcards):
+    """Version of the package that a corpus is read from, so that another one is read anew."""
+    kind, options = corpus_source(wildcards.corpus)
+    if kind != "package":
+        return None
+    if options["package"] == "python":
+        return platform.python_version()
+    try:
+        return metadata.version(options["package"])
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def parent_files(wildcards):
+    """The checkpoint that a model starts from, if it has a parent."""
+    return [
+        file
+        for parent in study.parents(wildcards.model)
+        for file in checkpoint_files(parent)
+    ]
+
+
+def edge_correlations(seed):
+    """Correlations of every edge between autoencoders of one seed."""
+    pattern = "<results>/correlations/{}/{}.seed{}--{}.seed{}.parquet"
+    return [
+        pattern.format(SAMPLE, parent, seed, child, seed)
+        for parent, child in study.edges()
+    ]

@@ -6,22 +6,22 @@ rule train_autoencoder:
         model=lambda w: checkpoint_files(w.model),
         train=lambda w: tokens(study.trace(w.model), "train"),
     output:
-        weights=R + "/saes/{model}/seed{seed}/sae_weights.safetensors",
-        config=R + "/saes/{model}/seed{seed}/cfg.json",
-        curve=R + "/saes/{model}/seed{seed}/training.parquet",
+        weights="<results>/saes/{model}/seed{seed}/sae_weights.safetensors",
+        config="<results>/saes/{model}/seed{seed}/cfg.json",
+        curve="<results>/saes/{model}/seed{seed}/training.parquet",
+    log:
+        "<logs>/train_autoencoder/{model}.seed{seed}.log",
+    benchmark:
+        "<benchmarks>/train_autoencoder/{model}.seed{seed}.tsv"
+    conda:
+        CONDA
+    threads: study.threads
     params:
         seed=lambda w: int(w.seed),
         threads=study.threads,
         corpora=lambda w: study.trace(w.model),
         autoencoder=study.autoencoder.model_dump(exclude={"seeds"}),
         code=code("train_autoencoder"),
-    log:
-        R + "/logs/train_autoencoder/{model}.seed{seed}.log",
-    benchmark:
-        R + "/benchmarks/train_autoencoder/{model}.seed{seed}.tsv"
-    conda:
-        CONDA
-    threads: study.threads
     script:
         "../scripts/train_autoencoder.py"
 
@@ -29,11 +29,18 @@ rule train_autoencoder:
 rule evaluate_autoencoder:
     input:
         model=lambda w: checkpoint_files(w.model),
-        weights=R + "/saes/{model}/seed{seed}/sae_weights.safetensors",
-        config=R + "/saes/{model}/seed{seed}/cfg.json",
+        weights="<results>/saes/{model}/seed{seed}/sae_weights.safetensors",
+        config="<results>/saes/{model}/seed{seed}/cfg.json",
         validation=lambda w: tokens(study.trace(w.model), "validation"),
     output:
-        evaluation=R + "/saes/{model}/seed{seed}/evaluation.json",
+        evaluation="<results>/saes/{model}/seed{seed}/evaluation.json",
+    log:
+        "<logs>/evaluate_autoencoder/{model}.seed{seed}.log",
+    benchmark:
+        "<benchmarks>/evaluate_autoencoder/{model}.seed{seed}.tsv"
+    conda:
+        CONDA
+    threads: study.threads
     params:
         threads=study.threads,
         corpora=lambda w: study.trace(w.model),
@@ -41,12 +48,5 @@ rule evaluate_autoencoder:
         context=study.autoencoder.context,
         evaluation_tokens=study.evaluation_tokens,
         code=code("evaluate_autoencoder"),
-    log:
-        R + "/logs/evaluate_autoencoder/{model}.seed{seed}.log",
-    benchmark:
-        R + "/benchmarks/evaluate_autoencoder/{model}.seed{seed}.tsv"
-    conda:
-        CONDA
-    threads: study.threads
     script:
         "../scripts/evaluate_autoencoder.py"

@@ -1,0 +1,41 @@
+# make demo: the demo study, from nothing to its report.   make test: the whole test suite.
+PYTHON ?= python3
+CORES ?= all
+BIN := .venv/bin
+
+.PHONY: demo test environment peers lint docs clean
+
+demo: environment
+	$(BIN)/snakemake --profile profiles/local --cores $(CORES)
+	@$(BIN)/python -m feature_lineage.report results/demo
+
+test: environment peers
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+environment: .venv/installed
+peers: .venv-peers/installed
+
+.venv/installed: envs/requirements.txt envs/demo.txt pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed; say make PYTHON=python3.11')"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r envs/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r envs/demo.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+# The libraries that some tests compare with. They do not fit into one environment with ours; without them those tests skip.
+.venv-peers/installed: envs/peers.txt
+	-$(PYTHON) -m venv .venv-peers && .venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r $< && touch $@
+
+lint: environment
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+docs: environment
+	$(BIN)/python -m feature_lineage.config_docs
+	$(BIN)/python envs/sync.py
+
+clean:
+	rm -rf .venv .venv-peers .snakemake results/*

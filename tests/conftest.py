@@ -1,0 +1,111 @@
+"""Small data and models that the tests share: real text from the standard library, token files from given numbers."""
+
+import json
+import os
+import sysconfig
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# Before the first import of Hugging Face's libraries: no test reaches for the network or for the reader's own cache.
+_CACHE = tempfile.TemporaryDirectory(prefix="hf-", ignore_cleanup_errors=True)
+os.environ.update(HF_HUB_OFFLINE="1", HF_HOME=_CACHE.name)
+
+TINY = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 64,
+    "sliding_window": 64,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10_000.0,
+}
+
+
+@pytest.fixture(scope="session")
+def project():
+    """The root of the checkout."""
+    return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def stdlib_texts():
+    """Real text: some modules of the interpreter's standard library, about 250 kB."""
+    root = Path(sysconfig.get_path("stdlib"))
+    files = sorted([*root.glob("json/*.py"), *root.glob("email/*.py"), root / "textwrap.py"])
+    return [file.read_text(encoding="utf-8") for file in files if file.stat().st_size]
+
+
+@pytest.fixture(scope="session")
+def write_documents():
+    """A function that writes texts as a corpus's Parquet file."""
+    import pyarrow.parquet as pq
+
+    from feature_lineage.corpora import SCHEMA
+
+    def write(path, texts, **options):
+        import pyarrow as pa
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [{"text": text, "source": f"test:{i}", "license": None} for i, text in enumerate(texts)]
+        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path, **options)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tokenizer_dir(tmp_path_factory, stdlib_texts, write_documents):
+    """A tokenizer of 400 tokens, trained on the standard library."""
+    from feature_lineage.tokens import save_tokenizer, train_tokenizer
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    documents = write_documents(folder / "train.parquet", stdlib_texts)
+    save_tokenizer(train_tokenizer([documents], 400), folder / "tokenizer", {"digest": "of the test"})
+    return folder / "tokenizer"
+
+
+@pytest.fixture(scope="session")
+def write_tokens():
+    """A function that writes token shards and their index from given numbers, without a tokenizer."""
+
+    def write(path, *shards, dtype=np.uint16):
+        path.mkdir(parents=True)
+        entries = []
+        for number, shard in enumerate(shards):
+            file = path / f"shard-{number:05d}.npy"
+            np.save(file, np.asarray(shard, dtype))
+            entries.append({"file": file.name, "tokens": len(shard), "bytes": file.stat().st_size})
+        (path / "index.json").write_text(json.dumps({"tokens": sum(map(len, shards)), "shards": entries}))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def architecture():
+    """The smallest model worth the name."""
+    return dict(TINY)
+
+
+@pytest.fixture
+def one_thread():
+    """One CPU thread: tiny models are faster so, and the last bits do not depend on the machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def tiny_model(architecture, tokenizer_dir, one_thread):
+    """A function that builds a tiny model from a seed."""
+    from feature_lineage.language_model import build_model
+
+    return lambda seed=0, **changes: build_model(architecture | changes, tokenizer_dir, seed)

@@ -1,0 +1,291 @@
+import errno
+import hashlib
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors import safe_open
+
+from feature_lineage.artifacts import (
+    checkpoint_folder,
+    no_space,
+    provenance,
+    read_batches,
+    read_json,
+    read_provenance,
+    read_table,
+    read_tensors,
+    sha256,
+    staged,
+    write_json,
+    write_table,
+    write_tensors,
+)
+from feature_lineage.logs import InputError
+
+SCHEMA = pa.schema([("a", pa.int64()), ("b", pa.string())])
+TABLE = pa.table({"a": [1, 2, 3], "b": ["x", None, "z"]}, schema=SCHEMA)
+RECORD = {"digest": "abc", "parameters": {"seed": 1, "text": "å\n"}}
+
+
+def visible(folder):
+    return sorted(path.name for path in folder.rglob("*"))
+
+
+# --- provenance --------------------------------------------------------------------------------------------
+
+
+def test_sha256_of_a_file(tmp_path):
+    content = bytes(range(256)) * 9000  # more than one chunk
+    (tmp_path / "file").write_bytes(content)
+    assert sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_sha256_of_a_directory_covers_names_and_contents_of_visible_files(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name / "sub").mkdir(parents=True)
+        (tmp_path / name / "sub" / "f").write_text("f")
+        (tmp_path / name / "g").write_text("g")
+    assert sha256(tmp_path / "one") == sha256(tmp_path / "two")
+    (tmp_path / "two" / ".snakemake_timestamp").write_text("now")
+    assert sha256(tmp_path / "one") == sha256(tmp_path / "two")
+    (tmp_path / "two" / "g").rename(tmp_path / "two" / "h")
+    renamed = sha256(tmp_path / "two")
+    (tmp_path / "two" / "h").rename(tmp_path / "two" / "g")
+    (tmp_path / "two" / "sub" / "f").write_text("F")
+    assert len({sha256(tmp_path / "one"), renamed, sha256(tmp_path / "two")}) == 3
+
+
+def test_sha256_of_a_missing_file_names_it(tmp_path):
+    with pytest.raises(InputError, match=r"nothing.txt: this input file is missing"):
+        sha256(tmp_path / "nothing.txt")
+
+
+def test_provenance_tells_versions_inputs_and_parameters(tmp_path):
+    (tmp_path / "in").write_text("content")
+    record = provenance({"one": tmp_path / "in", "many": [tmp_path / "in"]}, {"seed": 3, "corpora": ("a", "b")})
+    digest = hashlib.sha256(b"content").hexdigest()
+    assert record["inputs"] == {"one": digest, "many": [digest]}
+    assert record["parameters"] == {"seed": 3, "corpora": ["a", "b"]}
+    assert record["versions"]["torch"] == torch.__version__
+    assert record == json.loads(json.dumps(record))
+    assert str(tmp_path) not in json.dumps(record), "the same study elsewhere must give the same bytes"
+
+
+def test_provenance_digest_depends_on_all_of_it(tmp_path):
+    (tmp_path / "in").write_text("content")
+    one = provenance({"file": tmp_path / "in"}, {"seed": 3})
+    assert provenance({"file": tmp_path / "in"}, {"seed": 3}) == one
+    other_seed = provenance({"file": tmp_path / "in"}, {"seed": 4})
+    (tmp_path / "in").write_text("other")
+    other_input = provenance({"file": tmp_path / "in"}, {"seed": 3})
+    assert len({record["digest"] for record in (one, other_seed, other_input)}) == 3
+
+
+def test_checkpoint_folder_is_hidden_and_of_this_run_alone(tmp_path):
+    output = tmp_path / "models" / "lua"
+    first = checkpoint_folder(output, {"digest": "1" * 64})
+    (first / "step").write_text("1")
+    assert first.parent.parent == output.parent
+    assert first.parent.name.startswith(".")
+    assert checkpoint_folder(output, {"digest": "1" * 64}) == first
+    assert (first / "step").exists()
+    neighbour = checkpoint_folder(tmp_path / "models" / "bible", {"digest": "1" * 64})
+    second = checkpoint_folder(output, {"digest": "2" * 64})
+    assert second.is_dir()
+    assert neighbour.is_dir()
+    assert not first.exists(), "checkpoints of other inputs would never be used again"
+
+
+# --- atomic writes -----------------------------------------------------------------------------------------
+
+
+def test_staged_file_appears_only_when_whole(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    with staged(path) as temporary:
+        assert temporary.parent == path.parent, "a rename is atomic within a file system only"
+        temporary.write_text("whole")
+        assert not path.exists()
+    assert path.read_text() == "whole"
+    assert visible(path.parent) == ["file.txt"]
+
+
+def test_staged_failure_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError, match="stop"), staged(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("stop")
+    assert path.read_text() == "old"
+    assert visible(tmp_path) == ["file.txt"]
+
+
+def test_staged_interrupt_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), staged(tmp_path / "file.txt") as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert visible(tmp_path) == []
+
+
+def test_staged_clears_what_a_killed_job_left(tmp_path):
+    path = tmp_path / "folder"
+    with staged(path) as temporary:
+        name = temporary.name
+        temporary.mkdir()
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "stale").write_text("of a killed job")
+    with staged(path) as temporary:
+        temporary.mkdir()
+        (temporary / "fresh").write_text("fresh")
+    assert visible(path) == ["fresh"]
+
+
+def test_staged_directory_keeps_what_other_steps_wrote(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "sweep.parquet").write_text("of another step")
+    (tmp_path / "model" / "config.json").write_text("old")
+    with staged(tmp_path / "model") as temporary:
+        temporary.mkdir()
+        (temporary / "config.json").write_text("new")
+    assert visible(tmp_path / "model") == ["config.json", "sweep.parquet"]
+    assert (tmp_path / "model" / "config.json").read_text() == "new"
+
+
+def test_staged_full_disk_is_an_input_error_that_names_the_file(tmp_path):
+    with pytest.raises(InputError, match=r"file.txt: the disk is full"), staged(tmp_path / "file.txt"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert visible(tmp_path) == []
+
+
+def test_no_space_sees_through_other_libraries_errors():
+    def chained(cause):
+        try:
+            try:
+                raise cause
+            except Exception as error:
+                raise RuntimeError("writing failed") from error
+        except RuntimeError as error:
+            return error
+
+    assert no_space(chained(OSError(errno.ENOSPC, "full")))
+    assert no_space(OSError(errno.EDQUOT, "quota"))
+    assert no_space(RuntimeError("I/O error: No space left on device (os error 28)"))
+    assert no_space(RuntimeError("database or disk is full"))
+    assert not no_space(chained(OSError(errno.EACCES, "denied")))
+    assert not no_space(None)
+
+
+# --- formats -----------------------------------------------------------------------------------------------
+
+
+def test_table_round_trip_with_provenance(tmp_path):
+    write_table(tmp_path / "t.parquet", TABLE, SCHEMA, RECORD)
+    assert read_table(tmp_path / "t.parquet").equals(TABLE)
+    assert read_table(tmp_path / "t.parquet", ["b"]).column_names == ["b"]
+    assert read_provenance(tmp_path / "t.parquet") == RECORD
+    assert pq.read_schema(tmp_path / "t.parquet").field("a").type == pa.int64()
+
+
+def test_table_from_batches_equals_table_at_once(tmp_path):
+    write_table(tmp_path / "t.parquet", iter(TABLE.to_batches(max_chunksize=1)), SCHEMA, RECORD)
+    assert read_table(tmp_path / "t.parquet").equals(TABLE)
+    batches = list(read_batches(tmp_path / "t.parquet", ["a"], rows=2))
+    assert max(map(len, batches)) <= 2
+    assert [value for batch in batches for value in batch["a"].to_pylist()] == [1, 2, 3]
+
+
+def test_table_of_no_batches_is_empty(tmp_path):
+    write_table(tmp_path / "t.parquet", iter(()), SCHEMA, RECORD)
+    assert read_table(tmp_path / "t.parquet").num_rows == 0
+
+
+def test_table_that_fails_midway_leaves_nothing(tmp_path):
+    def batches():
+        yield TABLE.to_batches()[0]
+        raise RuntimeError("the source broke")
+
+    with pytest.raises(RuntimeError, match="the source broke"):
+        write_table(tmp_path / "t.parquet", batches(), SCHEMA, RECORD)
+    assert visible(tmp_path) == []
+
+
+def test_tensors_round_trip_with_provenance(tmp_path):
+    tensors = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.array([2**40], np.int64)}
+    write_tensors(tmp_path / "t.safetensors", tensors, RECORD)
+    found = read_tensors(tmp_path / "t.safetensors")
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(found[name], tensor, strict=True)
+    assert read_provenance(tmp_path / "t.safetensors") == RECORD
+    with safe_open(tmp_path / "t.safetensors", "pt") as file:
+        assert file.metadata()["format"] == "pt"  # transformers refuses a file without it
+
+
+def test_json_round_trip_with_provenance(tmp_path):
+    write_json(tmp_path / "t.json", {"a": [1, None, "å"]}, RECORD)
+    assert read_json(tmp_path / "t.json")["a"] == [1, None, "å"]
+    assert read_provenance(tmp_path / "t.json") == RECORD
+
+
+def test_json_refuses_what_is_no_json(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "t.json", {"a": float("nan")}, RECORD)
+    assert visible(tmp_path) == []
+
+
+def test_same_content_gives_same_bytes(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write_table(tmp_path / name / "t.parquet", TABLE, SCHEMA, RECORD)
+        write_tensors(tmp_path / name / "t.safetensors", {"b": np.ones(3), "a": np.zeros(2)}, RECORD)
+        write_json(tmp_path / name / "t.json", {"a": 1}, RECORD)
+    assert sha256(tmp_path / "one") == sha256(tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("t.parquet", read_table),
+        ("t.parquet", lambda path: list(read_batches(path, ["a"]))),
+        ("t.parquet", read_provenance),
+        ("t.safetensors", read_tensors),
+        ("t.safetensors", read_provenance),
+        ("t.json", read_json),
+        ("t.json", read_provenance),
+    ],
+)
+def test_missing_and_truncated_files_are_named(tmp_path, name, read):
+    path = tmp_path / name
+    with pytest.raises(InputError, match=rf"{name}: this input file is missing"):
+        read(path)
+    if path.suffix == ".parquet":
+        write_table(path, TABLE, SCHEMA, RECORD)
+    elif path.suffix == ".safetensors":
+        write_tensors(path, {"w": np.ones(100)}, RECORD)
+    else:
+        write_json(path, {"a": 1}, RECORD)
+    whole = path.read_bytes()
+    for size in (0, len(whole) // 2, len(whole) - 9):
+        path.write_bytes(whole[:size])
+        with pytest.raises(InputError, match=rf"{name}: cannot be read, it is truncated or damaged"):
+            read(path)
+
+
+def test_file_without_provenance_or_column_is_named(tmp_path):
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "t.parquet")
+    with pytest.raises(InputError, match=r"t.parquet"):
+        read_provenance(tmp_path / "t.parquet")
+    with pytest.raises(InputError, match=r"t.parquet(?s:.)*missing"):
+        read_table(tmp_path / "t.parquet", ["missing"])
+    (tmp_path / "t.json").write_text("{}")
+    with pytest.raises(InputError, match=r"t.json"):
+        read_provenance(tmp_path / "t.json")
+
+
+def test_hive_like_folders_do_not_become_columns(tmp_path):
+    folder = tmp_path / "seed=1"
+    write_table(folder / "t.parquet", TABLE, SCHEMA, RECORD)
+    assert read_table(folder / "t.parquet").column_names == ["a", "b"]

@@ -1,0 +1,81 @@
+import logging
+import warnings
+
+import pytest
+
+from feature_lineage.logs import InputError, job, logger, progress
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before():
+    """`job` takes over the whole process's logging; give it back."""
+    root = logging.getLogger()
+    handlers, level, own = root.handlers[:], root.level, logger.level
+    yield
+    logging.captureWarnings(False)
+    for handler in root.handlers:
+        if handler not in handlers:
+            handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logger.setLevel(own)
+
+
+def test_job_logs_to_its_file_and_to_stderr(tmp_path, capsys):
+    with job(tmp_path / "logs" / "step.log"):
+        logger.info("read %d documents", 3)
+        logging.getLogger("another.library").info("chatter")
+        warnings.warn("take care", stacklevel=1)
+    text = (tmp_path / "logs" / "step.log").read_text(encoding="utf-8")
+    assert "INFO read 3 documents" in text
+    assert "take care" in text
+    assert "chatter" not in text
+    assert "read 3 documents" in capsys.readouterr().err
+
+
+def test_job_starts_a_new_log(tmp_path):
+    (tmp_path / "step.log").write_text("of an earlier run")
+    with job(tmp_path / "step.log"):
+        logger.info("now")
+    assert "earlier" not in (tmp_path / "step.log").read_text()
+
+
+def test_input_error_is_one_line_without_traceback(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended, job(tmp_path / "step.log"):
+        raise InputError("corpus.txt: truncated; fetch it again")
+    assert ended.value.code == 1
+    for text in ((tmp_path / "step.log").read_text(), capsys.readouterr().err):
+        assert text.count("\n") == 1
+        assert text.endswith("ERROR corpus.txt: truncated; fetch it again\n")
+
+
+def test_any_other_error_keeps_its_traceback(tmp_path):
+    with pytest.raises(SystemExit) as ended, job(tmp_path / "step.log"):
+        raise ZeroDivisionError("a mistake of ours")
+    assert ended.value.code == 1
+    text = (tmp_path / "step.log").read_text()
+    assert "Traceback" in text
+    assert "ZeroDivisionError: a mistake of ours" in text
+    assert "unexpected error" in text
+
+
+def test_interrupt_is_not_swallowed(tmp_path):
+    with pytest.raises(KeyboardInterrupt), job(tmp_path / "step.log"):
+        raise KeyboardInterrupt
+
+
+def test_progress_writes_lines_with_a_rate_to_stderr(capsys):
+    with progress(10, "tok", "training base") as bar:
+        bar.update(10)
+        bar.refresh()
+    err = capsys.readouterr().err
+    assert "training base" in err
+    assert "tok/s" in err
+
+
+def test_progress_is_quiet_between_lines_when_not_on_a_terminal(capsys):
+    with progress(10_000, "tok", "training") as bar:
+        for _ in range(10_000):
+            bar.update()
+        written = capsys.readouterr().err
+    assert written.count("training") <= 2, "a log would fill with bars"

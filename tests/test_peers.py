@@ -1,0 +1,104 @@
+"""What we write, read by the field's own tools: SAELens loads our autoencoders, mergekit merges to the same weights.
+
+They live in an environment of their own (`make peers`, envs/peers.txt); without it these tests skip.
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from transformers import AutoModelForCausalLM
+
+from feature_lineage import autoencoder as ae
+from feature_lineage.language_model import build_model, load_model, save_model
+from feature_lineage.merge import angles, merge_states
+
+ROOT = Path(__file__).resolve().parent.parent
+PEERS = ROOT / ".venv-peers" / "bin"
+
+pytestmark = pytest.mark.skipif(
+    not (PEERS / "python").exists(),
+    reason="no .venv-peers: `make peers` installs SAELens and mergekit from envs/peers.txt",
+)
+
+
+def run(*command):
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment.pop("PYTHONPATH", None)
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+SAELENS = """
+import sys
+import numpy as np
+import torch
+from sae_lens import SAE
+
+folder, x, out = sys.argv[1:]
+sae = SAE.load_from_disk(folder)
+with torch.no_grad():
+    features = sae.encode(torch.from_numpy(np.load(x)))
+    np.savez(out, features=features.numpy(), reconstruction=sae.decode(features).numpy())
+print(sae.cfg.architecture(), sae.cfg.metadata.hook_name, sae.cfg.metadata.context_size)
+"""
+
+
+@pytest.mark.parametrize(("normalize", "mean"), [(False, "elements"), (True, "data")])
+def test_saelens_loads_an_autoencoder_and_agrees(tmp_path, normalize, mean):
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(256, 24, generator=random) * 2 + 1
+    weights, centring = ae.start(24, 96, x, seed=0, normalize=normalize, mean=mean, init="kaiming")
+    weights.encoder_bias += 0.1 * torch.randn(96, generator=random)
+    ours = ae.export(weights, centring)
+    ae.save_autoencoder(ours, tmp_path / "sae", "blocks.0.mlp.hook_post", 24, {"seed": 0})
+    np.save(tmp_path / "x.npy", x.numpy())
+    said = run(PEERS / "python", "-c", SAELENS, tmp_path / "sae", tmp_path / "x.npy", tmp_path / "out.npz")
+    assert said.split() == ["standard", "blocks.0.mlp.hook_post", "24"]
+    theirs = np.load(tmp_path / "out.npz")
+    features = ours.encode(x)
+    np.testing.assert_allclose(theirs["features"], features.numpy(), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(theirs["reconstruction"], ours.decode(features).numpy(), rtol=0, atol=1e-5)
+
+
+SHAPE = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
+    "max_position_embeddings": 64, "sliding_window": 64, "rms_norm_eps": 1e-6, "rope_theta": 1e4,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("t", [0.0, 0.37, 1.0])
+def test_mergekit_merges_to_the_same_weights(tmp_path, tokenizer_dir, t):
+    for seed in (0, 1):
+        model = build_model(SHAPE, tokenizer_dir, seed)
+        with torch.no_grad():
+            if seed:  # nearly parallel tensors, tensors at any angle, a tensor of zeros
+                model.lm_head.weight.copy_(first.lm_head.weight + 1e-3 * model.lm_head.weight)
+                model.model.layers[0].mlp.up_proj.weight.zero_()
+            model.model.norm.weight.add_(torch.randn_like(model.model.norm.weight))
+        save_model(model, tokenizer_dir, tmp_path / f"m{seed}", {})
+        first = model
+    config = {
+        "merge_method": "slerp",
+        "base_model": str(tmp_path / "m0"),
+        "models": [{"model": str(tmp_path / "m0")}, {"model": str(tmp_path / "m1")}],
+        "parameters": {"t": t},
+        "dtype": "float32",
+    }
+    (tmp_path / "merge.yaml").write_text(json.dumps(config))
+    run(PEERS / "mergekit-yaml", tmp_path / "merge.yaml", tmp_path / "theirs")
+    a, b = (load_model(tmp_path / f"m{seed}").state_dict() for seed in (0, 1))
+    between = angles(a, b, "slerp")
+    assert {found.branch for found in between.values()} == {"slerp", "linear"}
+    ours = merge_states(a, b, t, between)
+    theirs = {k: v for file in (tmp_path / "theirs").glob("*.safetensors") for k, v in load_file(file).items()}
+    assert set(theirs) == set(ours)
+    for name, tensor in ours.items():
+        np.testing.assert_allclose(tensor.numpy(), theirs[name], rtol=0, atol=1e-6, err_msg=name)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "theirs")

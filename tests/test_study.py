@@ -1,0 +1,329 @@
+import copy
+import inspect
+import json
+
+import pytest
+import yaml
+
+from feature_lineage import study as module
+from feature_lineage.config_docs import main as write_docs
+from feature_lineage.config_docs import reference, schema
+from feature_lineage.study import Block, StudyError, load_study
+
+CONFIG = {
+    "study": "small",
+    "corpora": {
+        "english": {"files": "english/*.txt"},
+        "python": {"package": "python", "include": ["json/*.py"]},
+        "lua": {"huggingface": "someone/lua", "text": "content"},
+        "stories": {"files": ["a.txt", "b.txt"]},
+    },
+    "tokenizer": {"train": ["english", "python"], "vocab_size": 1000},
+    "models": {
+        # children before parents: the order of the file must not matter
+        "luastories": {"parents": ["lua", "stories"], "merge": {"t": 0.5}},
+        "lua": {"parent": "base", "train": ["lua"], "training": {"block": 64}},
+        "stories": {"parent": "base", "train": ["stories", "english"], "training": {"block": 128}},
+        "base": {"train": ["english", "python"], "balance": "tokens"},
+        "late": {"parent": "luastories", "train": ["python"]},
+        "other": {"pretrained": "someone/model", "train": ["lua"]},
+    },
+}
+
+
+def changed(key, value):
+    """CONFIG with one key set, or taken away if `value` is `...`."""
+    config = copy.deepcopy(CONFIG)
+    *path, last = key.split(".")
+    block = config
+    for part in path:
+        block = block.setdefault(part, {})
+    if value is ...:
+        del block[last]
+    else:
+        block[last] = value
+    return config
+
+
+@pytest.fixture
+def study():
+    return load_study(CONFIG)
+
+
+# --- the lineage graph -------------------------------------------------------------------------------------
+
+
+def test_parents_are_direct(study):
+    assert {name: study.parents(name) for name in study.models} == {
+        "luastories": ["lua", "stories"],
+        "lua": ["base"],
+        "stories": ["base"],
+        "base": [],
+        "late": ["luastories"],
+        "other": [],
+    }
+
+
+def test_ancestors_come_oldest_first_and_once(study):
+    assert study.ancestors("late") == ["base", "lua", "stories", "luastories", "late"]
+    assert study.ancestors("base") == ["base"]
+    assert study.roots("late") == ["base"]
+    assert study.roots("other") == ["other"]
+
+
+def test_order_puts_parents_before_children(study):
+    order = study.order()
+    assert sorted(order) == sorted(study.models)
+    assert all(order.index(parent) < order.index(model) for model in order for parent in study.parents(model))
+
+
+def test_edges_are_all_parent_child_pairs(study):
+    assert study.edges() == [
+        ("base", "lua"),
+        ("base", "stories"),
+        ("lua", "luastories"),
+        ("stories", "luastories"),
+        ("luastories", "late"),
+    ]
+
+
+def test_own_corpora_and_trace(study):
+    assert study.own_corpora("lua") == ["lua"]
+    assert study.own_corpora("luastories") == ["lua", "stories", "english"]
+    assert study.own_corpora("other") == ["lua"]
+    assert study.trace("base") == ["english", "python"]
+    assert study.trace("lua") == ["english", "python", "lua"]
+    assert study.trace("late") == ["english", "python", "lua", "stories"]
+
+
+def test_block_is_the_models_own_or_its_nearest_ancestors(study):
+    blocks = {name: study.block(name) for name in study.models}
+    assert blocks == {"luastories": 128, "lua": 64, "stories": 128, "base": 256, "late": 256, "other": 256}
+
+
+def test_flow_corpora_are_all_unless_named(study):
+    assert study.flow_corpora() == ["english", "python", "lua", "stories"]
+    assert load_study(changed("flow.corpora", ["lua"])).flow_corpora() == ["lua"]
+
+
+# --- defaults ----------------------------------------------------------------------------------------------
+
+
+def test_defaults_of_the_language_models_are_the_papers(study):
+    base, lua = study.models["base"], study.models["lua"]
+    assert base.architecture.model_dump() == {
+        "hidden_size": 512,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 2048,
+        "sliding_window": 4096,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10_000.0,
+    }
+    papers = {"epochs": 3.0, "block": 256, "batch": 64, "lr": 6e-4, "weight_decay": 0.1, "warmup_steps": 0}
+    assert papers.items() <= base.training.model_dump().items()
+    papers = {"epochs": 1.0, "batch": 64, "lr": 2e-5, "weight_decay": 0.01, "warmup_steps": 500}
+    assert papers.items() <= lua.training.model_dump().items()
+    assert base.training.tokens is None
+
+
+def test_defaults_of_autoencoder_and_flow_are_the_papers(study):
+    papers = {
+        "hook": "blocks.0.mlp.hook_post",
+        "expansion": 16,
+        "tokens": 15_000_000,
+        "context": 24,
+        "batch": 128,
+        "lr": 1e-4,
+        "l1": 3e-4,
+        "l1_warmup_steps": 0,
+        "normalize": False,
+        "init": "kaiming",
+        "resampling": {"steps": [25_000, 50_000, 75_000, 100_000], "silent_steps": 12_500, "pool_tokens": 819_200},
+    }
+    assert papers.items() <= study.autoencoder.model_dump().items()
+    assert (study.flow.tokens, study.flow.threshold) == (3_000_000, 0.8)
+    merge = load_study(changed("models.luastories", {"parents": ["lua", "stories"]})).models["luastories"].merge
+    assert (merge.method, merge.t) == ("slerp", "equilibrium")
+
+
+def test_fine_tuning_does_not_inherit_the_base_models_defaults():
+    lua = load_study(changed("models.lua.training", {"lr": 1e-3})).models["lua"].training
+    assert (lua.lr, lua.epochs, lua.warmup_steps) == (1e-3, 1.0, 500)
+
+
+# --- the files beside the code -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "paper.yaml"])
+def test_config_file_loads(project, name):
+    path = project / "config" / name
+    if not path.exists():
+        pytest.skip(f"no config/{name}")
+    text = path.read_text(encoding="utf-8")
+    study = load_study(yaml.safe_load(text))
+    assert any(len(study.parents(model)) == 2 for model in study.models), "a study without a merge shows half of it"
+    assert text.startswith("# yaml-language-server: $schema=schema.json\n")
+
+
+def test_paper_config_is_the_papers_lineage(project):
+    path = project / "config" / "paper.yaml"
+    if not path.exists():
+        pytest.skip("no config/paper.yaml")
+    study = load_study(yaml.safe_load(path.read_text(encoding="utf-8")))
+    found = {corpus.huggingface: corpus.text for corpus in study.corpora.values()}
+    assert found == {
+        "nilq/babylm-100M": "content",
+        "nilq/small-python-stack": "content",
+        "nilq/small-lua-stack": "content",
+        "roneneldan/TinyStories": "text",
+    }
+    base, *_ = study.order()
+    (merge,) = (name for name in study.models if len(study.parents(name)) == 2)
+    assert study.roots(merge) == [base]
+    assert study.models[base].balance == "tokens"
+    lua, stories = study.parents(merge)  # the paper's path runs from Lua to TinyStories
+    assert [study.corpora[c].huggingface for m in (lua, stories) for c in study.own_corpora(m)] == [
+        "nilq/small-lua-stack",
+        "roneneldan/TinyStories",
+    ]
+    assert study.models[base].training == module.Training()
+    assert study.models[lua].training == study.models[stories].training == module.FineTuning()
+
+
+def test_schema_and_reference_are_current(project):
+    assert (project / "config" / "schema.json").read_text(encoding="utf-8") == schema()
+    assert (project / "config" / "README.md").read_text(encoding="utf-8") == reference()
+
+
+def test_docs_are_written_as_they_are_checked(tmp_path):
+    write_docs(str(tmp_path))
+    assert (tmp_path / "schema.json").read_text(encoding="utf-8") == schema()
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == reference()
+
+
+def blocks():
+    return [item for _, item in inspect.getmembers(module, inspect.isclass) if issubclass(item, Block)]
+
+
+@pytest.mark.parametrize("block", blocks(), ids=lambda block: block.__name__)
+def test_every_key_is_described(block):
+    assert block.__doc__
+    for key, field in block.model_fields.items():
+        assert (field.description or "").endswith("."), f"{block.__name__}.{key}"
+
+
+def test_reference_has_every_key_of_every_block():
+    pages = {part.split("\n", 1)[0]: part for part in reference().split("\n## ")[1:]}
+    for name, page in pages.items():
+        assert [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")] == list(
+            getattr(module, name).model_fields
+        )
+    kinds = [kind for table in (module.CORPORA, module.TOKENIZERS, module.MODELS) for kind in table.values()]
+    assert {kind.__name__ for kind in kinds} <= set(pages)
+
+
+def test_schema_refuses_unknown_keys_for_editors():
+    definitions = json.loads(schema())
+    assert definitions["additionalProperties"] is False
+    assert all(block["additionalProperties"] is False for block in definitions["$defs"].values())
+
+
+# --- what is refused ---------------------------------------------------------------------------------------
+
+BAD = [
+    # key to set, value, key named in the message, what it says was found, what it says is allowed
+    ("modles", {}, "modles", "a block with no keys", "did you mean models?"),
+    ("study", ..., "study", "nothing", "must be given"),
+    ("study", "a/b", "study", "'a/b'", "letters and digits"),
+    ("study", "a--b", "study", "'a--b'", "letters and digits"),
+    ("seed", -1, "seed", "-1", "greater than or equal to 0"),
+    ("seed", 2**32, "seed", "4294967296", "less than 4294967296"),
+    ("threads", 0, "threads", "0", "greater than 0"),
+    ("evaluation_tokens", "many", "evaluation_tokens", "'many'", "a valid integer"),
+    ("corpora", {}, "corpora", "no keys", "at least 1"),
+    ("corpora.x", {"text": "a"}, "corpora.x", "a block with text", "package, huggingface, files"),
+    ("corpora.x", {"files": []}, "corpora.x.files", "[]", "at least 1"),
+    ("corpora.x", {"files": "a", "fraction": 0}, "corpora.x.fraction", "0", "greater than 0"),
+    ("corpora.x", {"files": "a", "fraction": 1.5}, "corpora.x.fraction", "1.5", "less than or equal to 1"),
+    ("corpora.x", {"files": "a", "validation": 1}, "corpora.x.validation", "1", "less than 1"),
+    ("corpora.python.sha256", "abc", "corpora.python.sha256", "'abc'", "[0-9a-f]{64}"),
+    ("corpora.python.include", ..., "corpora.python.include", "nothing", "must be given"),
+    ("corpora.lua.files", "a", "corpora.lua.files", "'a'", "no such key"),
+    ("tokenizer", "gpt2", "tokenizer", "'gpt2'", "train, pretrained"),
+    ("tokenizer.train", ["latin"], "tokenizer.train", "'latin'", "english, python, lua, stories"),
+    ("tokenizer.vocab_size", 10, "tokenizer.vocab_size", "10", "greater than or equal to 300"),
+    ("models.x", {"foo": 1}, "models.x", "a block with foo", "parents, pretrained, parent, train"),
+    ("models.a/b", {"train": ["lua"]}, "models.a/b", "'a/b'", "letters and digits"),
+    ("models.lua.parent", "nobody", "models.lua.parent", "'nobody'", "another model of this study"),
+    ("models.base", {"parent": "late", "train": ["lua"]}, "models.luastories", "luastories -> lua", "without cycles"),
+    ("models.lua.parent", "lua", "models.lua", "lua -> lua", "without cycles"),
+    ("models.luastories.parents", ["lua"], "models.luastories.parents", "['lua']", "at least 2"),
+    ("models.luastories.parents", ["lua", "lua"], "models.luastories.parents", "['lua', 'lua']", "two different"),
+    (
+        "models.luastories.parents",
+        ["lua", "other"],
+        "models.luastories.parents",
+        "['lua', 'other']",
+        "one architecture",
+    ),
+    ("models.luastories.merge.t", 1.5, "models.luastories.merge.t", "1.5", "'equilibrium' or less than or equal to 1"),
+    ("models.luastories.merge.method", "ties", "models.luastories.merge.method", "'ties'", "'slerp' or 'linear'"),
+    ("models.lua.train", ["latin"], "models.lua.train", "'latin'", "a corpus of this study"),
+    ("models.lua.train", ["lua", "lua"], "models.lua.train", "['lua', 'lua']", "each corpus once"),
+    ("models.base.training.lr", 0, "models.base.training.lr", "0", "greater than 0"),
+    ("models.base.training.lr", float("nan"), "models.base.training.lr", "nan", "finite"),
+    ("models.base.training.learning_rate", 1, "models.base.training.learning_rate", "1", "no such key"),
+    ("models.base.training.block", 4096, "models.base.training.block", "4096", "max_position_embeddings (2048)"),
+    ("models.base.architecture", {"num_attention_heads": 3}, "models.base.architecture", "num_attention_heads", "512"),
+    ("autoencoder.hook", "mlp", "autoencoder.hook", "'mlp'", "blocks"),
+    ("autoencoder.hook", "blocks.1.hook", "autoencoder.hook", "'blocks.1.hook'", "a layer below 1"),
+    ("autoencoder.seeds", [0, 0], "autoencoder.seeds", "[0, 0]", "each seed once"),
+    ("autoencoder.tokens", 5, "autoencoder.tokens", "5", "at least one batch of 3072"),
+    ("autoencoder.context", 4096, "autoencoder.context", "4096", "max_position_embeddings (2048)"),
+    ("autoencoder.resampling.stepz", [1], "autoencoder.resampling.stepz", "[1]", "did you mean steps?"),
+    ("flow.threshold", 1, "flow.threshold", "1", "less than 1"),
+    ("flow.floor", 0.9, "flow", "floor", "floor (0.9) must not exceed threshold (0.8)"),
+    ("flow.corpora", ["latin"], "flow.corpora", "'latin'", "a corpus of this study"),
+    ("flow.tokens", 10, "flow.tokens", "10", "two blocks of 24"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "named", "found", "allowed"), BAD, ids=[f"{b[0]}={b[1]}"[:60] for b in BAD])
+def test_bad_value_is_refused_in_one_message(key, value, named, found, allowed):
+    with pytest.raises(StudyError) as refused:
+        load_study(changed(key, value))
+    head, *lines = str(refused.value).splitlines()
+    assert head.startswith("config refused, 1 problem in study ")
+    (line,) = lines
+    where, rest = line.strip().split(": found ", 1)
+    what, remedy = rest.split("; allowed: ", 1)
+    assert where == named
+    assert found in what
+    assert allowed in remedy
+
+
+def test_all_problems_are_told_at_once():
+    config = changed("models.lua.train", ["latin"])
+    config["flow"] = {"corpora": ["greek"]}
+    config["autoencoder"] = {"seeds": [1, 1]}
+    with pytest.raises(StudyError, match=r"3 problems(?s:.)*latin(?s:.)*greek(?s:.)*each seed once"):
+        load_study(config)
+
+
+@pytest.mark.parametrize("config", [None, [], "text", {}])
+def test_what_is_no_study_is_refused(config):
+    with pytest.raises(StudyError, match="config refused"):
+        load_study(config)
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers():
+    # YAML 1.1 takes 3e-4 for a string, as it has no dot.
+    assert load_study(changed("autoencoder", yaml.safe_load("l1: 3e-4"))).autoencoder.l1 == 3e-4
+
+
+def test_a_study_cannot_be_changed(study):
+    with pytest.raises(ValueError, match="frozen"):
+        study.seed = 3
