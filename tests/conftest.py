@@ -92,7 +92,7 @@ def architecture():
     return dict(TINY)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def one_thread():
     """One CPU thread: tiny models are faster so, and the last bits do not depend on the machine."""
     import torch
@@ -103,7 +103,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tiny_model(architecture, tokenizer_dir, one_thread):
     """A function that builds a tiny model from a seed."""
     from feature_lineage.language_model import build_model

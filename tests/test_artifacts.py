@@ -237,12 +237,24 @@ def test_json_refuses_what_is_no_json(tmp_path):
 
 
 def test_same_content_gives_same_bytes(tmp_path):
-    for name in ("one", "two"):
+    names = [f"copy-{i}" for i in range(8)]  # several: safetensors alone orders two keys of metadata at random
+    for name in names:
         (tmp_path / name).mkdir()
         write_table(tmp_path / name / "t.parquet", TABLE, SCHEMA, RECORD)
         write_tensors(tmp_path / name / "t.safetensors", {"b": np.ones(3), "a": np.zeros(2)}, RECORD)
         write_json(tmp_path / name / "t.json", {"a": 1}, RECORD)
-    assert sha256(tmp_path / "one") == sha256(tmp_path / "two")
+    assert len({sha256(tmp_path / name) for name in names}) == 1
+
+
+def test_sorted_metadata_leave_the_tensors_where_they_are(tmp_path):
+    record = {"text": 'quotes " \\ / é \u2028 \n\t\x01\x7f \U0001f600', "nested": [{"a": None}]}
+    tensors = {"z": np.arange(5, dtype=np.int16), "a": np.full((3, 3), 0.5, np.float32)}
+    for _ in range(8):
+        write_tensors(tmp_path / "t.safetensors", tensors, record)
+        found = read_tensors(tmp_path / "t.safetensors")
+        for name, tensor in tensors.items():
+            np.testing.assert_array_equal(found[name], tensor, strict=True)
+        assert read_provenance(tmp_path / "t.safetensors") == record
 
 
 @pytest.mark.parametrize(

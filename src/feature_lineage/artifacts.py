@@ -208,6 +208,20 @@ def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray], record: d
     """Write a safetensors file, provenance in its metadata."""
     with staged(path) as temporary:
         save_file(dict(tensors), temporary, metadata={"format": "pt", KEY: json.dumps(record, sort_keys=True)})
+        sort_metadata(temporary)
+
+
+def sort_metadata(path: str | Path) -> None:
+    """Put the metadata of a safetensors file in order: the library writes it in a random one, and equal runs give equal bytes."""
+    with Path(path).open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(size)
+        if len(text) != size:
+            raise ValueError(f"{path}: its header would grow from {size} to {len(text)} bytes")
+        file.seek(8)
+        file.write(text)
 
 
 def read_tensors(path: str | Path) -> dict[str, np.ndarray]:

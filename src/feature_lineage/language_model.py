@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from feature_lineage.artifacts import KEY, staged
+from feature_lineage.artifacts import KEY, sort_metadata, staged
 from feature_lineage.logs import InputError
 from feature_lineage.tokens import Windows, load_tokenizer
 
@@ -84,6 +84,7 @@ def save_model(model: PreTrainedModel, tokenizer: str | Path, path: str | Path, 
         with safe_open(weights, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         save_file(tensors, weights, metadata={"format": "pt", KEY: json.dumps(record, sort_keys=True)})
+        sort_metadata(weights)
 
 
 def import_model(

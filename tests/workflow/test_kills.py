@@ -22,10 +22,10 @@ OUTPUTS = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_conf
 
 def checkpoints(root: Path) -> dict[str, int]:
     """The newest whole checkpoint of each job: its step, and for the autoencoder the time of the file."""
-    models = [int(path.parent.name.split("-")[1]) for path in root.glob("results/tiny/models/.long.checkpoints/*/*/whole")]
-    saes = [
-        path.stat().st_mtime_ns for path in root.glob("results/tiny/saes/base/.seed0.checkpoints/*/*.safetensors")
+    models = [
+        int(path.parent.name.split("-")[1]) for path in root.glob("results/tiny/models/.long.checkpoints/*/*/whole")
     ]
+    saes = [path.stat().st_mtime_ns for path in root.glob("results/tiny/saes/base/.seed0.checkpoints/*/*.safetensors")]
     return {"train_model": max(models, default=0), "train_autoencoder": max(saes, default=0)}
 
 

@@ -8,24 +8,28 @@ import pytest
 
 LIBRARY = "src/feature_lineage"
 MODELS = ("base", "coder", "writer", "both")
-
-
-def rules(plan):
-    return {job.split()[0] for job in plan}
-
-
-def autoencoder_jobs(model, seed=0):
-    return {f"{rule} {model} {seed}" for rule in ("train_autoencoder", "evaluate_autoencoder")} | {
-        f"collect_features {model} {seed} validation"
-    }
-
-
-def correlation(parent, child, seed=0):
-    return f"correlate validation {parent} {seed} {child} {seed}"
-
-
-EDGES = [("base", "coder"), ("base", "writer"), ("coder", "both"), ("writer", "both")]
+EDGES = (("base", "coder"), ("base", "writer"), ("coder", "both"), ("writer", "both"))
 FLOWS = {"trace_flows", "draw_sankey", "write_report"}
+CHANGED = "Params have changed"
+
+
+def features(model, seed=0):
+    """Jobs of a model's autoencoder."""
+    jobs = (f"train_autoencoder {model} {seed}", f"evaluate_autoencoder {model} {seed}")
+    return {*jobs, f"collect_features {model} {seed} validation"}
+
+
+def correlations(*edges, seed=0):
+    return {f"correlate validation {parent} {seed} {child} {seed}" for parent, child in edges}
+
+
+def all_features(seed=0):
+    return set().union(*(features(model, seed) for model in MODELS)) | correlations(*EDGES, seed=seed)
+
+
+def causes(plan):
+    """The jobs that run for a reason of their own, not because another job runs."""
+    return {job for job, reason in plan.items() if not reason.startswith("Input files updated by another job")}
 
 
 def test_nothing_to_do_after_a_full_run(study):
@@ -34,49 +38,101 @@ def test_nothing_to_do_after_a_full_run(study):
 
 def test_comments_docstrings_and_layout_rerun_nothing(copy):
     for path in (copy.root / LIBRARY).glob("*.py"):
-        text = path.read_text()
-        if '"""' in text:
-            text = text.replace('"""', '"""Reworded: ', 1)
+        text = path.read_text().replace('"""', '"""Reworded. ', 1)
         path.write_text(f"# A comment at the head.\n\n{text}\n\n\n# A comment at the end.\n")
-    copy.edit(
-        f"{LIBRARY}/autoencoder.py",
-        "def encode(self, x: torch.Tensor)",
-        "def encode(\n        self,\n        x: torch.Tensor)",
-    )
-    for path in (copy.root / "workflow" / "scripts").glob("*.py"):
-        path.write_text(path.read_text() + "\n# Another comment.\n")
-    for path in (copy.root / "workflow" / "rules").glob("*.smk"):
-        path.write_text(path.read_text() + "\n# Another comment.\n")
+    method = "def encode(self, x: torch.Tensor)"
+    copy.edit(f"{LIBRARY}/autoencoder.py", method, "def encode(  # on two lines\n        self, x: torch.Tensor)")
+    for path in (copy.root / "workflow").glob("*/*.[ps][ym]*"):
+        path.write_text(f"{path.read_text()}\n# Another comment.\n")
     assert copy.plan() == {}
 
 
-def test_a_figure_edited_redraws_and_nothing_else(copy):
+def test_a_figure_edited_draws_the_figures_again_and_trains_nothing(copy):
     copy.add_statement(f"{LIBRARY}/figures.py", "sankey")
-    assert rules(copy.plan()) == {
-        "draw_sankey",
-        "draw_sweep",
-        "draw_training",
-        "draw_autoencoders",
-        "write_report",
-    }
+    plan = copy.plan()
+    drawn = {"draw_sankey", "draw_training", "draw_autoencoders", "draw_sweep both"}
+    assert set(plan) == drawn | {"write_report"}
+    assert causes(plan) == drawn
+    assert all(CHANGED in plan[job] for job in drawn)
 
 
 @pytest.mark.parametrize("function", ["encode", "loss_and_gradients"])
-def test_the_autoencoder_edited_reruns_every_autoencoder_and_what_hangs_on_it(copy, function):
+def test_the_forward_pass_edited_reruns_every_autoencoder_and_what_hangs_on_it(copy, function):
     copy.add_statement(f"{LIBRARY}/autoencoder.py", function)
-    expected = {job for model in MODELS for job in autoencoder_jobs(model)} | {correlation(*edge) for edge in EDGES}
-    assert set(copy.plan()) == expected | FLOWS | {"draw_autoencoders"}
+    plan = copy.plan()
+    assert set(plan) == all_features() | FLOWS | {"draw_autoencoders"}
+    assert all(CHANGED in plan[f"train_autoencoder {model} 0"] for model in MODELS)
 
 
 def test_a_script_edited_reruns_its_own_rule_and_what_hangs_on_it(copy):
     copy.add_statement("workflow/scripts/trace_flows.py", "main")
-    assert set(copy.plan()) == FLOWS
+    plan = copy.plan()
+    assert set(plan) == FLOWS
+    assert causes(plan) == {"trace_flows"}
 
 
-def test_a_model_added_adds_its_jobs_and_reruns_none_that_stand(study):
-    new = dict(study.config["models"]["coder"])
-    study = type(study)(study.root)
-    study.config["models"]["again"] = new
-    plan = study.plan()
-    own = {"train_model again", "evaluate_model again", correlation("base", "again")} | autoencoder_jobs("again")
+def test_a_model_and_its_corpus_added_rerun_none_that_stand(copy):
+    copy.config["corpora"]["more"] = {"files": "data/code/j*.py", "validation": 0.5}
+    copy.config["models"]["new"] = copy.config["models"]["coder"] | {"train": ["more"]}
+    plan = copy.plan()
+    own = {"build_corpus more", "encode_corpus more", "train_model new", "evaluate_model new"}
+    own |= features("new") | correlations(("base", "new"))
     assert set(plan) == own | FLOWS | {"draw_training", "draw_autoencoders"}
+    assert "Missing output files" in plan["train_model new"]
+    assert "Set of input files has changed" in plan["trace_flows"]
+
+
+def test_a_seed_added_trains_the_autoencoders_of_that_seed_alone(copy):
+    copy.config["autoencoder"]["seeds"] = [0, 1]
+    assert set(copy.plan()) == all_features(seed=1) | FLOWS | {"draw_autoencoders"}
+
+
+def test_another_threshold_reruns_the_flows_and_below(copy):
+    copy.config["flow"]["threshold"] = 0.75
+    plan = copy.plan()
+    assert set(plan) == FLOWS
+    assert CHANGED in plan["trace_flows"]
+
+
+def test_another_learning_rate_reruns_the_model_and_what_hangs_on_it_but_no_sibling(copy):
+    copy.config["models"]["coder"]["training"]["lr"] = 2e-3
+    plan = copy.plan()
+    models = {
+        "train_model coder",
+        "evaluate_model coder",
+        "sweep_merge both",
+        "merge_models both",
+        "evaluate_model both",
+    }
+    edges = correlations(("base", "coder"), ("coder", "both"), ("writer", "both"))
+    drawn = {"draw_training", "draw_autoencoders", "draw_sweep both"}
+    assert set(plan) == models | features("coder") | features("both") | edges | drawn | FLOWS
+    assert causes(plan) == {"train_model coder"}
+    assert CHANGED in plan["train_model coder"]
+
+
+def test_a_document_added_reruns_its_corpus_and_not_the_other(copy):
+    with (copy.root / "data" / "prose.jsonl").open("a") as file:
+        file.write('{"text": "One more document."}\n')
+    plan = copy.plan()
+    assert causes(plan) == {"build_corpus prose"}
+    assert "Updated input files: data/prose.jsonl" in plan["build_corpus prose"]
+    assert "build_corpus code" not in plan
+
+
+def test_deleted_autoencoders_of_a_model_rerun_with_what_hangs_on_them_and_one_can_be_made_alone(copy):
+    weights = "results/tiny/saes/coder/seed0/sae_weights.safetensors"
+    before = (copy.root / weights).read_bytes()
+    shutil.rmtree(copy.results / "saes" / "coder")
+
+    plan = copy.plan()
+    edges = correlations(("base", "coder"), ("coder", "both"))
+    assert set(plan) == features("coder") | edges | FLOWS | {"draw_autoencoders"}
+    assert causes(plan) == {"train_autoencoder coder 0", "evaluate_autoencoder coder 0"}
+    assert "Missing output files" in plan["train_autoencoder coder 0"]
+
+    assert set(copy.plan(weights)) == {"train_autoencoder coder 0"}
+    run = copy.snakemake("-c2", weights)
+    assert run.code == 0, run
+    assert (copy.root / weights).read_bytes() == before
+    assert copy.plan(weights) == {}

@@ -1,0 +1,253 @@
+import json
+from concurrent.futures import ThreadPoolExecutor
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+from plotly.offline import get_plotlyjs
+
+from feature_lineage.artifacts import read_json, read_provenance
+from feature_lineage.figures import COLOURS, autoencoders, colours, sankey, sweep, training, write_figure
+
+RECORD = {"digest": "abc", "parameters": {"text": "</script><b>"}}
+SUMMARY = {
+    "threshold": 0.8,
+    "models": ["base", "lua", "stories", "both"],
+    "origins": {
+        "base": {"base": 30},
+        "lua": {"base": 10, "lua": 25},
+        "stories": {"base": 12, "stories": 8},
+        "both": {"base": 9, "lua": 5, "stories": 2, "both": 4},
+    },
+    "bands": [
+        {"parent": "base", "child": "lua", "origin": "base", "features": 10},
+        {"parent": "base", "child": "stories", "origin": "base", "features": 12},
+        {"parent": "lua", "child": "both", "origin": "base", "features": 3},
+        {"parent": "lua", "child": "both", "origin": "lua", "features": 5},
+        {"parent": "stories", "child": "both", "origin": "base", "features": 6},
+        {"parent": "stories", "child": "both", "origin": "stories", "features": 2},
+    ],
+    "edges": [],
+}
+
+
+def figures():
+    """One figure of each kind."""
+    table = pd.DataFrame(
+        [
+            {"t": t, "corpus": c, "accuracy": a, "loss": 1 - a}
+            for t in (0.0, 0.5, 1.0)
+            for c, a in (("lua", t), ("bible", 1 - t))
+        ]
+    )
+    curve = pd.DataFrame(
+        {
+            "step": [0, 1, 2, 2],
+            "tokens": [0, 64, 128, 128],
+            "split": ["validation", "train", "train", "validation"],
+            "corpus": ["lua", None, None, "lua"],
+            "loss": [4.0, 4.1, 3.9, 3.8],
+            "accuracy": [0.1, np.nan, np.nan, 0.2],
+            "learning_rate": [np.nan, 0.1, 0.1, np.nan],
+        }
+    )
+    sae = pd.DataFrame({"tokens": [10, 20], "mse": [0.5, 0.1], "l0": [1000.0, 40.0], "dead_share": [0.0, 0.01]})
+    return {
+        "sankey": sankey(SUMMARY),
+        "sweep": sweep(table, 0.58, ["lua", "bible"], {"base": {"corpora": {"lua": {"accuracy": 0.3}}}}),
+        "training": training({"base": curve, "lua": curve}),
+        "autoencoders": autoencoders({"base, seed 0": sae}),
+    }
+
+
+KINDS = ["sankey", "sweep", "training", "autoencoders"]
+
+
+class Page(HTMLParser):
+    """What a browser would fetch for a page, and the text of its scripts."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.fetched, self.scripts, self.tags = [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.fetched += [value for key, value in attrs if key in ("src", "href", "srcset", "data", "action", "poster")]
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_data(self, data):
+        if self.tags and self.tags[-1][0] == "script":
+            self.scripts[-1] += data
+
+
+# --- written to disk ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_figure_reads_back_as_it_was(tmp_path, kind):
+    figure = figures()[kind]
+    write_figure(figure, tmp_path / "figure.json", tmp_path / "page.html", RECORD)
+    content = read_json(tmp_path / "figure.json")
+    assert content.pop("provenance") == RECORD
+    again = go.Figure(content)  # plotly refuses what is no figure
+    assert json.loads(again.to_json()) == json.loads(figure.to_json())
+    assert read_provenance(tmp_path / "figure.json") == RECORD
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_page_opens_offline(tmp_path, kind):
+    write_figure(figures()[kind], tmp_path / "figure.json", tmp_path / f"{kind}.html", RECORD)
+    page = Page((tmp_path / f"{kind}.html").read_text(encoding="utf-8"))
+    assert page.fetched == ["plotly.min.js"]
+    assert (tmp_path / "plotly.min.js").read_text(encoding="utf-8") == get_plotlyjs()
+    assert "div" in dict((attrs.get("id"), tag) for tag, attrs in page.tags)[kind]
+
+
+def test_page_holds_its_provenance_whatever_it_says(tmp_path):
+    write_figure(figures()["sweep"], tmp_path / "figure.json", tmp_path / "page.html", RECORD)
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    (note,) = (script for script in Page(text).scripts if '"digest"' in script)
+    assert json.loads(note) == RECORD
+    assert text.rstrip().endswith("</body>\n</html>")
+
+
+def test_text_in_a_figure_cannot_end_its_script(tmp_path):
+    figure = go.Figure(go.Scatter(x=[1], y=[1], name="</script><script>alert(1)</script>"))
+    figure.update_layout(title={"text": "</body>"})
+    write_figure(figure, tmp_path / "figure.json", tmp_path / "page.html", RECORD)
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert not [script for script in page.scripts if script.startswith("alert")]
+    assert read_json(tmp_path / "figure.json")["data"][0]["name"] == "</script><script>alert(1)</script>"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_figure_gives_the_same_bytes(tmp_path, kind):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        write_figure(figures()[kind], tmp_path / folder / "figure.json", tmp_path / folder / "page.html", RECORD)
+    for name in ("figure.json", "page.html", "plotly.min.js"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_figures_in_one_folder_share_the_library_and_leave_nothing_else(tmp_path):
+    for kind, figure in figures().items():
+        write_figure(figure, tmp_path / "flows" / f"{kind}.json", tmp_path / "figures" / f"{kind}.html", RECORD)
+    names = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert names == sorted([*(f"{kind}.html" for kind in KINDS), "plotly.min.js"])
+    assert sorted(path.name for path in (tmp_path / "flows").iterdir()) == sorted(f"{kind}.json" for kind in KINDS)
+
+
+def test_figures_may_be_drawn_side_by_side(tmp_path):
+    # they are separate jobs, and whichever comes first brings the library
+    figure = figures()["sweep"]
+
+    def draw(number):
+        write_figure(
+            figure, tmp_path / f"{number % 4}" / f"{number}.json", tmp_path / f"{number % 4}" / f"{number}.html", {}
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(draw, range(32)))
+    for number in range(4):
+        names = {path.name for path in (tmp_path / f"{number}").iterdir()}
+        assert len(names) == 8 + 8 + 1
+        assert (tmp_path / f"{number}" / "plotly.min.js").read_text(encoding="utf-8") == get_plotlyjs()
+
+
+# --- the Sankey --------------------------------------------------------------------------------------------
+
+
+def test_sankey_has_the_summarys_bands():
+    (trace,) = sankey(SUMMARY).data
+    label, link = trace.node.label, trace.link
+    found = [
+        (label[source], label[target], value)
+        for source, target, value in zip(link.source, link.target, link.value, strict=True)
+    ]
+    assert found == [
+        ("base", "lua (from base)", 10),
+        ("base", "stories (from base)", 12),
+        ("lua (from base)", "both (from base)", 3),
+        ("lua", "both (from lua)", 5),
+        ("stories (from base)", "both (from base)", 6),
+        ("stories", "both (from stories)", 2),
+    ]
+
+
+def test_sankeys_nodes_count_living_features():
+    (trace,) = sankey(SUMMARY).data
+    counts = {name: tuple(data[:2]) for name, data in zip(trace.node.label, trace.node.customdata, strict=True)}
+    assert counts == {
+        "base": (30, 30),
+        "lua (from base)": (10, 35),
+        "lua": (25, 35),
+        "stories (from base)": (12, 20),
+        "stories": (8, 20),
+        "both (from base)": (9, 20),
+        "both (from lua)": (5, 20),
+        "both (from stories)": (2, 20),
+    }
+    share = dict(zip(trace.node.label, trace.node.customdata, strict=True))["lua (from base)"][2]
+    assert share == "28.6%"
+
+
+def test_sankeys_colour_is_the_origins():
+    (trace,) = sankey(SUMMARY).data
+    colour = dict(zip(trace.node.label, trace.node.color, strict=True))
+    assert colour["base"] == colour["lua (from base)"] == colour["both (from base)"]
+    assert len({colour["base"], colour["lua"], colour["stories"]}) == 3
+    assert trace.link.color[0].startswith("rgba(0,114,178,")  # base's blue
+
+
+def test_sankey_of_a_study_in_which_nothing_persists():
+    alone = {"threshold": 0.8, "models": ["base"], "origins": {"base": {"base": 3}}, "bands": [], "edges": []}
+    (trace,) = sankey(alone).data
+    assert not trace.link.value
+    json.loads(sankey(alone).to_json())
+
+
+# --- curves ------------------------------------------------------------------------------------------------
+
+
+def test_sweep_shows_each_corpus_the_base_and_the_chosen_point():
+    figure = figures()["sweep"]
+    curves = {trace.name: trace for trace in figure.data}
+    assert list(curves) == ["lua", "lua, base", "bible"]  # the base was not measured on the bible
+    np.testing.assert_allclose(curves["lua"].x, [0, 0.5, 1])
+    np.testing.assert_allclose(curves["bible"].y, [1, 0.5, 0])
+    np.testing.assert_allclose(curves["lua, base"].y, [0.3, 0.3])
+    assert curves["lua"].line.color == curves["lua, base"].line.color != curves["bible"].line.color
+    (line,) = figure.layout.shapes
+    assert (line.x0, line.x1) == (0.58, 0.58)
+    assert "lua (t = 0) to bible (t = 1)" in figure.layout.title.text
+
+
+def test_training_shows_loss_and_accuracy_of_each_model():
+    data = figures()["training"].data
+    assert [trace.name for trace in data if trace.showlegend is not False] == [
+        "base: training",
+        "base: lua",
+        "lua: training",
+        "lua: lua",
+    ]
+    loss, accuracy = (trace for trace in data if trace.name == "base: lua")
+    np.testing.assert_allclose(loss.y, [4.0, 3.8])
+    np.testing.assert_allclose(accuracy.y, [0.1, 0.2])
+    assert (loss.xaxis, accuracy.xaxis) == ("x", "x2")
+
+
+def test_autoencoders_show_their_three_measures():
+    data = figures()["autoencoders"].data
+    assert [list(trace.y) for trace in data] == [[0.5, 0.1], [1000, 40], [0, 0.01]]
+
+
+def test_colours_are_told_apart_and_stay():
+    names = [f"m{i}" for i in range(10)]
+    found = colours(names)
+    assert len(set(found.values())) == len(COLOURS) == 8
+    assert colours(names[:3]) == {name: found[name] for name in names[:3]}

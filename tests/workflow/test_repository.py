@@ -1,0 +1,86 @@
+"""The workflow's own files: linted, formatted, complete; profiles and configs that plan a run."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_study import CHECKOUT, SNAKEMAKE, environment, read_plan
+
+RULES = [
+    pytest.param(name, body, id=name)
+    for path in sorted((CHECKOUT / "workflow" / "rules").glob("*.smk"))
+    for name, body in re.findall(r"^ *rule (\w+):\n((?:(?: {4,}.*)?\n)+)", path.read_text(), re.MULTILINE)
+]
+
+
+def tool(name, *arguments, cwd=CHECKOUT):
+    path = Path(sys.executable).with_name(name)
+    if not path.exists():
+        pytest.skip(f"{name} is not installed beside {sys.executable}")
+    done = subprocess.run([path, *arguments], cwd=cwd, env=environment(), capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["check", "."], ["format", "--check", "."]], ids=" ".join)
+def test_ruff_has_nothing_to_say(arguments):
+    code, output = tool("ruff", *arguments)
+    assert code == 0, output
+
+
+def test_snakefmt_would_leave_the_rules_as_they_are():
+    code, output = tool("snakefmt", "--check", "Snakefile", "workflow")
+    assert code == 0, output
+
+
+def test_snakemake_lint_has_nothing_to_say(bare):
+    code, output = tool("snakemake", "--lint", cwd=bare.root)
+    assert code == 0, output
+    assert "in a good condition" in output
+
+
+@pytest.mark.parametrize("profile", ["local", "slurm"])
+@pytest.mark.parametrize("config", ["config.yaml", "paper.yaml"])
+def test_a_dry_run_plans_every_step_of_a_study(bare, profile, config):
+    if not (bare.root / "profiles" / profile).exists():
+        pytest.skip(f"there is no profiles/{profile}")
+    if not (bare.root / "config" / config).exists():
+        pytest.skip(f"there is no config/{config}")
+    if profile == "slurm":
+        pytest.importorskip("snakemake_executor_plugin_slurm", reason="the SLURM plugin is not installed")
+    # The default study needs no --configfile.
+    chosen = ["--configfile", f"config/{config}"] if config != "config.yaml" else []
+    run = subprocess.run(
+        [SNAKEMAKE, "-n", "--profile", f"profiles/{profile}", *chosen],
+        cwd=bare.root,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    planned = {job.split()[0] for job in read_plan(run.stdout + run.stderr)}
+    every = {rule.values[0] for rule in RULES}
+    assert every - planned <= {"import_model", "import_tokenizer", "train_tokenizer"}
+
+
+def test_rules_are_found():
+    assert len(RULES) >= 20
+
+
+@pytest.mark.parametrize(("name", "body"), RULES)
+def test_a_rule_its_script_its_log_and_its_benchmark_share_one_name(name, body):
+    found = dict(re.findall(r'^ +(script|log|benchmark):\s*\n\s*[^"\n]*"([^"]+)"', body, re.MULTILINE))
+    assert set(found) == {"script", "log", "benchmark"}
+    assert found["script"] == f"../scripts/{name}.py"
+    assert (CHECKOUT / "workflow" / "scripts" / f"{name}.py").is_file()
+    for kind, folder in (("log", "logs"), ("benchmark", "benchmarks")):
+        assert re.search(rf"{folder}[>]?/{name}(/|\.)", found[kind]), found[kind]
+    assert f'code("{name}")' in body, "the rule does not rerun when its code changes"
+
+
+def test_every_script_has_its_rule():
+    scripts = {path.stem for path in (CHECKOUT / "workflow" / "scripts").glob("*.py")}
+    assert scripts == {rule.values[0] for rule in RULES}
