@@ -3,7 +3,7 @@ PYTHON ?= python3
 CORES ?= all
 BIN := .venv/bin
 
-.PHONY: demo test environment peers lint docs clean
+.PHONY: demo test bench-autoencoder environment peers lint docs clean
 
 demo: environment
 	$(BIN)/snakemake --profile profiles/local --cores $(CORES)
@@ -11,6 +11,10 @@ demo: environment
 
 test: environment peers
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# One training step at the paper's shape, beside SAELens.
+bench-autoencoder: environment peers
+	$(BIN)/python benchmarks/autoencoder.py
 
 environment: .venv/installed
 peers: .venv-peers/installed

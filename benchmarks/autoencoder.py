@@ -82,11 +82,15 @@ def main() -> None:
         ours.terminate()
         peer.terminate()
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    print(f"mean L0: ours {l0:.1f}, SAELens {peer_l0:.1f}; peak memory: ours {peak:.2f} GiB, SAELens {peer_peak:.2f} GiB")
+    print(
+        f"mean L0: ours {l0:.1f}, SAELens {peer_l0:.1f}; peak memory: ours {peak:.2f} GiB, SAELens {peer_peak:.2f} GiB"
+    )
     print(f"\n{'':16} {'median s':>9} {'min':>7} {'max':>7} {'tokens/s':>9} {'of product':>10}")
     for name, values in seconds.items():
         ratio = medians[name] / medians["encoder product"]
-        print(f"{name:16} {medians[name]:9.3f} {min(values):7.3f} {max(values):7.3f} {TOKENS / medians[name]:9.0f} {ratio:9.2f}x")
+        print(
+            f"{name:16} {medians[name]:9.3f} {min(values):7.3f} {max(values):7.3f} {TOKENS / medians[name]:9.0f} {ratio:9.2f}x"
+        )
     print(f"\nours is {medians['SAELens'] / medians['ours']:.1f} times the peer")
 
 

@@ -109,7 +109,9 @@ def test_staged_file_appears_only_when_whole(tmp_path):
         assert temporary.parent == path.parent, "a rename is atomic within a file system only"
         temporary.write_text("whole")
         assert not path.exists()
+        number = temporary.stat().st_ino
     assert path.read_text() == "whole"
+    assert path.stat().st_ino == number, "a copy could be cut short"
     assert visible(path.parent) == ["file.txt"]
 
 
@@ -295,9 +297,3 @@ def test_file_without_provenance_or_column_is_named(tmp_path):
     (tmp_path / "t.json").write_text("{}")
     with pytest.raises(InputError, match=r"t.json"):
         read_provenance(tmp_path / "t.json")
-
-
-def test_hive_like_folders_do_not_become_columns(tmp_path):
-    folder = tmp_path / "seed=1"
-    write_table(folder / "t.parquet", TABLE, SCHEMA, RECORD)
-    assert read_table(folder / "t.parquet").column_names == ["a", "b"]

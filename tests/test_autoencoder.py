@@ -272,7 +272,7 @@ def test_a_damaged_autoencoder_is_named(tmp_path, damage):
     else:
         config = tmp_path / "sae" / "cfg.json"
         config.write_text(config.read_text().replace(f'"d_sae": {M}', '"d_sae": 39'))
-    with pytest.raises(InputError, match="sae_weights.safetensors"):
+    with pytest.raises(InputError, match=r"sae_weights\.safetensors"):
         ae.load_autoencoder(tmp_path / "sae")
 
 

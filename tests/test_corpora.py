@@ -31,7 +31,10 @@ from feature_lineage.corpora import (
 from feature_lineage.logs import InputError
 
 STDLIB = Path(sysconfig.get_path("stdlib"))
-ODD = "\ufefffirst\r\nsecond\rthird\x0b\u2028 \u00a0trailing \t\n\n\U0001f600 e\u0301 \u200b\u202e\ufffd no newline at the end"
+ODD = (
+    "\ufefffirst\r\nsecond\rthird\x0b\u2028 \u00a0trailing \t\n\n"
+    "\U0001f600 e\u0301 \u200b\u202e\ufffd no newline at the end"
+)
 
 
 def texts(documents):

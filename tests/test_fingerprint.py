@@ -9,7 +9,10 @@ from feature_lineage.outer import work
 work()
 '''
 FILES = {
-    "outer.py": '"""Outer."""\nfrom feature_lineage import aside\nfrom feature_lineage.inner import value\n\n\ndef work():\n    """Work."""\n    return value + aside.x\n',
+    "outer.py": (
+        '"""Outer."""\nfrom feature_lineage import aside\nfrom feature_lineage.inner import value\n\n\n'
+        'def work():\n    """Work."""\n    return value + aside.x\n'
+    ),
     "inner.py": "# first\nvalue = 1\n",
     "aside.py": "import numpy\n\nx = 2\n",
     "unused.py": "y = 3\n",

@@ -75,15 +75,14 @@ SHAPE = {
 
 @pytest.mark.parametrize("t", [0.0, 0.37, 1.0])
 def test_mergekit_merges_to_the_same_weights(tmp_path, tokenizer_dir, t):
-    for seed in (0, 1):
-        model = build_model(SHAPE, tokenizer_dir, seed)
-        with torch.no_grad():
-            if seed:  # nearly parallel tensors, tensors at any angle, a tensor of zeros
-                model.lm_head.weight.copy_(first.lm_head.weight + 1e-3 * model.lm_head.weight)
-                model.model.layers[0].mlp.up_proj.weight.zero_()
+    first, second = (build_model(SHAPE, tokenizer_dir, seed) for seed in (0, 1))
+    with torch.no_grad():  # tensors at any angle, nearly parallel ones, and one of zeros
+        second.lm_head.weight.copy_(first.lm_head.weight + 1e-3 * second.lm_head.weight)
+        second.model.layers[0].mlp.up_proj.weight.zero_()
+        for model in (first, second):
             model.model.norm.weight.add_(torch.randn_like(model.model.norm.weight))
+    for seed, model in enumerate((first, second)):
         save_model(model, tokenizer_dir, tmp_path / f"m{seed}", {})
-        first = model
     config = {
         "merge_method": "slerp",
         "base_model": str(tmp_path / "m0"),

@@ -257,11 +257,13 @@ def test_too_little_validation_text_names_the_corpus(train, data, tmp_path, writ
         train(validation=validation)
 
 
-def test_balance_draws_as_many_tokens_from_each_corpus(train, data, monkeypatch):
+def test_windows_are_drawn_by_balance_and_seed(train, data, monkeypatch):
     seen = []
     draw = Windows.draw
     monkeypatch.setattr(Windows, "draw", lambda self, *args: seen.append((self, draw(self, *args))) or seen[-1][1])
-    train(balance=True, tokens=640)
-    windows, chosen = seen[0]
-    corpus, _ = windows.places(chosen)
-    assert list(np.bincount(corpus)) == [20, 20]
+    corpora = {"long": data["train"]["plain"], "short": data["validation"]["noisy"]}
+    for number, (seed, balance) in enumerate([(0, True), (0, False), (1, True)]):
+        train(str(number), train=corpora, balance=balance, seed=seed)
+    counts = [list(np.bincount(windows.places(chosen)[0])) for windows, chosen in seen]
+    assert counts == [[12, 12], [75, 12], [12, 12]]
+    assert set(seen[0][1]) != set(seen[2][1])

@@ -20,6 +20,7 @@ import pyarrow as pa
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch.nn.functional import embedding_bag
 
 from feature_lineage.artifacts import read_json, read_tensors, staged, write_json, write_tensors
 from feature_lineage.logs import InputError, logger, progress
@@ -41,6 +42,8 @@ warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
 BETAS = (0.9, 0.9999)
 # Below this share of active entries, products over the active entries alone are faster than dense ones (measured on CPU).
 SPARSE_BELOW = 0.10
+GLANCE = 64  # tokens by which that share is judged
+BUFFER = 1 << 24  # elements of the encoder's product held at a time
 CURVE_POINTS = 200
 SAELENS_FORMAT = "6.0.0"  # the version whose form of cfg.json this is; without it SAELens takes an older one
 
@@ -217,69 +220,125 @@ class Step:
 def loss_and_gradients(
     weights: Weights, centring: Centring, x: torch.Tensor, l1: float, sparse_below: float = SPARSE_BELOW
 ) -> Step:
-    """Equations (1) to (4) and their gradients, by hand: after the encoder's product only active entries cost anything.
+    """Equations (1) to (4) and their gradients, by hand.
+
+    Where few features are active, all that follows the encoder's product is done for the active entries alone: the same numbers
+    for a fraction of the work.
 
     Args:
         weights: the autoencoder.
         centring: what precedes it.
         x: activations [tokens, n].
         l1: λ of equation (4): mean over tokens of (mean over elements of the squared error + λ · sum over features).
-        sparse_below: share of active entries below which sparse products are used.
+        sparse_below: share of active entries, among the first tokens, below which only these are computed with.
 
     Returns:
         Loss terms averaged over tokens (`l1` without λ), features that fired (bool [m]), gradients.
     """
-    tokens, n = x.shape
     target = centring.target(x)
     inputs = centring.input(target)
     bias = weights.encoder_bias - weights.encoder @ weights.decoder_bias
+    glance = torch.addmm(bias, inputs[:GLANCE], weights.encoder.T)
+    few = int(torch.count_nonzero(glance > 0)) < sparse_below * glance.numel()
+    step = _sparse_step if few and _has_sparse_products(x.device) else _dense_step
+    return step(weights, bias, inputs, target, l1)
+
+
+def _dense_step(weights: Weights, bias: torch.Tensor, inputs: torch.Tensor, target: torch.Tensor, l1: float) -> Step:
+    tokens, n = target.shape
     features = torch.addmm(bias, inputs, weights.encoder.T).relu_()
-    active = int(torch.count_nonzero(features))
-    sparse = active < sparse_below * features.numel() and _sparse_products(x.device)
-    acts = _to_csr(features) if sparse else features
-    error = acts @ weights.decoder + (weights.decoder_bias - target)
+    error = torch.addmm(weights.decoder_bias - target, features, weights.decoder)
     upstream = error * (2 / (tokens * n))
-    if sparse:
-        at_active = torch.sparse.sampled_addmm(acts, upstream, weights.decoder.T, beta=0.0).values().add_(l1 / tokens)
-        pre = torch.sparse_csr_tensor(
-            acts.crow_indices(), acts.col_indices(), at_active, acts.shape, check_invariants=False
-        )
-        bias_gradient = torch.zeros_like(bias).index_add_(0, acts.col_indices().long(), at_active)
-        fired = torch.zeros_like(bias).index_fill_(0, acts.col_indices().long(), 1).bool()
-        total = acts.values().sum(dtype=torch.float64)
-    else:
-        pre = (upstream @ weights.decoder.T).add_(l1 / tokens).mul_(features > 0)
-        bias_gradient = pre.sum(0)
-        fired = (features > 0).any(0)
-        total = features.sum(dtype=torch.float64)
-    decoder_gradient = acts.t() @ upstream
-    encoder_gradient = (pre.t() @ inputs).addr_(bias_gradient, weights.decoder_bias, alpha=-1)
-    decoder_bias_gradient = upstream.sum(0) - bias_gradient @ weights.encoder
+    active = features > 0
+    pre = (upstream @ weights.decoder.T).add_(l1 / tokens).mul_(active)
     return Step(
         mse=float(error.square().sum(dtype=torch.float64) / (tokens * n)),
-        l1=float(total / tokens),
-        l0=active / tokens,
-        fired=fired,
-        gradients=[encoder_gradient, bias_gradient, decoder_gradient, decoder_bias_gradient],
+        l1=float(features.sum(dtype=torch.float64) / tokens),
+        l0=int(torch.count_nonzero(active)) / tokens,
+        fired=active.any(0),
+        gradients=_gradients(weights, pre.sum(0), pre.T @ inputs, features.T @ upstream, upstream),
     )
 
 
-def _sparse_products(place: torch.device) -> bool:
-    """Whether torch can multiply CSR matrices here: on a CPU only where it was built with MKL."""
+def _sparse_step(weights: Weights, bias: torch.Tensor, inputs: torch.Tensor, target: torch.Tensor, l1: float) -> Step:
+    tokens, n = target.shape
+    token, feature, value = _active_entries(inputs, weights.encoder, bias)
+    rows = _starts(token, tokens)
+    error = embedding_bag(feature, weights.decoder, rows, mode="sum", per_sample_weights=value)
+    error += weights.decoder_bias - target
+    upstream = error * (2 / (tokens * n))
+    ends = torch.cat([rows, rows.new_tensor([len(value)])]).int()
+    shape = (tokens, len(bias))
+    pattern = torch.sparse_csr_tensor(ends, feature.int(), value, shape, check_invariants=False)
+    pre = torch.sparse.sampled_addmm(pattern, upstream, weights.decoder.T, beta=0.0).values() + l1 / tokens
+    order = torch.argsort(feature, stable=True)
+    columns, by_feature = _starts(feature, len(bias)), token[order]
+    decoder_gradient = embedding_bag(by_feature, upstream, columns, mode="sum", per_sample_weights=value[order])
+    encoder_gradient = embedding_bag(by_feature, inputs, columns, mode="sum", per_sample_weights=pre[order])
+    bias_gradient = torch.bincount(feature, pre, minlength=len(bias)).to(pre)
+    return Step(
+        mse=float(error.square().sum(dtype=torch.float64) / (tokens * n)),
+        l1=float(value.sum(dtype=torch.float64) / tokens),
+        l0=len(value) / tokens,
+        fired=torch.bincount(feature, minlength=len(bias)) > 0,
+        gradients=_gradients(weights, bias_gradient, encoder_gradient, decoder_gradient, upstream),
+    )
+
+
+def _gradients(
+    weights: Weights, bias: torch.Tensor, encoder: torch.Tensor, decoder: torch.Tensor, upstream: torch.Tensor
+) -> list[torch.Tensor]:
+    """All four gradients, from those that leave out that the decoder's bias is subtracted from the encoder's input."""
+    encoder.addr_(bias, weights.decoder_bias, alpha=-1)
+    return [encoder, bias, decoder, upstream.sum(0) - bias @ weights.encoder]
+
+
+def _active_entries(
+    inputs: torch.Tensor, encoder: torch.Tensor, bias: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Token, feature and value of each positive pre-activation, ordered by token, then feature.
+
+    The product is made some tokens at a time, into one buffer that is searched at once: all of it is never held.
+    """
+    m = len(encoder)
+    rows = min(len(inputs), max(256, BUFFER // m))
+    buffer = inputs.new_empty(rows, m)
+    places, values = [], []
+    for first in range(0, len(inputs), rows):
+        part = inputs[first : first + rows]
+        pre = torch.addmm(bias, part, encoder.T, out=buffer[: len(part)]).view(-1)
+        place = (pre > 0).nonzero().squeeze(1)
+        values.append(pre[place])
+        places.append(place + first * m)
+    place = torch.cat(places)
+    return place // m, place % m, torch.cat(values)
+
+
+def _starts(numbers: torch.Tensor, count: int) -> torch.Tensor:
+    """Where each of `count` numbers begins in their sorted list, int64 [count]."""
+    counts = torch.bincount(numbers, minlength=count)
+    return counts.cumsum(0) - counts
+
+
+def _has_sparse_products(place: torch.device) -> bool:
+    """Whether torch multiplies sparse matrices here: on a CPU only where it was built with MKL."""
     return place.type == "cuda" or torch.backends.mkl.is_available()
-
-
-def _to_csr(features: torch.Tensor) -> torch.Tensor:
-    """The same matrix in CSR form with 32-bit indices, which MKL wants."""
-    rows, columns = features.nonzero(as_tuple=True)
-    ends = torch.zeros(len(features) + 1, dtype=torch.int32, device=features.device)
-    ends[1:] = torch.bincount(rows, minlength=len(features)).cumsum(0)
-    return torch.sparse_csr_tensor(ends, columns.int(), features[rows, columns], features.shape, check_invariants=False)
 
 
 def keep_unit_norm(gradient: torch.Tensor, decoder: torch.Tensor) -> None:
     """Remove from the decoder's gradient [m, n] what is parallel to each feature's row (in place)."""
-    gradient -= (gradient * decoder).sum(1, keepdim=True) * decoder
+    gradient.addcmul_(torch.linalg.vecdot(gradient, decoder)[:, None], decoder, value=-1)
+
+
+def training_step(weights: Weights, centring: Centring, adam: torch.optim.Adam, x: torch.Tensor, l1: float) -> Step:
+    """One step of Adam on a batch [tokens, n], in place; the decoder's rows stay at unit norm."""
+    found = loss_and_gradients(weights, centring, x, l1)
+    keep_unit_norm(found.gradients[2], weights.decoder)
+    for tensor, gradient in zip(weights.tensors(), found.gradients, strict=True):
+        tensor.grad = gradient
+    adam.step()
+    weights.decoder /= weights.decoder.norm(dim=1, keepdim=True)
+    return found
 
 
 def draw_by_squared_loss(
@@ -368,17 +427,12 @@ def train_autoencoder(
                     f"{label}: activations ended after {step} of {steps} steps; lower autoencoder.tokens or add documents"
                 )
             coefficient = l1 * min(1.0, (step + 1) / l1_warmup_steps) if l1_warmup_steps else l1
-            found = loss_and_gradients(weights, centring, x, coefficient)
+            found = training_step(weights, centring, adam, x, coefficient)
             loss = found.mse + coefficient * found.l1
             if not np.isfinite(loss):
                 raise InputError(
                     f"{label}: the loss is {loss} at step {step}; lower autoencoder.lr, or look at the model's activations"
                 )
-            keep_unit_norm(found.gradients[2], weights.decoder)
-            for tensor, gradient in zip(weights.tensors(), found.gradients, strict=True):
-                tensor.grad = gradient
-            adam.step()
-            weights.decoder /= weights.decoder.norm(dim=1, keepdim=True)
             last_fired[found.fired] = step + 1
             bar.update(tokens_per_step)
             if step + 1 in resample_steps:

@@ -27,9 +27,8 @@ def write_figure(figure: go.Figure, path: str | Path, page: str | Path, record: 
     with staged(page) as temporary:
         library = Path(page).parent / PLOTLYJS
         if not library.exists():
-            with tempfile.TemporaryDirectory(
-                dir=library.parent
-            ) as folder:  # its own: other figures may be drawn just now
+            # In a folder of its own: other jobs may draw figures just now.
+            with tempfile.TemporaryDirectory(dir=library.parent) as folder:
                 (Path(folder) / PLOTLYJS).write_text(get_plotlyjs(), encoding="utf-8")
                 (Path(folder) / PLOTLYJS).replace(library)
         div = Path(page).stem
@@ -169,6 +168,7 @@ def autoencoders(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
             )  # fmt: skip
     figure.update_xaxes(title_text="tokens")
     figure.update_yaxes(type="log", row=1, col=2)
-    figure.update_yaxes(tickformat=".0%", row=1, col=3)
+    highest = max((curve["dead_share"].max() for curve in curves.values()), default=0)
+    figure.update_yaxes(tickformat=".1%", range=[0, max(0.01, 1.05 * highest)], row=1, col=3)
     figure.update_layout(title={"text": "Autoencoders in training"}, template="plotly_white", height=400)
     return figure
