@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from feature_lineage import autoencoder as ae
-from feature_lineage.logs import InputError
+from feature_lineage.logs import InputError, Stopped
 
 N, M, TOKENS = 12, 40, 64
 SETTINGS = [(normalize, mean) for normalize in (False, True) for mean in ("elements", "data")]
@@ -133,7 +133,7 @@ def trained(steps=12, tmp=None, **changes):
     options = {
         "label": "test", "steps": steps, "tokens_per_step": TOKENS, "features": M, "seed": 0, "lr": 1e-2, "l1": 0.01,
         "l1_warmup_steps": 4, "normalize": True, "mean": "elements", "init": "kaiming", "resample_steps": [6],
-        "silent_steps": 3, "checkpoint_seconds": 0.0, "checkpoint_every": 2,
+        "silent_steps": 3, "checkpoint_seconds": 0.0,
     } | changes  # fmt: skip
     batches = options.pop("batches", lambda step: iter(x.split(TOKENS)[step:]))
     pool = options.pop("pool", lambda step: [sample(100, seed=step)])
@@ -179,10 +179,20 @@ def test_an_interrupted_training_ends_in_the_same_bytes(tmp_path):
     resumed, resumed_curve = trained(
         tmp=tmp_path, batches=lambda step: seen.append(step) or iter(x.split(TOKENS)[step:])
     )
-    assert seen == [8]
+    assert seen == [9]
     for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
         assert torch.equal(getattr(whole, name), getattr(resumed, name)), name
     assert curve.equals(resumed_curve)
+
+
+def test_asked_to_stop_it_saves_first(tmp_path):
+    whole, _ = trained(tmp=tmp_path)
+    (tmp_path / "checkpoint.safetensors").unlink()
+    answers = iter([False] * 4 + [True] * 2)
+    with pytest.raises(Stopped, match="after step 5 of 12"):
+        trained(tmp=tmp_path, checkpoint_seconds=1e9, stop=lambda: next(answers))
+    resumed, _ = trained(tmp=tmp_path)
+    assert torch.equal(whole.W_enc, resumed.W_enc)
 
 
 def test_dead_features_are_resampled(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import torch
 
 from feature_lineage import training
 from feature_lineage.language_model import evaluate_model
-from feature_lineage.logs import InputError
+from feature_lineage.logs import InputError, Stopped
 from feature_lineage.tokens import Windows
 from feature_lineage.training import CURVE, last_checkpoint, train_model
 
@@ -196,6 +196,16 @@ def test_killed_and_resumed_equals_unbroken(train, unbroken, kills, options):
         with pytest.raises(Killed):
             train(kill=kill, **options)
     resumed, again = train(**options)
+    assert weights(resumed) == expected
+    assert again.equals(curve)
+
+
+def test_asked_to_stop_it_saves_first(train, unbroken):
+    expected, curve = unbroken()
+    answers = iter([False] * 4)
+    with pytest.raises(Stopped, match="after step 5 of"):
+        train(stop=lambda: next(answers, True))
+    resumed, again = train()
     assert weights(resumed) == expected
     assert again.equals(curve)
 

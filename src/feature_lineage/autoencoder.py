@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch.nn.functional import embedding_bag
 
 from feature_lineage.artifacts import read_json, read_tensors, staged, write_json, write_tensors
-from feature_lineage.logs import InputError, logger, progress
+from feature_lineage.logs import InputError, Stopped, logger, progress
 
 CURVE = pa.schema(
     [
@@ -385,7 +385,7 @@ def train_autoencoder(
     resample_steps: Sequence[int],
     silent_steps: int,
     checkpoint_seconds: float = 120.0,
-    checkpoint_every: int = 8,
+    stop: Callable[[], bool] = lambda: False,
 ) -> tuple[SparseAutoencoder, pa.Table]:
     """Train an autoencoder on a stream of activations; goes on from `checkpoint` if that file exists.
 
@@ -400,8 +400,8 @@ def train_autoencoder(
         features: m.
         seed, lr, l1, l1_warmup_steps, normalize, mean, init: as in `study.Autoencoder`.
         resample_steps, silent_steps: as in `study.Resampling`.
-        checkpoint_seconds: least time between checkpoints.
-        checkpoint_every: checkpoints are written only after a multiple of so many steps.
+        checkpoint_seconds: time between checkpoints.
+        stop: asked after each step; once it says yes, a checkpoint is written and `Stopped` raised.
 
     Returns:
         The autoencoder, and its training curve (schema `CURVE`; loss, mse and l1 as in equation (4), in scaled units if
@@ -454,13 +454,13 @@ def train_autoencoder(
                     }
                 )
                 bar.set_postfix(loss=f"{loss:.4f}", l0=f"{found.l0:.1f}", refresh=False)
-            if (
-                (step + 1) % checkpoint_every == 0
-                and step + 1 < steps
-                and time.monotonic() - saved >= checkpoint_seconds
-            ):
+            if stop() or (step + 1 < steps and time.monotonic() - saved >= checkpoint_seconds):
                 _checkpoint(checkpoint, step + 1, weights, adam, last_fired, rows)
                 saved = time.monotonic()
+                if stop():
+                    raise Stopped(
+                        f"{label}: stopped after step {step + 1} of {steps}; started again it goes on from {checkpoint}"
+                    )
     logger.info(
         "%s: %d steps, loss %.5f, L0 %.1f, dead %.2f %%",
         label,

@@ -215,7 +215,10 @@ def train_on_model(
     chosen = windows.draw(tokens, [seed, 2], "autoencoder.tokens")
 
     def batches(step: int) -> Iterator[torch.Tensor]:
-        return activation_batches(bridge, hook, windows, chosen[step * batch :], batch, AHEAD)
+        # From any step on, the model reads the same windows together: the last bits depend on how many they are.
+        first = step - step % AHEAD
+        found = activation_batches(bridge, hook, windows, chosen[first * batch :], batch, AHEAD)
+        return islice(found, step - first, None)
 
     def pool(step: int) -> Iterator[torch.Tensor]:
         wanted = min(resampling["pool_tokens"], len(windows) * context)
@@ -234,6 +237,5 @@ def train_on_model(
         seed=seed,
         resample_steps=resampling["steps"],
         silent_steps=resampling["silent_steps"],
-        checkpoint_every=AHEAD,
         **options,
     )

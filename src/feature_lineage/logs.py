@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,10 @@ logger = logging.getLogger("feature_lineage")
 
 class InputError(Exception):
     """Something that the reader can mend: the message names the file or key, what was found and the remedy."""
+
+
+class Stopped(InputError):
+    """The job was asked to stop and has saved what it had."""
 
 
 @contextmanager
@@ -41,6 +47,30 @@ def job(log: str | Path) -> Iterator[None]:
     finally:
         for handler in handlers:
             handler.flush()
+
+
+@contextmanager
+def stop_signal() -> Iterator[Callable[[], bool]]:
+    """Turn SIGTERM and Ctrl-C into a question: yields a function that tells whether one has come.
+
+    For jobs that ask it now and then, save what they have and end by raising `Stopped`. A second signal ends the job at once.
+    """
+    came = threading.Event()
+
+    def handle(number: int, frame: object) -> None:
+        came.set()
+        restore()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    try:
+        yield came.is_set
+    finally:
+        restore()
 
 
 def progress(total: float, unit: str, label: str) -> tqdm[Any]:

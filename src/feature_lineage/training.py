@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 
 from feature_lineage.language_model import device
-from feature_lineage.logs import logger, progress
+from feature_lineage.logs import Stopped, logger, progress
 from feature_lineage.tokens import Windows
 
 CURVE = pa.schema(
@@ -55,10 +55,10 @@ class _Sequences(Dataset):
 
 
 class _Progress(TrainerCallback):
-    """A bar with tokens per second, and a mark in each checkpoint once it is whole."""
+    """A bar with tokens per second, a mark in each checkpoint once it is whole, and an early end if one is asked for."""
 
-    def __init__(self, label: str, tokens_per_step: int) -> None:
-        self.label, self.tokens = label, tokens_per_step
+    def __init__(self, label: str, tokens_per_step: int, stop: Callable[[], bool]) -> None:
+        self.label, self.tokens, self.stop = label, tokens_per_step, stop
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.bar = progress(state.max_steps * self.tokens, "tok", self.label)
@@ -66,6 +66,8 @@ class _Progress(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.bar.update(self.tokens)
+        if state.global_step % args.logging_steps == 0 and self.stop():
+            control.should_save = control.should_training_stop = True
 
     def on_log(
         self,
@@ -125,6 +127,7 @@ def train_model(
     warmup_steps: int,
     evaluations: int,
     evaluation_tokens: int,
+    stop: Callable[[], bool] = lambda: False,
 ) -> pa.Table:
     """Train `model` in place on windows of `block` tokens; goes on from the last whole checkpoint in `checkpoints`.
 
@@ -137,6 +140,7 @@ def train_model(
         seed: of the draw of windows and their order.
         balance, tokens, epochs, block, batch, lr, weight_decay, warmup_steps, evaluations, evaluation_tokens: as in
             `study.Training`.
+        stop: asked when the loss is logged; once it says yes, a checkpoint is written and `Stopped` raised.
 
     Returns:
         The training curve, schema `CURVE`: loss in nats per token, accuracy as the share of next tokens predicted right.
@@ -185,7 +189,7 @@ def train_model(
         eval_dataset=held_out_sets,
         preprocess_logits_for_metrics=_sequence_accuracy,
         compute_metrics=_mean_accuracy,
-        callbacks=[_Progress(label, batch * block)],
+        callbacks=[_Progress(label, batch * block, stop)],
     )
     trainer.remove_callback(PrinterCallback)
     logger.info(
@@ -203,6 +207,9 @@ def train_model(
         trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if trainer.state.global_step < steps:
+        step = trainer.state.global_step
+        raise Stopped(f"{label}: stopped after step {step} of {steps}; started again it goes on from {checkpoints}")
     return _curve(trainer.state.log_history, batch * block)
 
 

@@ -10,11 +10,11 @@ from feature_lineage.activations import load_hooked
 from feature_lineage.artifacts import checkpoint_folder, provenance, write_table
 from feature_lineage.autoencoder import CURVE, save_autoencoder
 from feature_lineage.features import train_on_model
-from feature_lineage.logs import job
+from feature_lineage.logs import job, stop_signal
 
 
 def main(smk: Any) -> None:
-    with job(smk.log[0]):
+    with job(smk.log[0]), stop_signal() as stop:
         torch.set_num_threads(smk.params.threads)
         record = provenance(smk.input, smk.params)
         output = Path(smk.output.weights).parent
@@ -26,6 +26,7 @@ def main(smk: Any) -> None:
             checkpoints / "autoencoder.safetensors",
             label=f"autoencoder {output.parent.name} {output.name}",
             seed=smk.params.seed,
+            stop=stop,
             **options,
         )
         save_autoencoder(autoencoder, output, options["hook"], options["context"], record)

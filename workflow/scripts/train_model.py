@@ -8,12 +8,12 @@ import torch
 
 from feature_lineage.artifacts import checkpoint_folder, provenance, write_table
 from feature_lineage.language_model import build_model, load_model, save_model
-from feature_lineage.logs import job
+from feature_lineage.logs import job, stop_signal
 from feature_lineage.training import CURVE, train_model
 
 
 def main(smk: Any) -> None:
-    with job(smk.log[0]):
+    with job(smk.log[0]), stop_signal() as stop:
         torch.set_num_threads(smk.params.threads)
         tokenizer, output = Path(smk.input.tokenizer).parent, Path(smk.output.curve).parent
         record = provenance(smk.input, smk.params)
@@ -31,6 +31,7 @@ def main(smk: Any) -> None:
             seed=smk.params.seed,
             balance=smk.params.balance == "tokens",
             evaluation_tokens=smk.params.evaluation_tokens,
+            stop=stop,
             **smk.params.training,
         )
         save_model(model, tokenizer, output, record)
