@@ -156,6 +156,7 @@ def train_model(
     logged = max(1, steps // 200)
     every = math.ceil(steps / (evaluations * logged)) * logged  # a resumed run knows no loss from before its checkpoint
     cuda = device().type == "cuda"
+    checkpoint = last_checkpoint(checkpoints)
     trainer = Trainer(
         model=model,
         args=TrainingArguments(
@@ -178,7 +179,7 @@ def train_model(
             logging_first_step=True,
             eval_strategy="steps",
             eval_steps=every,
-            eval_on_start=True,
+            eval_on_start=checkpoint is None,
             save_strategy="steps",
             save_steps=every,
             save_total_limit=2,
@@ -199,7 +200,6 @@ def train_model(
         steps,
         f"{batch * block:,}",
     )
-    checkpoint = last_checkpoint(checkpoints)
     if checkpoint:
         logger.info("%s: going on from %s", label, checkpoint)
     if checkpoint and checkpoint.name == f"checkpoint-{steps}":  # Trainer would take one step more
@@ -223,23 +223,15 @@ def _mean_accuracy(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def _curve(history: list[dict[str, Any]], tokens_per_step: int) -> pa.Table:
-    rows: dict[tuple[int, str | None], dict[str, Any]] = {}  # keyed, since a resumed run measures its first step again
+    rows: list[dict[str, Any]] = []
     for entry in history:
         base = {"step": entry["step"], "tokens": entry["step"] * tokens_per_step}
         if "loss" in entry:
-            rows[entry["step"], None] = base | {
-                "split": "train",
-                "loss": entry["loss"],
-                "learning_rate": entry["learning_rate"],
-            }
+            rows.append(base | {"split": "train", "loss": entry["loss"], "learning_rate": entry["learning_rate"]})
         for key in entry:
             if key.startswith("eval_") and key.endswith("_accuracy"):
                 corpus = key.removeprefix("eval_").removesuffix("_accuracy")
-                rows[entry["step"], corpus] = base | {
-                    "split": "validation",
-                    "corpus": corpus,
-                    "loss": entry[f"eval_{corpus}_loss"],
-                    "accuracy": entry[key],
-                }
-    ordered = sorted(rows.values(), key=lambda row: (row["step"], row["split"], row.get("corpus") or ""))
-    return pa.Table.from_pylist(ordered, CURVE)
+                measured = {"loss": entry[f"eval_{corpus}_loss"], "accuracy": entry[key]}
+                rows.append(base | {"split": "validation", "corpus": corpus} | measured)
+    rows.sort(key=lambda row: (row["step"], row["split"], row.get("corpus") or ""))
+    return pa.Table.from_pylist(rows, CURVE)
