@@ -557,6 +557,6 @@ def test_full_disk_under_the_index_of_hashes_is_told_as_such(tmp_path, monkeypat
 
     monkeypatch.setattr(sqlite3, "connect", small)
     documents = (Document(f"document {i}", "s", None) for i in range(5000))
-    with pytest.raises(InputError, match=r"train.parquet: the disk is full; free some space"):
+    with pytest.raises(InputError, match=r"v.parquet: the disk is full; free some space"):
         build_corpus(documents, tmp_path / "train.parquet", tmp_path / "v.parquet", {}, name="c", validation_share=0.2)
     assert list(tmp_path.iterdir()) == []

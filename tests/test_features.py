@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from feature_lineage import features
+from feature_lineage import features, samples
 from feature_lineage.activations import activation_batches, activations, load_hooked, next_token_losses
 from feature_lineage.autoencoder import SparseAutoencoder
 from feature_lineage.language_model import build_model, save_model
@@ -105,7 +105,7 @@ def test_losses_with_replaced_activations(study, bridge):
 
 
 def test_a_sample_has_as_many_tokens_of_each_corpus_and_knows_their_documents(study):
-    sample = features.draw_sample(directories(study), 800, 8, seed=0)
+    sample = samples.draw_sample(directories(study), 800, 8, seed=0)
     assert sample["tokens"].shape == (100, 8)
     assert np.bincount(sample["corpus"]).tolist() == [50, 50]
     assert len(np.unique(sample["tokens"], axis=0)) > 90
@@ -117,18 +117,18 @@ def test_a_sample_has_as_many_tokens_of_each_corpus_and_knows_their_documents(st
             steps = np.flatnonzero(np.diff(sample["document"][row]))
             assert inside.tolist() == steps.tolist()
             assert sample["document"][row].max() < len(ends)
-    again = features.draw_sample(directories(study), 800, 8, seed=0)
+    again = samples.draw_sample(directories(study), 800, 8, seed=0)
     assert all((sample[key] == again[key]).all() for key in sample)
-    assert not (features.draw_sample(directories(study), 800, 8, seed=1)["tokens"] == sample["tokens"]).all()
+    assert not (samples.draw_sample(directories(study), 800, 8, seed=1)["tokens"] == sample["tokens"]).all()
 
 
 def test_a_sample_larger_than_a_corpus_is_refused(study):
     with pytest.raises(InputError, match=r"tokens/ast.*smaller than asked.*flow\.tokens"):
-        features.draw_sample(directories(study), 10**6, 8, seed=0)
+        samples.draw_sample(directories(study), 10**6, 8, seed=0)
 
 
 def test_collected_features_are_the_non_zero_ones_of_the_autoencoder(study, bridge):
-    tokens = features.draw_sample(directories(study), 400, 8, seed=0)["tokens"]
+    tokens = samples.draw_sample(directories(study), 400, 8, seed=0)["tokens"]
     autoencoder = random_autoencoder()
     statistics = features.Statistics(tokens.size, 48)
     batches = features.feature_batches(bridge, HOOK, autoencoder, tokens, "test", batch=7)

@@ -118,22 +118,35 @@ def staged(path: str | Path) -> Iterator[Path]:
     temporary = path.parent / f".{path.name}.partial"
     _remove(temporary)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        if temporary.is_dir():
-            path.mkdir(exist_ok=True)
-            for file in sorted(temporary.iterdir()):
-                file.replace(path / file.name)
-        else:
-            temporary.replace(path)
+        with full_disk_named(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            if temporary.is_dir():
+                path.mkdir(exist_ok=True)
+                for file in sorted(temporary.iterdir()):
+                    file.replace(path / file.name)
+            else:
+                temporary.replace(path)
+    finally:
+        _remove(temporary)
+
+
+_FULL = ("No space left on device", "disk is full", "requested and")  # in the words of the system, SQLite and numpy
+
+
+@contextmanager
+def full_disk_named(path: str | Path) -> Iterator[None]:
+    """Turn the many errors that a full disk causes into one that names what was being written."""
+    try:
+        yield
+    except InputError:
+        raise
     except Exception as error:
         if no_space(error):
             raise InputError(
                 f"{path}: the disk is full; free some space there and start again, finished steps are kept"
             ) from error
         raise
-    finally:
-        _remove(temporary)
 
 
 def no_space(error: BaseException | None) -> bool:
@@ -141,7 +154,7 @@ def no_space(error: BaseException | None) -> bool:
     while error is not None:
         if getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT}:
             return True
-        if any(words in str(error) for words in ("No space left on device", "disk is full")):  # the latter is SQLite's
+        if any(words in str(error) for words in _FULL):
             return True
         error = error.__cause__ or error.__context__
     return False

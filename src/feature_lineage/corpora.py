@@ -137,7 +137,9 @@ def file_documents(path: Path, source: str, text: str) -> Iterator[Document]:
             f"{path}: not UTF-8 ({error.reason} at byte {error.start}); convert the file or leave it out"
         ) from None
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
-        raise InputError(f"{path}: cannot be read, it is missing, truncated or damaged ({error})") from error
+        raise InputError(
+            f"{path}: cannot be read, it is missing, truncated or damaged ({error}); replace it or leave it out"
+        ) from error
 
 
 def _open(path: Path) -> Any:

@@ -1,4 +1,4 @@
-"""One shared sample of token windows, and the features that fire on it: only non-zero activations are kept."""
+"""What a model and its autoencoder do together: training on activations, the features that fire, evaluation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from feature_lineage.activations import activation_batches, activations, next_token_losses
 from feature_lineage.autoencoder import DEFINITIONS, Evaluation, SparseAutoencoder, train_autoencoder
 from feature_lineage.logs import progress
-from feature_lineage.tokens import Windows, document_ends
+from feature_lineage.tokens import Windows
 
 STATISTICS = pa.schema(
     [
@@ -26,33 +26,6 @@ STATISTICS = pa.schema(
     ]
 )
 ACTIVATIONS = pa.schema([("token", pa.int32()), ("feature", pa.int32()), ("activation", pa.float32())])
-
-
-def draw_sample(directories: Mapping[str, str | Path], tokens: int, length: int, seed: int) -> dict[str, np.ndarray]:
-    """Draw a sample: the same number of windows from each corpus, sorted by corpus and position.
-
-    Args:
-        directories: validation token directory by corpus.
-        tokens: tokens in all.
-        length: tokens of a window.
-        seed: the draw depends on this alone.
-
-    Returns:
-        `tokens` int32 [windows, length]; `corpus` int32 [windows], numbered as in `directories`; `document` int32
-        [windows, length], the number of each token's document in its corpus.
-    """
-    windows = Windows(directories, length)
-    chosen = np.sort(windows.draw(tokens, [seed, 3], "flow.tokens", balance=True))
-    corpus, position = windows.places(chosen)
-    document = np.empty((len(chosen), length), np.int32)
-    for number, path in enumerate(directories.values()):
-        rows = corpus == number
-        document[rows] = np.searchsorted(document_ends(path), position[rows, None] + np.arange(length), side="right")
-    return {
-        "tokens": windows[chosen].astype(np.int32),
-        "corpus": corpus.astype(np.int32),
-        "document": document,
-    }
 
 
 @torch.no_grad()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,30 +10,23 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 import plotly.io as pio
-from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
 from feature_lineage.artifacts import KEY, staged, write_json
 
 # Okabe & Ito's palette: told apart by readers with any colour vision.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
-PLOTLYJS = "plotly.min.js"
 
 
 def write_figure(figure: go.Figure, path: str | Path, page: str | Path, record: dict[str, Any]) -> None:
-    """Write a figure as plotly JSON, and as a page that opens offline with `plotly.min.js` beside it."""
+    """Write a figure as plotly JSON, and as a page that opens offline."""
     write_json(path, json.loads(figure.to_json()), record)
     with staged(page) as temporary:
-        library = Path(page).parent / PLOTLYJS
-        if not library.exists():
-            # In a folder of its own: other jobs may draw figures just now.
-            with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-                (Path(folder) / PLOTLYJS).write_text(get_plotlyjs(), encoding="utf-8")
-                (Path(folder) / PLOTLYJS).replace(library)
         div = Path(page).stem
-        html = pio.to_html(figure, include_plotlyjs=PLOTLYJS, div_id=div, full_html=True)
+        html = pio.to_html(figure, include_plotlyjs=True, div_id=div, full_html=True)
         note = json.dumps(record, sort_keys=True).replace("<", "\\u003c")
-        html = html.replace("</body>", f'<script type="application/json" id="{KEY}">{note}</script></body>')
+        head, _, tail = html.rpartition("</body>")
+        html = f'{head}<script type="application/json" id="{KEY}">{note}</script></body>{tail}'
         temporary.write_text(html, encoding="utf-8")
 
 

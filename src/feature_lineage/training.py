@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
+from feature_lineage.artifacts import full_disk_named
 from feature_lineage.language_model import device
 from feature_lineage.logs import Stopped, logger, progress
 from feature_lineage.tokens import Windows
@@ -206,7 +207,8 @@ def train_model(
         trainer._load_from_checkpoint(str(checkpoint))
         trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     else:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with full_disk_named(checkpoints):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.state.global_step < steps:
         step = trainer.state.global_step
         raise Stopped(f"{label}: stopped after step {step} of {steps}; started again it goes on from {checkpoints}")

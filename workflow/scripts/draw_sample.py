@@ -3,8 +3,8 @@
 from typing import Any
 
 from feature_lineage.artifacts import provenance, write_tensors
-from feature_lineage.features import draw_sample
 from feature_lineage.logs import job
+from feature_lineage.samples import draw_sample
 
 
 def main(smk: Any) -> None:
