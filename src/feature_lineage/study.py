@@ -524,6 +524,8 @@ def _problem(entry: Any) -> tuple[str, Any, str]:
         near = difflib.get_close_matches(str(loc[-1]), allowed, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         return key, entry["input"], f"no such key{hint}, but {', '.join(allowed)}"
+    if kind in ("model_type", "dict_type"):
+        return key, entry["input"], "a block of keys"
     if kind == "missing":
         return key, _NOTHING, "this key must be given"
     if kind == "string_pattern_mismatch" and entry["ctx"]["pattern"] == NAME_PATTERN:

@@ -159,7 +159,7 @@ def test_truncated_artefacts_are_named_by_who_reads_them(copy, file, named, read
     with pytest.raises(InputError) as error:
         read(path)
     assert f"{os.path.normpath(path / named)}: " in str(error.value)
-    assert "delete" in str(error.value) and "Snakemake again" in str(error.value)
+    assert all(word in str(error.value) for word in ("delete", "Snakemake", "again"))
 
 
 def test_a_truncated_artefact_deleted_is_made_anew_as_the_error_says(copy):

@@ -88,12 +88,12 @@ def writers(results: Path):
     }
 
 
-@pytest.mark.parametrize("name", writers(Path()))
-def test_each_writer_names_the_file_and_leaves_nothing_half_written(study, disk, name):
+@pytest.mark.parametrize(("name", "free"), [*((name, 64) for name in writers(Path())), ("training", 300)])
+def test_each_writer_names_the_file_and_leaves_nothing_half_written(study, disk, name, free):
     path = disk.root / "results" / name
     path.parent.mkdir()
     write = writers(study.results)[name]
-    disk.leave(64 * 1024)
+    disk.leave(free * 1024)
     with pytest.raises(InputError, match=rf"{path}.*disk is full.*free some space") as error:
         write(path)
     assert "start again" in str(error.value)
