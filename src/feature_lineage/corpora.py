@@ -170,7 +170,9 @@ def _json_documents(path: Path, source: str, text: str) -> Iterator[Document]:
             try:
                 entry = json.loads(line.decode("utf-8"))
             except json.JSONDecodeError as error:
-                raise InputError(f"{path}:{number}: not JSON ({error}); the file may be truncated") from None
+                raise InputError(
+                    f"{path}:{number}: not JSON ({error}), the file may be truncated; replace it or leave it out"
+                ) from None
             except UnicodeDecodeError as error:
                 raise InputError(
                     f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start}); convert the file or leave it out"

@@ -81,7 +81,7 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedT
         )
     except Exception as error:  # the loaders raise many kinds, down to a bare Exception from the tokenizers library
         raise InputError(
-            f"tokenizer {path}: cannot be loaded ({error}); check the name or path, the revision and the network, or delete it if Snakemake made it, and run that again"
+            f"tokenizer {path}: cannot be loaded ({error}); check the name or path, the revision and the network; if it is one of the results, delete it and run Snakemake again"
         ) from error
     if not tokenizer.is_fast:
         raise InputError(
