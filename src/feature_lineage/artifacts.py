@@ -131,7 +131,8 @@ def staged(path: str | Path) -> Iterator[Path]:
         _remove(temporary)
 
 
-_FULL = ("No space left on device", "disk is full", "requested and")  # in the words of the system, SQLite and numpy
+# In the words of the system, SQLite, numpy and, twice, torch.
+_FULL = ("No space left on device", "disk is full", "requested and", "iostream error", "inline_container.cc")
 
 
 @contextmanager
