@@ -239,14 +239,26 @@ def test_resampling_draws_by_the_loss_of_each_input(monkeypatch):
     torch.testing.assert_close(seen[0], expected.detach().float(), rtol=1e-5, atol=1e-6)
 
 
-def test_only_features_silent_for_long_enough_are_resampled(tmp_path):
-    """With a negative bias that no input overcomes a feature is dead; the others fire all the time."""
-    calls = []
-    _, curve = trained(
-        tmp=tmp_path, steps=12, silent_steps=6, resample_steps=[6], pool=lambda s: calls.append(s) or [sample(100)]
+def test_only_features_silent_for_long_enough_are_resampled(tmp_path, monkeypatch):
+    """At step 6, silent for 4: last fired at step 2 or never is dead, last fired at step 3 is not."""
+    last = {3: 0, 5: 2, 7: 3}
+    real, count, dead = ae.training_step, [0], []
+
+    def step(*arguments):
+        found = real(*arguments)
+        count[0] += 1
+        found.fired[:] = True
+        for feature, at in last.items():
+            found.fired[feature] = count[0] <= at
+        return found
+
+    monkeypatch.setattr(ae, "training_step", step)
+    monkeypatch.setattr(
+        ae, "_resample", lambda weights, centring, adam, found, *rest, **named: dead.append(found.tolist())
     )
-    assert calls == [] or calls == [6]
-    assert curve["dead_share"].to_pylist()[-1] <= 1
+    _, curve = trained(tmp=tmp_path, steps=6, silent_steps=4, resample_steps=[6])
+    assert dead == [[3, 5]]
+    assert curve["dead_share"].to_pylist()[4] == pytest.approx(1 / M)  # step 5: only the one that never fired
 
 
 def test_a_loss_that_explodes_stops_with_the_step(tmp_path):
