@@ -7,7 +7,7 @@ import time
 import torch
 from safetensors.torch import load_file
 
-from feature_lineage.autoencoder import BETAS, Centring, Weights, training_step
+from feature_lineage.training_step import BETAS, Centring, Weights, l1, training_step
 
 
 def main() -> None:
@@ -16,9 +16,10 @@ def main() -> None:
     place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     given = {name: tensor.to(place) for name, tensor in load_file(sys.argv[1]).items()}
     x, decoder = given["x"], given["decoder"]
-    weights = Weights(decoder.clone(), given["bias"], decoder, torch.zeros(x.shape[1], device=place))
-    centring = Centring(1.0, torch.zeros(x.shape[1], device=place), elements=False)
-    adam = torch.optim.Adam(weights.tensors(), lr=1e-9, betas=BETAS, fused=True)
+    nothing = torch.zeros(x.shape[1], device=place)
+    weights = Weights(decoder.clone(), given["bias"], decoder, nothing, torch.zeros_like(given["bias"]))
+    centring = Centring(1.0, nothing.clone(), elements=False)
+    adam = torch.optim.Adam(l1().trained(weights), lr=1e-9, betas=BETAS, fused=True)
     out = torch.empty(len(x), len(decoder), device=place)
     l0 = 0.0
     with torch.no_grad():
@@ -27,7 +28,7 @@ def main() -> None:
             if line.strip() == "product":
                 torch.mm(x, weights.encoder.T, out=out)
             elif line.strip() == "step":
-                l0 = training_step(weights, centring, adam, x, 3e-4).l0
+                l0 = training_step(l1(), weights, centring, adam, x, 3e-4).l0
             if place.type == "cuda":
                 torch.cuda.synchronize()
             if line.strip() == "about":

@@ -109,3 +109,48 @@ def tiny_model(architecture, tokenizer_dir, one_thread):
     from feature_lineage.language_model import build_model
 
     return lambda seed=0, **changes: build_model(architecture | changes, tokenizer_dir, seed)
+
+
+HOOK = "blocks.0.mlp.hook_post"
+
+
+@pytest.fixture(scope="session")
+def tiny_study(tmp_path_factory):
+    """Two corpora of real text as tokens, and a random model under a path that names another architecture."""
+    import ast
+    import inspect
+    import textwrap
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from feature_lineage.language_model import build_model, save_model
+    from feature_lineage.tokens import encode_corpus, save_tokenizer, train_tokenizer
+
+    folder = tmp_path_factory.mktemp("study")
+    for corpus, module in (("ast", ast), ("wrap", textwrap)):
+        texts = [part for part in inspect.getsource(module).split("\n\n") if part.strip()] * 2
+        table = pa.table({"text": texts, "source": ["s"] * len(texts), "license": ["l"] * len(texts)})
+        pq.write_table(table, folder / f"{corpus}.parquet")
+    save_tokenizer(train_tokenizer([folder / "ast.parquet"], 400), folder / "tokenizer", {})
+    for corpus in ("ast", "wrap"):
+        encode_corpus(
+            folder / f"{corpus}.parquet", folder / "tokenizer", folder / "tokens" / corpus, {}, shard_tokens=2000
+        )
+    shape = TINY | {"intermediate_size": 24}
+    save_model(build_model(shape, folder / "tokenizer", seed=0), folder / "tokenizer", folder / "llama-gemma-gpt2", {})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def token_directories(tiny_study):
+    """Token directory by corpus."""
+    return {corpus: tiny_study / "tokens" / corpus for corpus in ("ast", "wrap")}
+
+
+@pytest.fixture(scope="session")
+def bridge(tiny_study):
+    """The model, with hook points."""
+    from feature_lineage.activations import load_hooked
+
+    return load_hooked(tiny_study / "llama-gemma-gpt2", HOOK)

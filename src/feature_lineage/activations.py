@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from queue import Full, Queue
 
 import numpy as np
 import torch
@@ -14,6 +17,7 @@ from feature_lineage.logs import InputError
 from feature_lineage.tokens import Windows, load_tokenizer
 
 Replacement = Callable[[torch.Tensor], torch.Tensor]
+_hooks = threading.Lock()  # hooks are attached to the model itself: one forward pass at a time
 
 
 class _Reached(Exception):
@@ -50,7 +54,8 @@ def activations(bridge: TransformerBridge, hook: str, tokens: np.ndarray) -> tor
         raise _Reached
 
     try:
-        bridge.run_with_hooks(torch.from_numpy(tokens).to(bridge.cfg.device), fwd_hooks=[(hook, keep)])
+        with _hooks:
+            bridge.run_with_hooks(torch.from_numpy(tokens).to(bridge.cfg.device), fwd_hooks=[(hook, keep)])
     except _Reached:
         return found[0]
     raise InputError(f"hook point {hook!r} (autoencoder.hook) was not reached in a forward pass")
@@ -86,5 +91,84 @@ def next_token_losses(
         return replace(value.flatten(0, 1)).reshape(value.shape)
 
     ids = torch.from_numpy(tokens).to(bridge.cfg.device)
-    logits = bridge.run_with_hooks(ids, fwd_hooks=[(hook, splice)] if replace else [])
+    with _hooks:
+        logits = bridge.run_with_hooks(ids, fwd_hooks=[(hook, splice)] if replace else [])
     return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+
+
+def spliced_losses(
+    bridge: TransformerBridge, hook: str, tokens: np.ndarray, kinds: Sequence[Replacement | None], batch: int = 64
+) -> list[float]:
+    """Mean next-token cross-entropy, nats, with the activations at `hook` replaced in each of these ways (None: as they are).
+
+    Args:
+        bridge: the model.
+        hook: hook point.
+        tokens: token ids [windows, length].
+        kinds: see `next_token_losses`.
+        batch: windows at a time.
+    """
+    sums = [0.0] * len(kinds)
+    for first in range(0, len(tokens), batch):
+        part = tokens[first : first + batch]
+        for number, replace in enumerate(kinds):
+            sums[number] += float(next_token_losses(bridge, hook, part, replace).sum(dtype=torch.float64))
+    return [total / (tokens.shape[0] * (tokens.shape[1] - 1)) for total in sums]
+
+
+def loss_recovered(clean: float, zero: float, spliced: float) -> float:
+    """(zero - spliced) / (zero - clean), losses with activations replaced by zero, by reconstructions, and as they are."""
+    return (zero - spliced) / (zero - clean) if zero != clean else 0.0
+
+
+class ReadAhead:
+    """An iterator that runs another one in a thread of its own, up to `depth` items ahead.
+
+    `busy`: seconds that it has worked, whoever waited; `waited`: seconds that its reader has waited for it.
+    """
+
+    def __init__(self, source: Iterator[torch.Tensor], depth: int) -> None:
+        self.busy = self.waited = 0.0
+        self._source = source
+        self._items: Queue[torch.Tensor | BaseException | None] = Queue(depth)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def __enter__(self) -> ReadAhead:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._closed.set()
+        self._thread.join()
+
+    def __iter__(self) -> ReadAhead:
+        return self
+
+    def __next__(self) -> torch.Tensor:
+        asked = time.monotonic()
+        item = self._items.get()
+        self.waited += time.monotonic() - asked
+        if isinstance(item, BaseException):
+            raise item
+        if item is None:
+            raise StopIteration
+        return item
+
+    def _work(self) -> None:
+        item: torch.Tensor | BaseException | None = None
+        while not self._closed.is_set():
+            began = time.monotonic()
+            try:
+                item = next(self._source, None)
+            except BaseException as error:  # the reader is to see it
+                item = error
+            self.busy += time.monotonic() - began
+            while not self._closed.is_set():
+                try:
+                    self._items.put(item, timeout=0.1)
+                    break
+                except Full:
+                    continue
+            if item is None or isinstance(item, BaseException):
+                return

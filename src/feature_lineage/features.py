@@ -1,20 +1,17 @@
-"""What a model and its autoencoder do together: training on activations, the features that fire, evaluation."""
+"""The features of an autoencoder that fire on a sample of tokens, and their statistics."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from itertools import islice
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from feature_lineage.activations import activation_batches, activations, next_token_losses
-from feature_lineage.autoencoder import DEFINITIONS, Evaluation, SparseAutoencoder, train_autoencoder
+from feature_lineage.activations import activations
+from feature_lineage.autoencoder import SparseAutoencoder
 from feature_lineage.logs import progress
-from feature_lineage.tokens import Windows
 
 STATISTICS = pa.schema(
     [
@@ -30,7 +27,7 @@ ACTIVATIONS = pa.schema([("token", pa.int32()), ("feature", pa.int32()), ("activ
 
 @torch.no_grad()
 def feature_batches(
-    bridge: Any, hook: str, autoencoder: SparseAutoencoder, tokens: np.ndarray, label: str, batch: int = 256
+    bridge: Any, hook: str, autoencoder: SparseAutoencoder, tokens: np.ndarray, label: str, batch: int = 64
 ) -> Iterator[pa.RecordBatch]:
     """Non-zero feature activations of a sample, ordered by token, then feature; schema `ACTIVATIONS`.
 
@@ -84,131 +81,3 @@ class Statistics:
             self.max,
         ]
         return pa.table(columns, schema=STATISTICS)
-
-
-@torch.no_grad()
-def evaluate_autoencoder(
-    bridge: Any,
-    hook: str,
-    autoencoder: SparseAutoencoder,
-    directories: Mapping[str, str | Path],
-    context: int,
-    tokens: int,
-    label: str,
-) -> dict[str, Any]:
-    """Evaluate an autoencoder on validation windows of its model's corpora; see `autoencoder.DEFINITIONS`.
-
-    Args:
-        bridge: the model (`activations.load_hooked`).
-        hook: hook point.
-        autoencoder: its autoencoder, on the same device.
-        directories: validation token directory by corpus.
-        context: tokens of a window.
-        tokens: tokens in all, the same from each corpus.
-        label: name in the progress bar.
-    """
-    windows = Windows(directories, context)
-    each = max(1, tokens // len(windows.corpora))
-    total = Evaluation(*autoencoder.W_enc.shape)
-    losses: dict[str, dict[str, float]] = {}
-    counts: dict[str, int] = {}
-
-    def splice(x: torch.Tensor) -> torch.Tensor:
-        features = autoencoder.encode(x)
-        reconstruction = autoencoder.decode(features)
-        total.add(x, features, reconstruction)
-        return reconstruction
-
-    with progress(each * len(windows.corpora), "tok", label) as bar:
-        for number, corpus in enumerate(windows.corpora):
-            chosen = windows.spread(number, each)
-            sums = dict.fromkeys(("clean", "spliced", "zero"), 0.0)
-            for first in range(0, len(chosen), 256):
-                ids = windows[chosen[first : first + 256]]
-                for kind, replace in (("clean", None), ("spliced", splice), ("zero", torch.zeros_like)):
-                    sums[kind] += float(next_token_losses(bridge, hook, ids, replace).sum(dtype=torch.float64))
-                bar.update(ids.size)
-            counts[corpus] = len(chosen) * (context - 1)
-            losses[corpus] = sums
-    whole = {
-        kind: sum(sums[kind] for sums in losses.values()) / sum(counts.values())
-        for kind in ("clean", "spliced", "zero")
-    }
-    return (
-        total.result()
-        | _recovered(whole)
-        | {
-            "corpora": {
-                c: _recovered({kind: value / counts[c] for kind, value in sums.items()}) for c, sums in losses.items()
-            }
-        }
-        | {"definitions": dict(DEFINITIONS)}
-    )
-
-
-def _recovered(losses: dict[str, float]) -> dict[str, float]:
-    gap = losses["zero"] - losses["clean"]
-    share = (losses["zero"] - losses["spliced"]) / gap if gap else 0.0
-    return {"loss_recovered": share} | {f"loss_{kind}": value for kind, value in losses.items()}
-
-
-AHEAD = 8  # batches that the language model reads at once
-SAMPLE_BATCHES = 8  # batches that scale, mean and geometric median are taken from
-
-
-def train_on_model(
-    bridge: Any,
-    directories: Mapping[str, str | Path],
-    checkpoint: str | Path,
-    *,
-    label: str,
-    seed: int,
-    hook: str,
-    expansion: int,
-    tokens: int,
-    context: int,
-    batch: int,
-    resampling: Mapping[str, Any],
-    **options: Any,
-) -> tuple[SparseAutoencoder, pa.Table]:
-    """Train an autoencoder on a model's activations, in blocks drawn uniformly without replacement from all its corpora.
-
-    Args:
-        bridge: the model (`activations.load_hooked`).
-        directories: training token directory by corpus of the model's trace.
-        checkpoint: file of this run alone.
-        label: name in the progress bar.
-        seed: of the weights and of the blocks drawn.
-        hook, expansion, tokens, context, batch, resampling, options: as in `study.Autoencoder`.
-
-    Returns:
-        As `autoencoder.train_autoencoder`.
-    """
-    windows = Windows(directories, context)
-    chosen = windows.draw(tokens, [seed, 2], "autoencoder.tokens")
-
-    def batches(step: int) -> Iterator[torch.Tensor]:
-        # From any step on, the model reads the same windows together: the last bits depend on how many they are.
-        first = step - step % AHEAD
-        found = activation_batches(bridge, hook, windows, chosen[first * batch :], batch, AHEAD)
-        return islice(found, step - first, None)
-
-    def pool(step: int) -> Iterator[torch.Tensor]:
-        wanted = min(resampling["pool_tokens"], len(windows) * context)
-        drawn = windows.draw(wanted, [seed, 2, step], "autoencoder.resampling.pool_tokens")
-        return activation_batches(bridge, hook, windows, drawn, batch=min(batch, len(drawn)), ahead=AHEAD)
-
-    return train_autoencoder(
-        batches,
-        pool,
-        torch.cat(list(islice(batches(0), SAMPLE_BATCHES))),
-        checkpoint,
-        label=label,
-        steps=len(chosen) // batch,
-        tokens_per_step=batch * context,
-        features=expansion * activations(bridge, hook, windows[chosen[:1]]).shape[1],
-        seed=seed,
-        resample_steps=resampling["steps"],
-        silent_steps=resampling["silent_steps"],
-        **options,
-    )

@@ -148,19 +148,27 @@ def training(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
 
 
 def autoencoders(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
-    """Squared error, L0 and share of dead features of each autoencoder against the tokens it has seen."""
-    panels = {"mse": "mean squared error", "l0": "L0", "dead_share": "dead features"}
-    figure = make_subplots(rows=1, cols=3, subplot_titles=tuple(panels.values()))
+    """L0, squared error, loss recovered and share of dead features of each autoencoder against the tokens it has seen."""
+    panels = {
+        "l0": "L0",
+        "mse": "mean squared error",
+        "loss_recovered": "loss recovered",
+        "dead_share": "dead features",
+    }
+    figure = make_subplots(rows=2, cols=2, subplot_titles=tuple(panels.values()))
     palette = colours(list(curves))
     for name, curve in curves.items():
-        for column, value in enumerate(panels, start=1):
+        for place, value in enumerate(panels):
+            found = curve.dropna(subset=[value])
             figure.add_scatter(
-                x=curve["tokens"], y=curve[value], name=name, legendgroup=name, showlegend=column == 1, mode="lines",
-                line={"color": palette[name]}, row=1, col=column,
+                x=found["tokens"], y=found[value], name=name, legendgroup=name, showlegend=place == 0, mode="lines",
+                line={"color": palette[name]}, row=place // 2 + 1, col=place % 2 + 1,
             )  # fmt: skip
-    figure.update_xaxes(title_text="tokens")
-    figure.update_yaxes(type="log", row=1, col=2)
+    figure.update_xaxes(title_text="tokens", row=2)
+    figure.update_yaxes(type="log", row=1, col=1)
+    # An untrained reconstruction is worse than zeros; the share below 0 is of no interest.
+    figure.update_yaxes(tickformat=".0%", range=[0, 1.02], row=2, col=1)
     highest = max((curve["dead_share"].max() for curve in curves.values()), default=0)
-    figure.update_yaxes(tickformat=".1%", range=[0, max(0.01, 1.05 * highest)], row=1, col=3)
-    figure.update_layout(title={"text": "Autoencoders in training"}, template="plotly_white", height=400)
+    figure.update_yaxes(tickformat=".1%", range=[0, max(0.01, 1.05 * highest)], row=2, col=2)
+    figure.update_layout(title={"text": "Autoencoders in training"}, template="plotly_white", height=640)
     return figure

@@ -275,10 +275,22 @@ class Autoencoder(Block):
     context: int = Field(24, gt=1, description="Length of a block, in tokens: what the language model reads at once.")
     batch: int = Field(128, gt=0, description="Blocks in a batch.")
     lr: float = Field(1e-4, gt=0, description="Learning rate of Adam (.9, .9999), constant.")
+    variant: Literal["l1", "topk", "batchtopk", "jumprelu"] = Field(
+        "l1",
+        description="What keeps features few: an `l1` penalty (the paper's), the `l0` largest of each token (`topk`) or of the "
+        "batch (`batchtopk`), or trained thresholds and a penalty on their number (`jumprelu`).",
+    )
+    l0: float | None = Field(
+        None,
+        gt=0,
+        description="Mean number of active features per token to reach. With `l1` and `jumprelu`, λ is steered until it is "
+        "reached, so that models can be compared at equal sparsity; not set, λ stays. `topk` and `batchtopk` need it, whole.",
+    )
     l1: float = Field(
         3e-4,
         gt=0,
-        description="λ of equation (4), beside a squared error averaged over elements and an L1 summed over features.",
+        description="λ of equation (4), beside a squared error averaged over elements and an L1 summed over features (with "
+        "`jumprelu`, the number of active features). With `l0`, where λ begins.",
     )
     l1_warmup_steps: int = Field(0, ge=0, description="Steps over which λ rises from 0.")
     normalize: bool = Field(
@@ -291,8 +303,10 @@ class Autoencoder(Block):
         description="The mean that equation (1) subtracts: over the `elements` of each activation vector, or over the `data`, "
         "then added back to the reconstruction.",
     )
-    init: Literal["kaiming", "transpose"] = Field(
-        "kaiming", description="Encoder's start: Kaiming-uniform, or the transpose of the decoder's."
+    init: Literal["kaiming", "transpose", "parent"] = Field(
+        "kaiming",
+        description="The start: decoder and encoder Kaiming-uniform; the encoder as the `transpose` of the decoder; or all as in "
+        "the trained autoencoder of the model's `parent` (of two, the first), and `transpose` where there is none.",
     )
     resampling: Resampling = Field(default_factory=Resampling, description="Resampling of dead features.")
     seeds: list[Annotated[int, Field(ge=0)]] = Field(
@@ -300,6 +314,22 @@ class Autoencoder(Block):
         min_length=1,
         description="One autoencoder of each model is trained per seed.",
     )
+
+    @model_validator(mode="after")
+    def _fits_the_variant(self) -> Autoencoder:
+        if self.variant in ("topk", "batchtopk") and (self.l0 is None or self.l0 != int(self.l0)):
+            raise PydanticCustomError(
+                "l0",
+                "variant {variant} needs l0, the number of active features per token, a whole number; found {l0}",
+                {"variant": self.variant, "l0": "none" if self.l0 is None else self.l0},
+            )
+        if self.variant == "jumprelu" and not self.normalize:
+            raise PydanticCustomError(
+                "normalize",
+                "variant jumprelu needs normalize: true, since the width of its thresholds' band is in those units",
+                {},
+            )
+        return self
 
 
 class Flow(Block):

@@ -114,6 +114,15 @@ def parent_files(wildcards):
     ]
 
 
+def parent_autoencoder(model, seed):
+    """The autoencoder that a model's own starts from, if it starts from one."""
+    parents = study.parents(model)
+    if study.autoencoder.init != "parent" or not parents:
+        return []
+    folder = f"<results>/saes/{parents[0]}/seed{seed}"
+    return expand(folder + "/{file}", file=("sae_weights.safetensors", "cfg.json"))
+
+
 def edge_correlations(seed):
     """Correlations of every edge between autoencoders of one seed."""
     pattern = "<results>/correlations/{}/{}.seed{}--{}.seed{}.parquet"

@@ -5,6 +5,8 @@ rule train_autoencoder:
     input:
         model=lambda w: checkpoint_files(w.model),
         train=lambda w: tokens(study.trace(w.model), "train"),
+        validation=lambda w: tokens(study.trace(w.model), "validation"),
+        parent=lambda w: parent_autoencoder(w.model, w.seed),
     output:
         weights="<results>/saes/{model}/seed{seed}/sae_weights.safetensors",
         config="<results>/saes/{model}/seed{seed}/cfg.json",

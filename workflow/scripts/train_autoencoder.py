@@ -8,8 +8,9 @@ import torch
 
 from feature_lineage.activations import load_hooked
 from feature_lineage.artifacts import checkpoint_folder, provenance, write_table
-from feature_lineage.autoencoder import CURVE, save_autoencoder
-from feature_lineage.features import train_on_model
+from feature_lineage.autoencoder import load_autoencoder, save_autoencoder
+from feature_lineage.autoencoder_training import CURVE, train_on_model
+from feature_lineage.language_model import device
 from feature_lineage.logs import job, stop_signal
 
 
@@ -20,12 +21,15 @@ def main(smk: Any) -> None:
         output = Path(smk.output.weights).parent
         checkpoints = checkpoint_folder(output, record)
         options = smk.params.autoencoder
+        parent = smk.input.parent
         autoencoder, curve = train_on_model(
             load_hooked(Path(smk.input.model[0]).parent, options["hook"]),
             dict(zip(smk.params.corpora, smk.input.train, strict=True)),
+            dict(zip(smk.params.corpora, smk.input.validation, strict=True)),
             checkpoints / "autoencoder.safetensors",
             label=f"autoencoder {output.parent.name} {output.name}",
             seed=smk.params.seed,
+            parent=load_autoencoder(Path(parent[0]).parent, device()) if parent else None,
             stop=stop,
             **options,
         )

@@ -1,0 +1,493 @@
+"""Training of a sparse autoencoder on a model's activations (paper, appendix B; method of Bricken et al. 2023).
+
+How it starts, what a run does around its steps (`training_step`): resampling, steering λ to an L0, checkpoints, the curve.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from feature_lineage.activations import ReadAhead, activation_batches, activations, loss_recovered, spliced_losses
+from feature_lineage.artifacts import staged
+from feature_lineage.autoencoder import SparseAutoencoder, activate
+from feature_lineage.logs import InputError, Stopped, logger, progress
+from feature_lineage.tokens import Windows
+from feature_lineage.training_step import (
+    BETAS,
+    Centring,
+    Variant,
+    Weights,
+    batchtopk,
+    export,
+    jumprelu,
+    l1,
+    topk,
+    training_step,
+    unfold,
+)
+
+CURVE = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("tokens", pa.int64()),
+        ("loss", pa.float64()),
+        ("mse", pa.float64()),
+        ("l1", pa.float64()),
+        ("l0", pa.float64()),
+        ("dead_share", pa.float64()),
+        ("l1_coefficient", pa.float64()),
+        ("loss_recovered", pa.float64()),  # null where it was not measured
+    ]
+)
+CURVE_POINTS = 200
+MEASUREMENTS = 20  # of these with loss recovered,
+MEASURED_TOKENS = 4096  # each on so many validation tokens
+CHECKPOINT_SECONDS = 120.0
+AHEAD = 8  # batches that the language model reads at once
+SAMPLE_BATCHES = 8  # batches that scale, mean and geometric median are taken from
+DIVERGED = 1e4  # a squared error of so many times the target's mean square has diverged; random starts stay below it
+
+
+# --- the start ----------------------------------------------------------------------------------------------
+
+
+def variant_of(name: str, l0: float | None) -> Variant:
+    """The variant of a configuration (`study.Autoencoder`): for topk and batchtopk, k is `l0`."""
+    if name in ("topk", "batchtopk"):
+        return {"topk": topk, "batchtopk": batchtopk}[name](int(l0 or 0))
+    return {"l1": l1, "jumprelu": jumprelu}[name]()
+
+
+def geometric_median(x: torch.Tensor, iterations: int = 100) -> torch.Tensor:
+    """Point with the least summed distance to the rows of `x` [tokens, n]: Weiszfeld's iteration in float64, [n]."""
+    x = x.double()
+    point = x.mean(0)
+    for _ in range(iterations):
+        weights = 1 / (x - point).norm(dim=1).clamp_min(1e-12)
+        moved = weights @ x / weights.sum()
+        if (moved - point).norm() <= 1e-8 * moved.norm():
+            break
+        point = moved
+    return moved.float()
+
+
+def start(
+    variant: Variant,
+    m: int,
+    sample: torch.Tensor,
+    *,
+    seed: int,
+    normalize: bool,
+    mean: str,
+    init: str,
+    parent: SparseAutoencoder | None = None,
+) -> tuple[Weights, Centring]:
+    """Weights and centring before the first step.
+
+    Args:
+        variant: of autoencoder.
+        m: features.
+        sample: activations [tokens, n] that the scale, the mean over the data and the geometric median are taken from.
+        seed: of the random weights.
+        normalize, mean, init: as in `study.Autoencoder`.
+        parent: the autoencoder to start from, if any: its features, biases and thresholds as they are.
+
+    Raises:
+        InputError: the parent's autoencoder has another shape.
+    """
+    n, place = sample.shape[1], sample.device
+    shift = sample.mean(0, dtype=torch.float64).float() if mean == "data" else torch.zeros(n, device=place)
+    scale = float((sample - shift).double().square().mean().rsqrt()) if normalize else 1.0
+    centring = Centring(scale, shift, elements=mean == "elements")
+    threshold = torch.full((m,), variant.start, device=place)
+    if parent is not None:
+        if parent.W_dec.shape != (m, n):
+            raise InputError(
+                f"autoencoder.init is parent, and the parent's autoencoder has {len(parent.W_dec)} features of "
+                f"{parent.W_dec.shape[1]} elements where this model's has {m} of {n}; set autoencoder.init to transpose"
+            )
+        return unfold(parent, centring, threshold), centring
+    random = torch.Generator().manual_seed(seed)
+    encoder, decoder = torch.empty(m, n), torch.empty(m, n)
+    torch.nn.init.kaiming_uniform_(encoder, a=5**0.5, generator=random)
+    torch.nn.init.kaiming_uniform_(decoder, a=5**0.5, generator=random)
+    decoder /= decoder.norm(dim=1, keepdim=True)
+    if init != "kaiming":
+        encoder = decoder.clone()
+    bias = geometric_median(centring.target(sample))
+    return Weights(encoder.to(place), torch.zeros(m, device=place), decoder.to(place), bias, threshold), centring
+
+
+# --- λ ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Steering:
+    """λ in training: constant, or moved until the mean L0 is the one asked for. All of it is in a checkpoint.
+
+    `logl0` is the logarithm of L0, averaged over some ten steps, `slope` its change per step. Where they point to in a
+    twentieth of the run is compared with the target: the logarithm of λ moves by that, so that λ does not run up while L0 is
+    still falling to it.
+    """
+
+    l1: float
+    logl0: float | None = None
+    slope: float = 0.0
+
+    def observe(self, l0: float, target: float, steps: int) -> None:
+        """Take in the L0 of a step of a run of `steps`."""
+        found = math.log(max(l0, 1e-3))
+        before = found if self.logl0 is None else self.logl0
+        horizon = max(10.0, steps / 20)
+        self.logl0 = before + (found - before) / 10
+        self.slope += (self.logl0 - before - self.slope) * 2 / horizon
+        ahead = self.logl0 + self.slope * horizon - math.log(target)
+        self.l1 *= math.exp(max(-1.0, min(1.0, ahead)) / horizon)
+
+
+# --- a run --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Progress:
+    """What a checkpoint holds: the weights, Adam's state, and what the steps so far have shown."""
+
+    weights: Weights
+    adam: torch.optim.Adam
+    last_fired: torch.Tensor
+    steering: Steering
+    step: int = 0
+    rows: list[dict[str, float | None]] = field(default_factory=list)
+
+
+@torch.no_grad()
+def train_autoencoder(
+    batches: Callable[[int], Iterator[torch.Tensor]],
+    pool: Callable[[int], Iterable[torch.Tensor]],
+    sample: torch.Tensor,
+    checkpoint: str | Path,
+    *,
+    label: str,
+    steps: int,
+    tokens_per_step: int,
+    features: int,
+    seed: int,
+    lr: float,
+    variant: str = "l1",
+    l0: float | None = None,
+    l1: float,
+    l1_warmup_steps: int,
+    normalize: bool,
+    mean: str,
+    init: str,
+    resample_steps: Sequence[int],
+    silent_steps: int,
+    parent: SparseAutoencoder | None = None,
+    measure: Callable[[SparseAutoencoder], float] | None = None,
+    describe: Callable[[int], str] = "batch {}".format,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    stop: Callable[[], bool] = lambda: False,
+) -> tuple[SparseAutoencoder, pa.Table]:
+    """Train an autoencoder on a stream of activations; goes on from `checkpoint` if that file exists.
+
+    Args:
+        batches: `batches(step)` yields the activations [tokens, n] of that step and all after it, the same at every call.
+        pool: `pool(step)` yields the activations that dead features are resampled from at that step.
+        sample: activations [tokens, n] for the start (see `start`).
+        checkpoint: file of this run alone, written now and then, left in place when training ends.
+        label: name in the progress bar.
+        steps: batches to train on.
+        tokens_per_step: tokens in a batch.
+        features: m.
+        seed, lr, variant, l0, l1, l1_warmup_steps, normalize, mean, init: as in `study.Autoencoder`.
+        resample_steps, silent_steps: as in `study.Resampling`.
+        parent: the autoencoder to start from with `init: parent`, if there is one.
+        measure: loss recovered by an autoencoder, for the curve.
+        describe: names the batch of a step, for the error when training diverges.
+        checkpoint_seconds: time between checkpoints.
+        stop: asked after each step; once it says yes, a checkpoint is written and `Stopped` raised.
+
+    Returns:
+        The autoencoder, and its training curve (schema `CURVE`; loss, mse and l1 as in equation (4), in scaled units if
+        `normalize`; `dead_share`: features silent in the last `silent_steps` steps; `l1_coefficient`: λ).
+
+    Raises:
+        InputError: activations ended early, or training diverged.
+        Stopped: asked to.
+    """
+    kind = variant_of(variant, l0)
+    weights, centring = start(
+        kind, features, sample, seed=seed, normalize=normalize, mean=mean, init=init, parent=parent
+    )
+    run = Progress(
+        weights,
+        torch.optim.Adam(kind.trained(weights), lr=lr, betas=BETAS, fused=True),
+        torch.zeros(features, dtype=torch.int64, device=sample.device),
+        Steering(l1),
+    )
+    if Path(checkpoint).exists():
+        _restore(checkpoint, run)
+        logger.info("%s: going on from step %d of %d, %s", label, run.step, steps, checkpoint)
+    first, began = run.step, time.monotonic()
+    saved = began
+
+    def diverged(what: str, batch: int) -> InputError:
+        last = (
+            f"{checkpoint}, written after step {_checkpoint_step(checkpoint)}"
+            if Path(checkpoint).exists()
+            else "none yet"
+        )
+        return InputError(
+            f"{label}: training has diverged, {what} at step {batch + 1} of {steps}, on {describe(batch)}; the last "
+            f"checkpoint is {last}; lower autoencoder.lr ({lr:g}), or look at the model's activations"
+        )
+
+    every, measured = max(1, steps // CURVE_POINTS), max(1, steps // MEASUREMENTS)
+    with ReadAhead(batches(first), AHEAD) as stream, progress(steps * tokens_per_step, "tok", label) as bar:
+        bar.update(first * tokens_per_step)
+        while run.step < steps:
+            x = next(stream, None)
+            if x is None:
+                raise InputError(
+                    f"{label}: activations ended after {run.step} of {steps} steps; lower autoencoder.tokens or add documents"
+                )
+            warm = min(1.0, (run.step + 1) / l1_warmup_steps) if l1_warmup_steps else 1.0
+            coefficient = run.steering.l1 * warm if kind.penalty else 0.0
+            silent = run.last_fired <= run.step - silent_steps
+            dead = silent.nonzero().squeeze(1) if kind.among else None
+            found = training_step(kind, weights, centring, run.adam, x, coefficient, dead)
+            loss = found.mse + coefficient * (getattr(found, kind.penalty) if kind.penalty else 0.0)
+            if not math.isfinite(loss) or found.mse > DIVERGED * max(found.input, 1e-30):
+                raise diverged(f"the loss is {loss:.4g} (squared error {found.mse:.4g})", run.step)
+            if l0 is not None and kind.penalty and warm == 1.0:
+                run.steering.observe(found.l0, l0, steps)
+            run.step += 1
+            run.last_fired[found.fired] = run.step
+            bar.update(tokens_per_step)
+            if run.step in resample_steps and not kind.among:
+                dead = (run.last_fired <= run.step - silent_steps).nonzero().squeeze(1)
+                _resample(kind, run, centring, dead, pool(run.step), coefficient, seed=[seed, run.step])
+                run.last_fired[dead] = run.step
+                logger.info("%s step %d: %d dead features resampled", label, run.step, len(dead))
+            last = run.step == steps
+            recovered = None
+            if measure and (run.step % measured == 0 or last):
+                recovered = measure(export(kind, weights, centring))
+            if run.step % every == 0 or last or recovered is not None:
+                row = {"loss": loss, "mse": found.mse, "l1": found.l1, "l0": found.l0, "l1_coefficient": coefficient}
+                dead_share = float((run.last_fired <= run.step - silent_steps).float().mean())
+                place = {"step": run.step, "tokens": run.step * tokens_per_step}
+                run.rows.append(place | row | {"dead_share": dead_share, "loss_recovered": recovered})
+                bar.set_postfix(loss=f"{loss:.4f}", l0=f"{found.l0:.1f}", refresh=False)
+            if stop() or (not last and time.monotonic() - saved >= checkpoint_seconds):
+                if not all(bool(tensor.isfinite().all()) for tensor in kind.trained(weights)):
+                    raise diverged("a weight is not finite", run.step - 1)
+                _checkpoint(checkpoint, run)
+                saved = time.monotonic()
+                if stop():
+                    raise Stopped(
+                        f"{label}: stopped after step {run.step} of {steps}; started again it goes on from {checkpoint}"
+                    )
+    seconds = time.monotonic() - began
+    logger.info(
+        "%s: %d steps, %.0f tokens/s, loss %.5f, L0 %.1f, dead %.2f %%; activations were computed in %.1f %% of the wall time, "
+        "beside the training, and waited for in %.1f %%",
+        label, steps, (steps - first) * tokens_per_step / seconds, run.rows[-1]["loss"], run.rows[-1]["l0"],
+        100 * run.rows[-1]["dead_share"], 100 * stream.busy / seconds, 100 * stream.waited / seconds,
+    )  # fmt: skip
+    return export(kind, weights, centring), pa.Table.from_pylist(run.rows, CURVE)
+
+
+# --- resampling -----------------------------------------------------------------------------------------------
+
+
+def draw_by_squared_loss(
+    pool: Iterable[torch.Tensor],
+    losses: Callable[[torch.Tensor], torch.Tensor],
+    count: int,
+    random: torch.Generator,
+) -> torch.Tensor:
+    """Draw `count` activations with p ∝ loss², one after another without replacement, from a stream; [≤ count, n].
+
+    Keeps the `count` largest of u^(1 / loss²), u uniform in (0, 1), which is that draw (Efraimidis & Spirakis 2006): one pass,
+    and no more than `count` activations held.
+    """
+    kept_keys, kept = torch.empty(0), None
+    for x in pool:
+        weight = losses(x).double().square().cpu()
+        keys = torch.log(torch.rand(len(x), generator=random, dtype=torch.float64)) / weight
+        kept = x if kept is None else torch.cat([kept, x])
+        kept_keys, order = torch.cat([kept_keys, keys]).topk(min(count, len(kept)))
+        kept = kept[order.to(kept.device)]
+    if kept is None:
+        raise ValueError("the pool is empty")
+    return kept
+
+
+def _resample(
+    variant: Variant,
+    run: Progress,
+    centring: Centring,
+    dead: torch.Tensor,
+    pool: Iterable[torch.Tensor],
+    coefficient: float,
+    seed: Sequence[int],
+) -> None:
+    """Give dead features a new start (Bricken et al. 2023, "Neuron Resampling").
+
+    A feature's decoder row becomes an input drawn with p ∝ loss², at unit norm; its encoder row the same direction at 0.2 times
+    the mean norm of the living encoder rows; its bias 0, its threshold where it began; and Adam forgets these rows. The input is
+    what the encoder multiplies, equation (1)'s x̄.
+    """
+    if not len(dead):
+        return
+    weights = run.weights
+
+    def centred(x: torch.Tensor) -> torch.Tensor:
+        return centring.input(centring.target(x)) - weights.decoder_bias
+
+    def losses(x: torch.Tensor) -> torch.Tensor:
+        acts = activate(torch.addmm(weights.encoder_bias, centred(x), weights.encoder.T), weights.threshold)
+        error = acts @ weights.decoder + weights.decoder_bias - centring.target(x)
+        penalty = acts.sum(1) if variant.penalty == "l1" else (acts > 0).sum(1)
+        return error.square().mean(1) + coefficient * penalty
+
+    random = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+    drawn = centred(draw_by_squared_loss(pool, losses, len(dead), random))
+    dead = dead[: len(drawn)]
+    directions = drawn / drawn.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    living = torch.ones(len(weights.encoder), dtype=torch.bool, device=dead.device)
+    living[dead] = False
+    norm = weights.encoder[living].norm(dim=1).mean() if living.any() else weights.encoder.norm(dim=1).mean()
+    weights.decoder[dead] = directions
+    weights.encoder[dead] = 0.2 * norm * directions
+    weights.encoder_bias[dead] = 0
+    weights.threshold[dead] = variant.start
+    for tensor in variant.trained(weights):
+        if tensor is not weights.decoder_bias:
+            for moment in ("exp_avg", "exp_avg_sq"):
+                run.adam.state[tensor][moment][dead] = 0
+
+
+# --- checkpoints ----------------------------------------------------------------------------------------------
+
+
+def _checkpoint(path: str | Path, run: Progress) -> None:
+    tensors = {"last_fired": run.last_fired}
+    for name, tensor in vars(run.weights).items():
+        tensors[name] = tensor
+        tensors |= {f"{name}.{key}": value for key, value in run.adam.state.get(tensor, {}).items()}
+    about = {"step": run.step, "rows": run.rows, "steering": asdict(run.steering)}
+    with staged(path) as temporary:
+        save_file(tensors, temporary, metadata={"about": json.dumps(about)})
+
+
+def _restore(path: str | Path, run: Progress) -> None:
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["about"])
+        run.last_fired.copy_(file.get_tensor("last_fired"))
+        held = set(file.keys())
+        for name, tensor in vars(run.weights).items():
+            tensor.copy_(file.get_tensor(name))
+            if f"{name}.step" in held:
+                run.adam.state[tensor] = {
+                    key: file.get_tensor(f"{name}.{key}").to(tensor.device if key != "step" else "cpu")
+                    for key in ("step", "exp_avg", "exp_avg_sq")
+                }
+    run.step, run.rows, run.steering = about["step"], about["rows"], Steering(**about["steering"])
+
+
+def _checkpoint_step(path: str | Path) -> int:
+    with safe_open(path, "pt") as file:
+        return int(json.loads(file.metadata()["about"])["step"])
+
+
+# --- on a model -----------------------------------------------------------------------------------------------
+
+
+def train_on_model(
+    bridge: Any,
+    train: Mapping[str, str | Path],
+    validation: Mapping[str, str | Path],
+    checkpoint: str | Path,
+    *,
+    label: str,
+    seed: int,
+    hook: str,
+    expansion: int,
+    tokens: int,
+    context: int,
+    batch: int,
+    resampling: Mapping[str, Any],
+    **options: Any,
+) -> tuple[SparseAutoencoder, pa.Table]:
+    """Train an autoencoder on a model's activations, in blocks drawn uniformly without replacement from all its corpora.
+
+    Args:
+        bridge: the model (`activations.load_hooked`).
+        train: training token directory by corpus of the model's trace.
+        validation: their validation token directories, for the curve's loss recovered.
+        checkpoint: file of this run alone.
+        label: name in the progress bar.
+        seed: of the weights and of the blocks drawn.
+        hook, expansion, tokens, context, batch, resampling, options: as in `study.Autoencoder` and `train_autoencoder`.
+
+    Returns:
+        As `train_autoencoder`.
+    """
+    windows, held_out = Windows(train, context), Windows(validation, context)
+    chosen = windows.draw(tokens, [seed, 2], "autoencoder.tokens")
+    each = max(1, MEASURED_TOKENS // len(validation))
+    watched = held_out[np.concatenate([held_out.spread(number, each) for number in range(len(validation))])]
+
+    def batches(step: int) -> Iterator[torch.Tensor]:
+        # From any step on, the model reads the same windows together: the last bits depend on how many they are.
+        first = step - step % AHEAD
+        found = activation_batches(bridge, hook, windows, chosen[first * batch :], batch, AHEAD)
+        return islice(found, step - first, None)
+
+    def pool(step: int) -> Iterator[torch.Tensor]:
+        wanted = min(resampling["pool_tokens"], len(windows) * context)
+        drawn = windows.draw(wanted, [seed, 2, step], "autoencoder.resampling.pool_tokens")
+        return activation_batches(bridge, hook, windows, drawn, batch=min(batch, len(drawn)), ahead=AHEAD)
+
+    def describe(step: int) -> str:
+        corpus, position = windows.places(chosen[step * batch : (step + 1) * batch])
+        first = windows.directories[windows.corpora[corpus[0]]]
+        return f"batch {step}, {len(corpus)} blocks of {context} tokens, the first at token {position[0]:,} of {first}"
+
+    clean_and_zero = spliced_losses(bridge, hook, watched, (None, torch.zeros_like))
+
+    def measure(autoencoder: SparseAutoencoder) -> float:
+        (spliced,) = spliced_losses(bridge, hook, watched, (lambda x: autoencoder.decode(autoencoder.encode(x)),))
+        return loss_recovered(*clean_and_zero, spliced)
+
+    return train_autoencoder(
+        batches,
+        pool,
+        torch.cat(list(islice(batches(0), SAMPLE_BATCHES))),
+        checkpoint,
+        label=label,
+        steps=len(chosen) // batch,
+        tokens_per_step=batch * context,
+        features=expansion * activations(bridge, hook, windows[chosen[:1]]).shape[1],
+        seed=seed,
+        resample_steps=resampling["steps"],
+        silent_steps=resampling["silent_steps"],
+        measure=measure,
+        describe=describe,
+        **options,
+    )

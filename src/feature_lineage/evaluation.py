@@ -1,0 +1,125 @@
+"""Evaluation of an autoencoder on its model's validation tokens: sparsity, reconstruction, loss recovered (paper, appendix B)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from feature_lineage.activations import loss_recovered, next_token_losses
+from feature_lineage.autoencoder import SparseAutoencoder
+from feature_lineage.logs import progress
+from feature_lineage.tokens import Windows
+
+
+class Evaluation:
+    """Sums over tokens, in float64, from which `evaluation.json` is made."""
+
+    def __init__(self, n: int, m: int) -> None:
+        self.tokens = 0
+        self.active = torch.zeros(m, dtype=torch.float64)
+        self.x = torch.zeros(n, dtype=torch.float64)
+        self.x2 = self.error2 = 0.0
+
+    def add(self, x: torch.Tensor, features: torch.Tensor, reconstruction: torch.Tensor) -> None:
+        """Count activations [tokens, n], their features [tokens, m] and reconstructions [tokens, n]."""
+        self.tokens += len(x)
+        self.active += (features > 0).sum(0).double().cpu()
+        self.x += x.sum(0, dtype=torch.float64).cpu()
+        self.x2 += float(x.double().square().sum())
+        self.error2 += float((x - reconstruction).double().square().sum())
+
+    def result(self) -> dict[str, Any]:
+        """L0, MSE, variance explained, dead share and densities."""
+        n = len(self.x)
+        variance = self.x2 - float(self.x.square().sum()) / self.tokens
+        density = self.active / self.tokens
+        return {
+            "tokens": self.tokens,
+            "l0": float(density.sum()),
+            "mse": self.error2 / (self.tokens * n),
+            "variance_explained": 1 - self.error2 / variance if variance > 0 else None,
+            "dead_share": float((self.active == 0).double().mean()),
+            "densities": density.tolist(),
+        }
+
+
+DEFINITIONS: Mapping[str, str] = {
+    "tokens": "validation tokens evaluated, as many from each corpus of the model's trace as it holds, up to the number asked",
+    "l0": "mean number of features with activation > 0 per token",
+    "mse": "mean over tokens and elements of (x - x̂)², in units of the model's activations",
+    "variance_explained": "1 - Σ|x - x̂|² / Σ|x - mean(x)|²",
+    "loss_recovered": "(zero-ablated loss - spliced loss) / (zero-ablated loss - clean loss), next-token cross-entropy, nats",
+    "loss_clean": "cross-entropy of the model as it is",
+    "loss_spliced": "cross-entropy with the activations replaced by their reconstructions",
+    "loss_zero": "cross-entropy with the activations replaced by zero",
+    "dead_share": "share of features that fire on none of these tokens",
+    "densities": "per feature, share of these tokens on which it fires",
+}
+
+
+@torch.no_grad()
+def evaluate_autoencoder(
+    bridge: Any,
+    hook: str,
+    autoencoder: SparseAutoencoder,
+    directories: Mapping[str, str | Path],
+    context: int,
+    tokens: int,
+    label: str,
+) -> dict[str, Any]:
+    """Evaluate an autoencoder on validation windows of its model's corpora; see `DEFINITIONS`.
+
+    Args:
+        bridge: the model (`activations.load_hooked`).
+        hook: hook point.
+        autoencoder: its autoencoder, on the same device.
+        directories: validation token directory by corpus.
+        context: tokens of a window.
+        tokens: tokens in all, the same from each corpus.
+        label: name in the progress bar.
+    """
+    windows = Windows(directories, context)
+    each = max(1, tokens // len(windows.corpora))
+    total = Evaluation(*autoencoder.W_enc.shape)
+    losses: dict[str, dict[str, float]] = {}
+    counts: dict[str, int] = {}
+
+    def splice(x: torch.Tensor) -> torch.Tensor:
+        features = autoencoder.encode(x)
+        reconstruction = autoencoder.decode(features)
+        total.add(x, features, reconstruction)
+        return reconstruction
+
+    with progress(each * len(windows.corpora), "tok", label) as bar:
+        for number, corpus in enumerate(windows.corpora):
+            chosen = windows.spread(number, each)
+            sums = dict.fromkeys(("clean", "spliced", "zero"), 0.0)
+            for first in range(0, len(chosen), 64):
+                ids = windows[chosen[first : first + 64]]
+                for kind, replace in (("clean", None), ("spliced", splice), ("zero", torch.zeros_like)):
+                    sums[kind] += float(next_token_losses(bridge, hook, ids, replace).sum(dtype=torch.float64))
+                bar.update(ids.size)
+            counts[corpus] = len(chosen) * (context - 1)
+            losses[corpus] = sums
+    whole = {
+        kind: sum(sums[kind] for sums in losses.values()) / sum(counts.values())
+        for kind in ("clean", "spliced", "zero")
+    }
+    return (
+        total.result()
+        | _recovered(whole)
+        | {
+            "corpora": {
+                c: _recovered({kind: value / counts[c] for kind, value in sums.items()}) for c, sums in losses.items()
+            }
+        }
+        | {"definitions": dict(DEFINITIONS)}
+    )
+
+
+def _recovered(losses: dict[str, float]) -> dict[str, float]:
+    share = loss_recovered(losses["clean"], losses["zero"], losses["spliced"])
+    return {"loss_recovered": share} | {f"loss_{kind}": value for kind, value in losses.items()}

@@ -1,0 +1,509 @@
+"""One training step of a sparse autoencoder: forward pass, loss, gradients by hand, Adam (paper, section 3.2 and appendix B).
+
+A trained autoencoder has some thirty of its thousands of features on per token. After the encoder's product nothing but these
+active entries takes part, so all that follows is computed for them alone: the same numbers for a fraction of the work. The
+product itself is first made in bfloat16, where the processor is much faster at that, with a bound on its error added: what stays
+below the threshold even then is inactive for certain, and the rest is computed in float32.
+
+In training, encoder and decoder are two matrices of one row per feature. What tells one variant from another is a `Variant`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch.nn.functional import embedding_bag
+
+from feature_lineage.autoencoder import SparseAutoencoder, activate
+
+BETAS = (0.9, 0.9999)
+SPARSE_BELOW = (
+    0.03  # share of active entries below which the step over these alone is the faster one (docs/benchmarks.md)
+)
+GLANCE = 64  # tokens by which that share is judged
+BUFFER = 1 << 24  # elements of the encoder's product held at a time
+warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # `_candidates` counts on sums in float32
+
+
+@dataclass
+class Weights:
+    """The autoencoder in training: `encoder` and `decoder` [m, n], one row per feature; `encoder_bias` and `threshold` [m],
+    `decoder_bias` [n]; float32. A pre-activation at or below its threshold activates nothing."""
+
+    encoder: torch.Tensor
+    encoder_bias: torch.Tensor
+    decoder: torch.Tensor
+    decoder_bias: torch.Tensor
+    threshold: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Centring:
+    """What precedes the encoder: y = scale (x - shift), then equation (1)'s mean over elements if `elements`.
+
+    The mean over the data is subtracted from input and target alike (`shift`); the mean over elements from the encoder's input
+    only, since equation (3) adds nothing back.
+    """
+
+    scale: float
+    shift: torch.Tensor
+    elements: bool
+
+    def target(self, x: torch.Tensor) -> torch.Tensor:
+        """What is reconstructed, [tokens, n]."""
+        return (x - self.shift) * self.scale
+
+    def input(self, target: torch.Tensor) -> torch.Tensor:
+        """What the encoder reads, before the decoder bias is subtracted, [tokens, n]."""
+        return target - target.mean(1, keepdim=True) if self.elements else target
+
+
+def export(variant: Variant, weights: Weights, centring: Centring) -> SparseAutoencoder:
+    """Fold scaling and centring into the weights: the same features (in units of the model's activations), any `x`."""
+    encoder, bias = weights.encoder, weights.encoder_bias
+    if centring.elements:
+        bias = bias - weights.decoder_bias.mean() * encoder.sum(1)
+        encoder = encoder - encoder.mean(1, keepdim=True)
+    return SparseAutoencoder(
+        W_enc=encoder.T.contiguous(),
+        b_enc=bias / centring.scale,
+        W_dec=weights.decoder.clone(),
+        b_dec=weights.decoder_bias / centring.scale + centring.shift,
+        threshold=weights.threshold / centring.scale if variant.saved == "jumprelu" else None,
+        k=variant.k if variant.saved == "topk" else None,
+    )
+
+
+def unfold(autoencoder: SparseAutoencoder, centring: Centring, threshold: torch.Tensor) -> Weights:
+    """Weights that compute the features of a saved autoencoder behind this centring: the other way round from `export`.
+
+    With `centring.elements` the encoder must be blind to the mean of its input, as every autoencoder exported with it is.
+    """
+    scale = centring.scale
+    return Weights(
+        encoder=autoencoder.W_enc.T.contiguous(),
+        encoder_bias=autoencoder.b_enc * scale,
+        decoder=autoencoder.W_dec.clone(),
+        decoder_bias=(autoencoder.b_dec - centring.shift) * scale,
+        threshold=threshold if autoencoder.threshold is None else autoencoder.threshold * scale,
+    )
+
+
+# --- variants: which entries are active, what they cost, what flows back ------------------------------------
+
+# Of a gradient at activations, their pre-activations and thresholds, and what a unit of penalty costs: the gradients at
+# pre-activations and at thresholds (None: thresholds are not trained). Elementwise, any shape; the first may be overwritten.
+Backward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], tuple[torch.Tensor, torch.Tensor | None]]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What tells one sparse autoencoder from another.
+
+    Args:
+        saved: SAELens's name for what the trained autoencoder computes.
+        backward: see `Backward`.
+        penalty: what λ multiplies: the sum over a token's features of their activation, their number, or nothing.
+        k: how many of the largest positive pre-activations are active ...
+        among: ... of each token, or per token of the whole batch; all above the threshold where None.
+        start: value of the thresholds before the first step.
+        band: pre-activations up to this far below their threshold have a gradient.
+    """
+
+    saved: Literal["standard", "topk", "jumprelu"]
+    backward: Backward
+    penalty: Literal["l1", "l0"] | None = None
+    k: int = 0
+    among: Literal["token", "batch"] | None = None
+    start: float = 0.0
+    band: float = 0.0
+
+    def trained(self, weights: Weights) -> list[torch.Tensor]:
+        """The tensors that Adam moves, in the order of `Step.gradients`."""
+        found = [weights.encoder, weights.encoder_bias, weights.decoder, weights.decoder_bias]
+        return [*found, weights.threshold] if self.band else found
+
+
+def l1() -> Variant:
+    """ReLU and a penalty on the sum of activations: the paper's, equation (4)."""
+
+    def backward(
+        at: torch.Tensor, pre: torch.Tensor, threshold: torch.Tensor, cost: float
+    ) -> tuple[torch.Tensor, None]:
+        return at.add_(cost).mul_(pre > threshold), None
+
+    return Variant("standard", backward, penalty="l1")
+
+
+def topk(k: int) -> Variant:
+    """The k largest pre-activations of each token (Gao et al. 2024)."""
+    return Variant("topk", _through, k=k, among="token")
+
+
+def batchtopk(k: int) -> Variant:
+    """The k · tokens largest of the batch (Bussmann et al. 2024); saved with the mean of the smallest of these as threshold."""
+    return Variant("jumprelu", _through, k=k, among="batch")
+
+
+def _through(at: torch.Tensor, pre: torch.Tensor, threshold: torch.Tensor, cost: float) -> tuple[torch.Tensor, None]:
+    return at, None
+
+
+def jumprelu(bandwidth: float = 0.05) -> Variant:
+    """Trained thresholds and a penalty on the number of active features (Rajamanoharan et al. 2024).
+
+    The threshold's gradient is the straight-through estimate with a rectangle of this width, in units of the scaled activations.
+    It is trained itself, kept at or above 0, not its logarithm: Adam would hardly move that in a short run.
+    """
+
+    def backward(
+        at: torch.Tensor, pre: torch.Tensor, threshold: torch.Tensor, cost: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        near = (pre - threshold).abs() < bandwidth / 2
+        at_threshold = (at * threshold + cost).mul_(near).div_(-bandwidth)
+        return at.mul_(pre > threshold), at_threshold
+
+    return Variant("jumprelu", backward, penalty="l0", start=bandwidth / 2, band=bandwidth / 2)
+
+
+# --- loss and gradients -------------------------------------------------------------------------------------
+
+
+@dataclass
+class Step:
+    """Loss terms and gradients of one batch; gradients in the order of `Variant.trained`.
+
+    `l1` and `l0` are means over tokens; `input` is the mean square of the target; `fired` bool [m]; `least` the smallest
+    activation; `parallel` [m] each feature's component of the decoder's gradient along its row.
+    """
+
+    mse: float
+    l1: float
+    l0: float
+    input: float
+    fired: torch.Tensor
+    least: float
+    parallel: torch.Tensor
+    gradients: list[torch.Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`target` [tokens, n] to reconstruct, `inputs` [tokens, n] of the encoder, and its `bias` [m] once the decoder's bias is
+    subtracted from what it reads."""
+
+    target: torch.Tensor
+    inputs: torch.Tensor
+    bias: torch.Tensor
+
+
+def loss_and_gradients(
+    variant: Variant,
+    weights: Weights,
+    centring: Centring,
+    x: torch.Tensor,
+    cost: float,
+    dead: torch.Tensor | None = None,
+    sparse_below: float = SPARSE_BELOW,
+) -> Step:
+    """Equations (1) to (4) and their gradients, by hand.
+
+    Args:
+        variant: of autoencoder.
+        weights: the autoencoder.
+        centring: what precedes it.
+        x: activations [tokens, n].
+        cost: λ of equation (4): mean over tokens of (mean over elements of the squared error + λ · penalty).
+        dead: numbers of the dead features, int64; with topk and batchtopk an auxiliary loss revives them.
+        sparse_below: share of active entries, among some tokens, below which only these are computed with.
+    """
+    target = centring.target(x)
+    batch = Batch(target, centring.input(target), weights.encoder_bias - weights.encoder @ weights.decoder_bias)
+    if variant.among:
+        entries = _largest(batch, weights.encoder, variant.k, variant.among)
+    else:
+        floor = weights.threshold - variant.band
+        glance = torch.addmm(batch.bias, _some(batch.inputs), weights.encoder.T)
+        if int(torch.count_nonzero(glance > floor)) >= sparse_below * glance.numel():
+            return _dense_step(variant, weights, batch, cost)
+        entries = _above(batch, weights.encoder, floor)
+    return _sparse_step(variant, weights, batch, entries, cost, dead)
+
+
+def _dense_step(variant: Variant, weights: Weights, batch: Batch, cost: float) -> Step:
+    tokens, n = batch.target.shape
+    pre = torch.addmm(batch.bias, batch.inputs, weights.encoder.T)
+    value = activate(pre, weights.threshold)
+    error = torch.addmm(weights.decoder_bias - batch.target, value, weights.decoder)
+    upstream = error * (2 / (tokens * n))
+    at, at_threshold = variant.backward(upstream @ weights.decoder.T, pre, weights.threshold, cost / tokens)
+    active = value > 0
+    decoder_gradient = value.T @ upstream
+    return Step(
+        mse=_sum(error.square()) / (tokens * n),
+        l1=_sum(value) / tokens,
+        l0=int(torch.count_nonzero(active)) / tokens,
+        input=_sum(batch.target.square()) / (tokens * n),
+        fired=active.any(0),
+        least=0.0,
+        parallel=torch.linalg.vecdot(decoder_gradient, weights.decoder),
+        gradients=[
+            *_gradients(weights, at.sum(0), at.T @ batch.inputs, decoder_gradient, upstream),
+            *([] if at_threshold is None else [at_threshold.sum(0)]),
+        ],
+    )
+
+
+def _sparse_step(
+    variant: Variant, weights: Weights, batch: Batch, entries: Entries, cost: float, dead: torch.Tensor | None
+) -> Step:
+    tokens, n = batch.target.shape
+    m = len(batch.bias)
+    token, feature, pre = entries
+    threshold = weights.threshold[feature] if variant.band else weights.threshold.new_zeros(())
+    value = activate(pre, threshold)
+    rows = _starts(token, tokens)
+    error = embedding_bag(feature, weights.decoder, rows, mode="sum", per_sample_weights=value)
+    error += weights.decoder_bias - batch.target
+    upstream = error * (2 / (tokens * n))
+    at = _dots(upstream, weights.decoder, token, feature)
+    parallel = _summed(feature, at * value, m)
+    at, at_threshold = variant.backward(at, pre, threshold, cost / tokens)
+    order = torch.argsort(feature, stable=True)
+    columns, by_feature = _starts(feature, m), token[order]
+    decoder_gradient = embedding_bag(by_feature, upstream, columns, mode="sum", per_sample_weights=value[order])
+    encoder_gradient = embedding_bag(by_feature, batch.inputs, columns, mode="sum", per_sample_weights=at[order])
+    fired = feature if not variant.band else feature[value > 0]
+    step = Step(
+        mse=_sum(error.square()) / (tokens * n),
+        l1=_sum(value) / tokens,
+        l0=len(fired) / tokens,
+        input=_sum(batch.target.square()) / (tokens * n),
+        fired=torch.bincount(fired, minlength=m) > 0,
+        least=float(value.min()) if len(value) else 0.0,
+        parallel=parallel,
+        gradients=[
+            *_gradients(weights, _summed(feature, at, m), encoder_gradient, decoder_gradient, upstream),
+            *([] if at_threshold is None else [_summed(feature, at_threshold, m)]),
+        ],
+    )
+    if variant.among and dead is not None and len(dead):
+        _revive(step, weights, batch, error, dead)
+    return step
+
+
+AUXILIARY = 1 / 32  # weight of the auxiliary loss
+
+
+def _revive(step: Step, weights: Weights, batch: Batch, error: torch.Tensor, dead: torch.Tensor) -> None:
+    """Add the gradients of the auxiliary loss: dead features reconstruct what the living ones leave (Gao et al. 2024, A.2).
+
+    The n / 2 largest of them per token take part, whatever their sign: one that is negative everywhere is reached too. The error
+    is taken as given.
+    """
+    tokens, n = error.shape
+    some = Weights(
+        weights.encoder[dead], weights.encoder_bias[dead], weights.decoder[dead], weights.decoder_bias,
+        weights.threshold[dead],
+    )  # fmt: skip
+    value = torch.addmm(batch.bias[dead], batch.inputs, some.encoder.T)
+    chosen = value >= value.topk(min(len(dead), max(1, n // 2))).values[:, -1:]
+    value *= chosen
+    upstream = (value @ some.decoder).add_(error).mul_(2 * AUXILIARY / (tokens * n))
+    at = (upstream @ some.decoder.T).mul_(chosen)
+    decoder_gradient = value.T @ upstream
+    nothing = torch.zeros_like(upstream[:1])
+    found = _gradients(some, at.sum(0), at.T @ batch.inputs, decoder_gradient, nothing)
+    for whole, part in zip(step.gradients[:3], found[:3], strict=True):
+        whole.index_add_(0, dead, part)
+    step.gradients[3] += found[3]
+    step.parallel.index_add_(0, dead, torch.linalg.vecdot(decoder_gradient, some.decoder))
+
+
+def _gradients(
+    weights: Weights, bias: torch.Tensor, encoder: torch.Tensor, decoder: torch.Tensor, upstream: torch.Tensor
+) -> list[torch.Tensor]:
+    """All four gradients, from those that leave out that the decoder's bias is subtracted from the encoder's input."""
+    encoder.addr_(bias, weights.decoder_bias, alpha=-1)
+    return [encoder, bias, decoder, upstream.sum(0) - bias @ weights.encoder]
+
+
+def _sum(x: torch.Tensor) -> float:
+    return float(x.sum(dtype=torch.float64))
+
+
+def _summed(numbers: torch.Tensor, values: torch.Tensor, count: int) -> torch.Tensor:
+    """Sum of the values of each of `count` numbers, in float64, [count]."""
+    return torch.bincount(numbers, values.double(), minlength=count).to(values.dtype)
+
+
+def _starts(numbers: torch.Tensor, count: int) -> torch.Tensor:
+    """Where each of `count` numbers begins in their sorted list, int64 [count]."""
+    counts = torch.bincount(numbers, minlength=count)
+    return counts.cumsum(0) - counts
+
+
+def _some(inputs: torch.Tensor) -> torch.Tensor:
+    """Some tokens from all over the batch."""
+    return inputs[:: max(1, len(inputs) // GLANCE)][:GLANCE]
+
+
+# --- the encoder's product: its active entries ----------------------------------------------------------------
+
+# Token, feature (int64) and pre-activation (float32) of each entry, ordered by token, then feature.
+Entries = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def _above(batch: Batch, encoder: torch.Tensor, floor: torch.Tensor) -> Entries:
+    """The pre-activations above `floor` [m].
+
+    The product is made some tokens at a time, into one buffer that is searched at once: all of it is never held.
+    """
+    if not has_fast_bfloat16(encoder.device):
+        return _above_in_float32(batch, encoder, floor)
+    token, feature = _candidates(batch.inputs, encoder, batch.bias - floor)
+    pre = _dots(batch.inputs, encoder, token, feature) + batch.bias[feature]
+    active = pre > floor[feature]
+    return token[active], feature[active], pre[active]
+
+
+def _above_in_float32(batch: Batch, encoder: torch.Tensor, floor: torch.Tensor) -> Entries:
+    m = len(encoder)
+    rows = min(len(batch.inputs), max(256, BUFFER // m))
+    buffer = batch.inputs.new_empty(rows, m)
+    places, values = [], []
+    for first in range(0, len(batch.inputs), rows):
+        part = batch.inputs[first : first + rows]
+        pre = torch.addmm(batch.bias, part, encoder.T, out=buffer[: len(part)])
+        place = (pre > floor).view(-1).nonzero().squeeze(1)
+        values.append(pre.view(-1)[place])
+        places.append(place + first * m)
+    place = torch.cat(places)
+    return place // m, place % m, torch.cat(values)
+
+
+def _candidates(inputs: torch.Tensor, encoder: torch.Tensor, offset: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token and feature of every entry where inputs · encoder + offset may be positive, by a product in bfloat16.
+
+    Rounding both factors to bfloat16 moves a product by at most (2⁻⁷ + 2⁻¹⁶) |input| |encoder row|, summing in float32 by at most
+    n 2⁻²³ of that. Further columns of the two factors add this bound, and the offset as a sum of two bfloat16 numbers, themselves
+    bounded: the result is positive wherever the true sum is. Its own rounding does not change its sign.
+    """
+    tokens, n = inputs.shape
+    m = len(encoder)
+    width = -(-(n + 3) // 32) * 32
+    slack = 2**-7 + 2**-16 + n * 2**-23
+    up = 1 + 2**-7  # what is rounded to bfloat16 after this is not smaller than before
+
+    def extended(matrix: torch.Tensor, columns: list[torch.Tensor | float]) -> torch.Tensor:
+        found = matrix.new_empty(len(matrix), width, dtype=torch.bfloat16)
+        found[:, :n] = matrix
+        found[:, n + len(columns) :] = 0
+        for number, column in enumerate(columns, start=n):
+            found[:, number] = column
+        return found
+
+    high = offset.bfloat16().float()
+    left = extended(inputs, [inputs.norm(dim=1) * up, 1.0, 1.0])
+    right = extended(encoder, [encoder.norm(dim=1) * (slack * up), high, offset - high + offset.abs() * slack])
+    rows = min(tokens, max(256, BUFFER // m))
+    buffer = left.new_empty(rows, m)
+    places = []
+    for first in range(0, tokens, rows):
+        part = left[first : first + rows]
+        product = torch.mm(part, right.T, out=buffer[: len(part)])
+        # As integers of the same bits: quicker to compare, and positive for the same numbers.
+        places.append((product.view(torch.int16) > 0).view(-1).nonzero().squeeze(1) + first * m)
+    place = torch.cat(places)
+    return place // m, place % m
+
+
+def has_fast_bfloat16(place: torch.device) -> bool:
+    """Whether products in bfloat16 are several times as fast as in float32 here."""
+    if place.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return place.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
+def _dots(a: torch.Tensor, b: torch.Tensor, token: torch.Tensor, feature: torch.Tensor) -> torch.Tensor:
+    """a[token] · b[feature] of each entry, ordered by token; a [tokens, n], b [m, n]."""
+    if a.is_cuda or torch.backends.mkl.is_available():
+        ends = torch.cat([_starts(token, len(a)), token.new_tensor([len(token)])]).int()
+        nothing = a.new_zeros(len(token))
+        pattern = torch.sparse_csr_tensor(ends, feature.int(), nothing, (len(a), len(b)), check_invariants=False)
+        return torch.sparse.sampled_addmm(pattern, a, b.T, beta=0.0).values()
+    parts = zip(token.split(4096), feature.split(4096), strict=True)
+    return torch.cat([torch.linalg.vecdot(a[t], b[f]) for t, f in parts])
+
+
+def _largest(batch: Batch, encoder: torch.Tensor, k: int, among: str) -> Entries:
+    """The `k` largest positive pre-activations of each token, or the k · tokens largest of the batch.
+
+    All that exceed a floor are computed first; some tokens tell where to set it. Where it was too high, 0 takes its place.
+    """
+    tokens, m = len(batch.inputs), len(encoder)
+    k = min(k, m)
+    zero = torch.zeros_like(batch.bias)
+    glance = torch.addmm(batch.bias, _some(batch.inputs), encoder.T)
+    if among == "token":
+        floor = glance.topk(k, dim=1).values[:, -1].min().clamp_min(0)
+        token, feature, pre = _above(batch, encoder, zero + floor)
+        counts = torch.bincount(token, minlength=tokens)
+        few = ((counts < k) & (floor > 0)).nonzero().squeeze(1)
+        if len(few):
+            again = _above(Batch(batch.target[few], batch.inputs[few], batch.bias), encoder, zero)
+            enough = counts[token] >= k
+            token = torch.cat([token[enough], few[again[0]]])
+            token, order = token.sort(stable=True)
+            feature = torch.cat([feature[enough], again[1]])[order]
+            pre = torch.cat([pre[enough], again[2]])[order]
+        by_size = pre.argsort(descending=True, stable=True)
+        by_token = by_size[token[by_size].argsort(stable=True)]
+        rank = torch.arange(len(pre), device=pre.device) - _starts(token, tokens)[token]
+        chosen = by_token[rank < k]
+    else:
+        wanted = min(glance.numel(), 3 * k * len(glance) // 2)
+        floor = glance.flatten().topk(wanted).values[-1].clamp_min(0)
+        token, feature, pre = _above(batch, encoder, zero + floor)
+        if len(pre) < k * tokens and floor > 0:
+            token, feature, pre = _above(batch, encoder, zero)
+        chosen = pre.topk(min(len(pre), k * tokens), sorted=False).indices
+    chosen = chosen.sort().values
+    return token[chosen], feature[chosen], pre[chosen]
+
+
+# --- the step ---------------------------------------------------------------------------------------------------
+
+
+def keep_unit_norm(gradient: torch.Tensor, decoder: torch.Tensor, parallel: torch.Tensor) -> None:
+    """Remove from the decoder's gradient [m, n] its component `parallel` [m] along each feature's row (in place)."""
+    gradient.addcmul_(parallel[:, None], decoder, value=-1)
+
+
+def training_step(
+    variant: Variant,
+    weights: Weights,
+    centring: Centring,
+    adam: torch.optim.Adam,
+    x: torch.Tensor,
+    cost: float,
+    dead: torch.Tensor | None = None,
+) -> Step:
+    """One step of Adam on a batch [tokens, n], in place; the decoder's rows stay at unit norm. See `loss_and_gradients`."""
+    found = loss_and_gradients(variant, weights, centring, x, cost, dead)
+    keep_unit_norm(found.gradients[2], weights.decoder, found.parallel)
+    for tensor, gradient in zip(variant.trained(weights), found.gradients, strict=True):
+        tensor.grad = gradient
+    adam.step()
+    weights.decoder /= weights.decoder.norm(dim=1, keepdim=True)
+    if variant.band:
+        weights.threshold.clamp_(min=0)
+    elif variant.among == "batch":
+        before = float(weights.threshold[0])
+        weights.threshold.fill_(before + 0.01 * (found.least - before) if before else found.least)
+    return found
