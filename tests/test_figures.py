@@ -52,7 +52,10 @@ def figures():
             "learning_rate": [np.nan, 0.1, 0.1, np.nan],
         }
     )
-    sae = pd.DataFrame({"tokens": [10, 20], "mse": [0.5, 0.1], "l0": [1000.0, 40.0], "dead_share": [0.0, 0.01]})
+    sae = pd.DataFrame(
+        {"tokens": [10, 20, 30], "mse": [0.5, 0.2, 0.1], "l0": [1000.0, 60.0, 40.0], "dead_share": [0.0, 0.01, 0.01]}
+        | {"loss_recovered": [np.nan, 0.5, 0.9]}
+    )
     return {
         "sankey": sankey(SUMMARY),
         "sweep": sweep(table, 0.58, ["lua", "bible"], {"base": {"corpora": {"lua": {"accuracy": 0.3}}}}),
@@ -216,9 +219,16 @@ def test_training_shows_loss_and_accuracy_of_each_model():
     assert (loss.xaxis, accuracy.xaxis) == ("x", "x2")
 
 
-def test_autoencoders_show_their_three_measures():
-    data = figures()["autoencoders"].data
-    assert [list(trace.y) for trace in data] == [[0.5, 0.1], [1000, 40], [0, 0.01]]
+def test_autoencoders_show_their_four_measures():
+    """Loss recovered is measured at some steps only: its line joins these."""
+    figure = figures()["autoencoders"]
+    shown = [(list(trace.x), list(trace.y)) for trace in figure.data]
+    assert shown == [
+        ([10, 20, 30], [1000, 60, 40]), ([10, 20, 30], [0.5, 0.2, 0.1]), ([20, 30], [0.5, 0.9]), ([10, 20, 30], [0, 0.01, 0.01])
+    ]  # fmt: skip
+    assert [note.text for note in figure.layout.annotations] == [
+        "L0", "mean squared error", "loss recovered", "dead features"
+    ]  # fmt: skip
 
 
 def test_colours_are_told_apart_and_stay():

@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from autoencoders import VARIANTS, sample, weights_of
 from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
 
-from feature_lineage import autoencoder as ae
+from feature_lineage import training_step
+from feature_lineage.autoencoder import save_autoencoder
 from feature_lineage.language_model import build_model, load_model, save_model
 from feature_lineage.merge import angles, merge_states
 
@@ -50,19 +52,22 @@ print(sae.cfg.architecture(), sae.cfg.metadata.hook_name, sae.cfg.metadata.conte
 """
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize(("normalize", "mean"), [(False, "elements"), (True, "data")])
-def test_saelens_loads_an_autoencoder_and_agrees(tmp_path, normalize, mean):
-    random = torch.Generator().manual_seed(0)
-    x = torch.randn(256, 24, generator=random) * 2 + 1
-    weights, centring = ae.start(24, 96, x, seed=0, normalize=normalize, mean=mean, init="kaiming")
-    weights.encoder_bias += 0.1 * torch.randn(96, generator=random)
-    ours = ae.export(weights, centring)
-    ae.save_autoencoder(ours, tmp_path / "sae", "blocks.0.mlp.hook_post", 24, {"seed": 0})
+def test_saelens_loads_an_autoencoder_and_agrees(tmp_path, variant, normalize, mean):
+    x = sample(256)
+    kind, weights, centring = weights_of(x, variant, normalize, mean)
+    if variant == "batchtopk":
+        weights.threshold.fill_(0.4)
+    ours = training_step.export(kind, weights, centring)
+    save_autoencoder(ours, tmp_path / "sae", "blocks.0.mlp.hook_post", 24, {"seed": 0})
     np.save(tmp_path / "x.npy", x.numpy())
     said = run(PEERS / "python", "-c", SAELENS, tmp_path / "sae", tmp_path / "x.npy", tmp_path / "out.npz")
-    assert said.split() == ["standard", "blocks.0.mlp.hook_post", "24"]
+    known = {"l1": "standard", "topk": "topk", "batchtopk": "jumprelu", "jumprelu": "jumprelu"}
+    assert said.split() == [known[variant], "blocks.0.mlp.hook_post", "24"]
     theirs = np.load(tmp_path / "out.npz")
     features = ours.encode(x)
+    assert 0 < (features > 0).double().mean() < 0.6
     np.testing.assert_allclose(theirs["features"], features.numpy(), rtol=0, atol=1e-5)
     np.testing.assert_allclose(theirs["reconstruction"], ours.decode(features).numpy(), rtol=0, atol=1e-5)
 

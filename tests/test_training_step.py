@@ -6,6 +6,8 @@ from autoencoders import TOKENS, VARIANTS, K, M, N, reference, sample, screened,
 
 from feature_lineage import training_step as ts
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SETTINGS = [(normalize, mean) for normalize in (False, True) for mean in ("elements", "data")]
 PATHS = {"dense": (0.0, False), "sparse": (1.1, False), "sparse, screened": (1.1, True)}
 

@@ -225,9 +225,13 @@ def train_autoencoder(
         `normalize`; `dead_share`: features silent in the last `silent_steps` steps; `l1_coefficient`: λ).
 
     Raises:
-        InputError: activations ended early, or training diverged.
+        InputError: activations ended early, training diverged, or `l0` exceeds `features`.
         Stopped: asked to.
     """
+    if l0 is not None and l0 > features:
+        raise InputError(
+            f"{label}: autoencoder.l0 is {l0:g}, more than the {features} features that there are; lower it"
+        )
     kind = variant_of(variant, l0)
     weights, centring = start(
         kind, features, sample, seed=seed, normalize=normalize, mean=mean, init=init, parent=parent

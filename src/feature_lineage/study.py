@@ -315,22 +315,6 @@ class Autoencoder(Block):
         description="One autoencoder of each model is trained per seed.",
     )
 
-    @model_validator(mode="after")
-    def _fits_the_variant(self) -> Autoencoder:
-        if self.variant in ("topk", "batchtopk") and (self.l0 is None or self.l0 != int(self.l0)):
-            raise PydanticCustomError(
-                "l0",
-                "variant {variant} needs l0, the number of active features per token, a whole number; found {l0}",
-                {"variant": self.variant, "l0": "none" if self.l0 is None else self.l0},
-            )
-        if self.variant == "jumprelu" and not self.normalize:
-            raise PydanticCustomError(
-                "normalize",
-                "variant jumprelu needs normalize: true, since the width of its thresholds' band is in those units",
-                {},
-            )
-        return self
-
 
 class Flow(Block):
     """What is compared along each edge of the lineage (paper, section 3.4)."""
@@ -449,6 +433,15 @@ class Study(Block):
             yield "flow.tokens", self.flow.tokens, f"at least two blocks of {self.autoencoder.context} tokens"
         if self.autoencoder.tokens < (batch := self.autoencoder.batch * self.autoencoder.context):
             yield "autoencoder.tokens", self.autoencoder.tokens, f"at least one batch of {batch} tokens"
+        variant, l0 = self.autoencoder.variant, self.autoencoder.l0
+        if variant in ("topk", "batchtopk") and (l0 is None or l0 != int(l0)):
+            yield "autoencoder.l0", l0, f"the whole number of features active per token, which variant {variant} needs"
+        if variant == "jumprelu" and not self.autoencoder.normalize:
+            yield (
+                "autoencoder.normalize",
+                False,
+                "true with variant jumprelu: the width of its thresholds' band is in those units",
+            )
 
     def _cycle(self) -> list[str] | None:
         def walk(name: str, path: list[str]) -> list[str] | None:

@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 
+from feature_lineage.artifacts import read_provenance, sha256
+
 LIBRARY = "src/feature_lineage"
 MODELS = ("base", "coder", "writer", "both")
 EDGES = (("base", "coder"), ("base", "writer"), ("coder", "both"), ("writer", "both"))
@@ -56,12 +58,29 @@ def test_a_figure_edited_draws_the_figures_again_and_trains_nothing(copy):
     assert all(CHANGED in plan[job] for job in drawn)
 
 
-@pytest.mark.parametrize("function", ["encode", "loss_and_gradients"])
-def test_the_forward_pass_edited_reruns_every_autoencoder_and_what_hangs_on_it(copy, function):
-    copy.add_statement(f"{LIBRARY}/autoencoder.py", function)
+@pytest.mark.parametrize(("module", "function"), [("autoencoder", "encode"), ("training_step", "loss_and_gradients")])
+def test_the_forward_pass_edited_reruns_every_autoencoder_and_what_hangs_on_it(copy, module, function):
+    copy.add_statement(f"{LIBRARY}/{module}.py", function)
     plan = copy.plan()
     assert set(plan) == all_features() | FLOWS | {"draw_autoencoders"}
     assert all(CHANGED in plan[f"train_autoencoder {model} 0"] for model in MODELS)
+
+
+def test_the_evaluation_edited_evaluates_again_and_trains_nothing(copy):
+    copy.add_statement(f"{LIBRARY}/evaluation.py", "evaluate_autoencoder")
+    plan = copy.plan()
+    assert set(plan) == {f"evaluate_autoencoder {model} 0" for model in MODELS} | {"write_report"}
+
+
+def test_autoencoders_that_start_from_their_parents_wait_for_them(copy):
+    copy.config["autoencoder"]["init"] = "parent"
+    coder = "results/tiny/saes/coder/seed0/sae_weights.safetensors"
+    both = "results/tiny/saes/both/seed0/sae_weights.safetensors"
+    assert set(copy.plan(coder)) == {"train_autoencoder base 0", "train_autoencoder coder 0"}
+    assert set(copy.plan(both)) == {f"train_autoencoder {model} 0" for model in ("base", "coder", "both")}
+    run = copy.snakemake("-c2", both)
+    assert run.code == 0, run
+    assert sha256(copy.root / coder) in read_provenance(copy.root / both)["inputs"]["parent"]
 
 
 def test_a_script_edited_reruns_its_own_rule_and_what_hangs_on_it(copy):
