@@ -1,40 +1,79 @@
-"""Worker of autoencoder.py: our training step."""
+"""Worker of autoencoder.py: our training step, its parts, and the step at other densities."""
 
 import resource
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 from safetensors.torch import load_file
 
-from feature_lineage.training_step import BETAS, Centring, Weights, l1, training_step
+from feature_lineage import training_step
+from feature_lineage.autoencoder_training import variant_of
+from feature_lineage.training_step import BETAS, Centring, Weights, loss_and_gradients
+
+FAST = training_step.has_fast_bfloat16
 
 
 def main() -> None:
-    """Answer `product`, `step` and `about` on standard input."""
+    """Answer each line of standard input, a question and its arguments, with numbers."""
     torch.set_num_threads(int(sys.argv[2]))
+    k = int(sys.argv[3])
     place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     given = {name: tensor.to(place) for name, tensor in load_file(sys.argv[1]).items()}
     x, decoder = given["x"], given["decoder"]
     nothing = torch.zeros(x.shape[1], device=place)
     weights = Weights(decoder.clone(), given["bias"], decoder, nothing, torch.zeros_like(given["bias"]))
     centring = Centring(1.0, nothing.clone(), elements=False)
-    adam = torch.optim.Adam(l1().trained(weights), lr=1e-9, betas=BETAS, fused=True)
-    out = torch.empty(len(x), len(decoder), device=place)
+    variants = {name: variant_of(name, k) for name in ("l1", "topk", "batchtopk", "jumprelu")}
+    adams = {
+        name: torch.optim.Adam(kind.trained(weights), lr=1e-9, betas=BETAS, fused=True)
+        for name, kind in variants.items()
+    }
+    out, other = torch.zeros(2, len(x), len(decoder), device=place)
     l0 = 0.0
+
+    def timed(work: Callable[[], object]) -> float:
+        started = time.perf_counter()
+        work()
+        if place.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    def step(name: str) -> None:
+        nonlocal l0
+        l0 = training_step.training_step(variants[name], weights, centring, adams[name], x, 3e-4).l0
+
+    def at_density(share: float) -> list[float]:
+        """Seconds of loss and gradients on the path that the density chooses, and on the dense one."""
+        pre = (x[:256] @ decoder.T + weights.encoder_bias).flatten()
+        bias = weights.encoder_bias - pre.kthvalue(int((1 - share) * len(pre))).values
+        shifted = Weights(weights.encoder, bias, decoder, nothing, weights.threshold)
+        chosen, dense = (
+            lambda below=below: loss_and_gradients(variants["l1"], shifted, centring, x, 3e-4, sparse_below=below)
+            for below in (training_step.SPARSE_BELOW, 0.0)
+        )
+        chosen()
+        return [timed(chosen), timed(dense)]
+
     with torch.no_grad():
         for line in sys.stdin:
-            started = time.perf_counter()
-            if line.strip() == "product":
-                torch.mm(x, weights.encoder.T, out=out)
-            elif line.strip() == "step":
-                l0 = training_step(l1(), weights, centring, adam, x, 3e-4).l0
-            if place.type == "cuda":
-                torch.cuda.synchronize()
-            if line.strip() == "about":
-                print(l0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, flush=True)
+            question, *arguments = line.split()
+            if question == "product":
+                answer = [timed(lambda: torch.mm(x, weights.encoder.T, out=out))]
+            elif question == "step":
+                answer = [timed(lambda name=arguments[0]: step(name))]
+            elif question == "float32":
+                training_step.has_fast_bfloat16 = lambda place: False
+                answer = [timed(lambda: step("l1"))]
+                training_step.has_fast_bfloat16 = FAST
+            elif question == "adam":
+                answer = [timed(adams["l1"].step), timed(lambda: other.copy_(out))]
+            elif question == "density":
+                answer = at_density(float(arguments[0]))
             else:
-                print(time.perf_counter() - started, flush=True)
+                answer = [l0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20]
+            print(*answer, flush=True)
 
 
 if __name__ == "__main__":
