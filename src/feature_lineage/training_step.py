@@ -135,7 +135,7 @@ def l1() -> Variant:
     def backward(
         at: torch.Tensor, pre: torch.Tensor, threshold: torch.Tensor, cost: float
     ) -> tuple[torch.Tensor, None]:
-        return at.add_(cost).mul_(pre > threshold), None
+        return at.add_(cost).masked_fill_(pre <= threshold, 0), None
 
     return Variant("standard", backward, penalty="l1")
 
@@ -166,7 +166,7 @@ def jumprelu(bandwidth: float = 0.05) -> Variant:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         near = (pre - threshold).abs() < bandwidth / 2
         at_threshold = (at * threshold + cost).mul_(near).div_(-bandwidth)
-        return at.mul_(pre > threshold), at_threshold
+        return at.masked_fill_(pre <= threshold, 0), at_threshold
 
     return Variant("jumprelu", backward, penalty="l0", start=bandwidth / 2, band=bandwidth / 2)
 
@@ -236,25 +236,44 @@ def loss_and_gradients(
 
 
 def _dense_step(variant: Variant, weights: Weights, batch: Batch, cost: float) -> Step:
+    """Some tokens at a time, in buffers that stay in place: what is as large as tokens times features is never held whole."""
     tokens, n = batch.target.shape
-    pre = torch.addmm(batch.bias, batch.inputs, weights.encoder.T)
-    value = activate(pre, weights.threshold)
-    error = torch.addmm(weights.decoder_bias - batch.target, value, weights.decoder)
-    upstream = error * (2 / (tokens * n))
-    at, at_threshold = variant.backward(upstream @ weights.decoder.T, pre, weights.threshold, cost / tokens)
-    active = value > 0
-    decoder_gradient = value.T @ upstream
+    m = len(batch.bias)
+    rows = min(tokens, max(64, BUFFER // (2 * m)))
+    pre, value, at = batch.inputs.new_empty(3, rows, m)
+    encoder, decoder = torch.zeros_like(weights.encoder), torch.zeros_like(weights.decoder)
+    bias, threshold, active = torch.zeros_like(batch.bias), torch.zeros_like(batch.bias), torch.zeros_like(batch.bias)
+    upstream = torch.empty_like(batch.target)
+    squares = l1 = 0.0
+    for first in range(0, tokens, rows):
+        part = slice(first, min(first + rows, tokens))
+        size = part.stop - first
+        pre, value, at = pre[:size], value[:size], at[:size]
+        torch.addmm(batch.bias, batch.inputs[part], weights.encoder.T, out=pre)
+        value.copy_(pre).masked_fill_(pre <= weights.threshold, 0)
+        error = torch.addmm(weights.decoder_bias - batch.target[part], value, weights.decoder)
+        squares += _sum(error.square())
+        l1 += _sum(value.sum(1))
+        active += torch.count_nonzero(value, 0)
+        upstream[part] = error.mul_(2 / (tokens * n))
+        torch.mm(error, weights.decoder.T, out=at)
+        at_pre, at_threshold = variant.backward(at, pre, weights.threshold, cost / tokens)
+        decoder.addmm_(value.T, error)
+        encoder.addmm_(at_pre.T, batch.inputs[part])
+        bias += at_pre.sum(0)
+        if at_threshold is not None:
+            threshold += at_threshold.sum(0)
     return Step(
-        mse=_sum(error.square()) / (tokens * n),
-        l1=_sum(value) / tokens,
-        l0=int(torch.count_nonzero(active)) / tokens,
+        mse=squares / (tokens * n),
+        l1=l1 / tokens,
+        l0=_sum(active) / tokens,
         input=_sum(batch.target.square()) / (tokens * n),
-        fired=active.any(0),
+        fired=active > 0,
         least=0.0,
-        parallel=torch.linalg.vecdot(decoder_gradient, weights.decoder),
+        parallel=torch.linalg.vecdot(decoder, weights.decoder),
         gradients=[
-            *_gradients(weights, at.sum(0), at.T @ batch.inputs, decoder_gradient, upstream),
-            *([] if at_threshold is None else [at_threshold.sum(0)]),
+            *_gradients(weights, bias, encoder, decoder, upstream),
+            *([threshold] if variant.band else []),
         ],
     )
 
