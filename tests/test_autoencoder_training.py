@@ -85,6 +85,14 @@ def test_training_keeps_unit_norm_and_lowers_the_loss(tmp_path):
     assert frame["tokens"].iloc[-1] == 200 * TOKENS
 
 
+def test_adam_is_the_papers(tmp_path, monkeypatch):
+    seen, real = [], at.training_step
+    monkeypatch.setattr(at, "training_step", lambda *given: seen.append(given[3].defaults) or real(*given))
+    trained(tmp=tmp_path, lr=3e-4)
+    expected = {"lr": 3e-4, "betas": (0.9, 0.9999), "eps": 1e-8, "weight_decay": 0, "amsgrad": False}
+    assert expected.items() <= seen[0].items()
+
+
 def test_the_l1_coefficient_warms_up(tmp_path):
     _, curve = trained(steps=6, tmp=tmp_path, l1_warmup_steps=4, l1=0.4, resample_steps=[])
     assert curve["l1_coefficient"].to_pylist() == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4, 0.4])
