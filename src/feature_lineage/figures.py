@@ -165,7 +165,7 @@ def autoencoders(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
                 line={"color": palette[name]}, row=place // 2 + 1, col=place % 2 + 1,
             )  # fmt: skip
     figure.update_xaxes(title_text="tokens", row=2)
-    figure.update_yaxes(type="log", row=1, col=1)
+    figure.update_yaxes(type="log", row=1)
     # An untrained reconstruction is worse than zeros; the share below 0 is of no interest.
     figure.update_yaxes(tickformat=".0%", range=[0, 1.02], row=2, col=1)
     highest = max((curve["dead_share"].max() for curve in curves.values()), default=0)
