@@ -126,12 +126,14 @@ def test_dots_are_the_same_without_mkl(monkeypatch):
 
 @pytest.mark.parametrize("among", ["token", "batch"])
 @pytest.mark.parametrize("shift", [0.0, 3.0, -40.0], ids=["plain", "many active", "hardly any active"])
-def test_the_largest_are_found_wherever_the_floor_was_set(among, shift):
-    """Tokens of very different size, so that a floor taken from some is too high for others."""
+@pytest.mark.parametrize("loud", [1.0, 100.0], ids=["", "floor far too high"])
+def test_the_largest_are_found_wherever_the_floor_was_set(among, shift, loud):
+    """Tokens of very different size; the floor is taken from every fourth, which may be larger than all others."""
     inputs = (
         sample(300)
         * torch.logspace(-2, 1, 300)[torch.randperm(300, generator=torch.Generator().manual_seed(0))][:, None]
     )
+    inputs[::4] *= loud
     _, weights, _ = weights_of(sample())
     batch = ts.Batch(inputs, inputs, weights.encoder_bias + shift)
     token, feature, pre = ts._largest(batch, weights.encoder, K, among)
