@@ -603,7 +603,7 @@ def merge_parts(
             sums = np.zeros((last - first, b.features))
             sums[feature_a - first, feature_b] = values
             tree.add(sums)
-        return select(first, last, tree.total())
+        return select(first, last, tree.take())
 
     streams = [_by_tile(path, [last for _, last in tiles]) for path in paths]
     with _workers(threads) as pool:

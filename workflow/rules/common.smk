@@ -130,3 +130,10 @@ def edge_correlations(seed):
         pattern.format(SAMPLE, parent, seed, child, seed)
         for parent, child in study.edges()
     ]
+
+
+def correlation_parts(wildcards):
+    """The partial sums that make up a file of correlations, if several jobs share the work."""
+    pattern = "<results>/correlations/{sample}/{a}.seed{i}--{b}.seed{j}"
+    parts = range(study.flow.parts) if study.flow.parts > 1 else []
+    return [pattern.format(**wildcards) + f".part{part}.parquet" for part in parts]
