@@ -119,8 +119,12 @@ def parent_autoencoder(model, seed):
     parents = study.parents(model)
     if study.autoencoder.init != "parent" or not parents:
         return []
-    folder = f"<results>/saes/{parents[0]}/seed{seed}"
-    return expand(folder + "/{file}", file=("sae_weights.safetensors", "cfg.json"))
+    return expand(
+        "<results>/saes/{model}/seed{seed}/{file}",
+        model=parents[0],
+        seed=seed,
+        file=("sae_weights.safetensors", "cfg.json"),
+    )
 
 
 def edge_correlations(seed):
@@ -134,6 +138,8 @@ def edge_correlations(seed):
 
 def correlation_parts(wildcards):
     """The partial sums that make up a file of correlations, if several jobs share the work."""
-    pattern = "<results>/correlations/{sample}/{a}.seed{i}--{b}.seed{j}"
-    parts = range(study.flow.parts) if study.flow.parts > 1 else []
-    return [pattern.format(**wildcards) + f".part{part}.parquet" for part in parts]
+    return expand(
+        "<results>/correlations/{sample}/{a}.seed{i}--{b}.seed{j}.part{part}.parquet",
+        **wildcards,
+        part=range(study.flow.parts) if study.flow.parts > 1 else [],
+    )
