@@ -3,7 +3,7 @@ PYTHON ?= python3
 CORES ?= all
 BIN := .venv/bin
 
-.PHONY: demo test bench-autoencoder environment peers lint docs clean
+.PHONY: demo test bench-autoencoder bench-correlation environment peers lint docs clean
 
 demo: environment
 	$(BIN)/snakemake --profile profiles/local --cores $(CORES)
@@ -15,6 +15,10 @@ test: environment peers
 # One training step at the paper's shape, beside SAELens.
 bench-autoencoder: environment peers
 	$(BIN)/python benchmarks/autoencoder.py
+
+# All pairs of features at the paper's size, beside a dense product and the published method. OPTIONS=--large for 131,072 features.
+bench-correlation: environment
+	$(BIN)/python benchmarks/correlation.py $(OPTIONS)
 
 environment: .venv/installed
 peers: .venv-peers/installed

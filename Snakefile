@@ -26,6 +26,7 @@ include: "workflow/rules/corpora.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/saes.smk"
 include: "workflow/rules/features.smk"
+include: "workflow/rules/correlations.smk"
 include: "workflow/rules/flows.smk"
 include: "workflow/rules/report.smk"
 

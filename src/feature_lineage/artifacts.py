@@ -206,6 +206,23 @@ def read_batches(path: str | Path, columns: list[str], rows: int = 1 << 16) -> I
         yield from file.iter_batches(rows, columns=columns)
 
 
+def read_range(path: str | Path, columns: list[str], first: int, last: int) -> pa.Table:
+    """Rows of a Parquet file ordered by the first of `columns` in which that is from `first` to before `last`.
+
+    Row groups outside of the range are not read.
+    """
+    with _naming(Path(path)), pq.ParquetFile(path) as file:
+        place = file.schema_arrow.get_field_index(columns[0])
+        groups = []
+        for number in range(file.num_row_groups):
+            found = file.metadata.row_group(number).column(place).statistics
+            if not (found and found.has_min_max) or (found.min < last and found.max >= first):
+                groups.append(number)
+        table = file.read_row_groups(groups, columns=columns).select(columns)
+        start, stop = np.searchsorted(table[columns[0]].to_numpy(), [first, last])
+        return table.slice(start, stop - start)
+
+
 def write_json(path: str | Path, content: dict[str, Any], record: dict[str, Any]) -> None:
     """Write a JSON object, provenance under its own key."""
     with staged(path) as temporary:

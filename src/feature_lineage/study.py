@@ -328,6 +328,11 @@ class Flow(Block):
     tokens: int = Field(3_000_000, gt=0, description="Tokens in the sample on which activations are correlated.")
     threshold: float = Field(0.8, gt=0, lt=1, description="Pearson correlation above which two features are the same.")
     floor: float = Field(0.3, ge=0, lt=1, description="Correlations above this are stored, with each feature's best.")
+    parts: Literal[1, 2, 4, 8, 16] = Field(
+        1,
+        description="Jobs that share the work of correlating two autoencoders, each a range of tokens; the result is the same to "
+        "the byte. On one machine leave it at 1: the parts go through files.",
+    )
 
     @model_validator(mode="after")
     def _floor_below_threshold(self) -> Flow:

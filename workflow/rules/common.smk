@@ -119,8 +119,12 @@ def parent_autoencoder(model, seed):
     parents = study.parents(model)
     if study.autoencoder.init != "parent" or not parents:
         return []
-    folder = f"<results>/saes/{parents[0]}/seed{seed}"
-    return expand(folder + "/{file}", file=("sae_weights.safetensors", "cfg.json"))
+    return expand(
+        "<results>/saes/{model}/seed{seed}/{file}",
+        model=parents[0],
+        seed=seed,
+        file=("sae_weights.safetensors", "cfg.json"),
+    )
 
 
 def edge_correlations(seed):
@@ -130,3 +134,12 @@ def edge_correlations(seed):
         pattern.format(SAMPLE, parent, seed, child, seed)
         for parent, child in study.edges()
     ]
+
+
+def correlation_parts(wildcards):
+    """The partial sums that make up a file of correlations, if several jobs share the work."""
+    return expand(
+        "<results>/correlations/{sample}/{a}.seed{i}--{b}.seed{j}.part{part}.parquet",
+        **wildcards,
+        part=range(study.flow.parts) if study.flow.parts > 1 else [],
+    )

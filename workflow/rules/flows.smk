@@ -1,29 +1,4 @@
-# Correlations along every edge, and what they say about the features.
-
-
-rule correlate:
-    input:
-        a="<results>/features/{a}/seed{i}/{sample}/activations.parquet",
-        b="<results>/features/{b}/seed{j}/{sample}/activations.parquet",
-    output:
-        correlations="<results>/correlations/{sample}/{a}.seed{i}--{b}.seed{j}.parquet",
-    log:
-        "<logs>/correlate/{sample}.{a}.seed{i}--{b}.seed{j}.log",
-    benchmark:
-        "<benchmarks>/correlate/{sample}.{a}.seed{i}--{b}.seed{j}.tsv"
-    wildcard_constraints:
-        a=names(object),
-        b=names(object),
-        i="[0-9]+",
-        j="[0-9]+",
-    conda:
-        CONDA
-    threads: 1
-    params:
-        floor=study.flow.floor,
-        code=code("correlate"),
-    script:
-        "../scripts/correlate.py"
+# What correlations along every edge say about the features.
 
 
 rule trace_flows:

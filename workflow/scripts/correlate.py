@@ -4,15 +4,20 @@ from pathlib import Path
 from typing import Any
 
 from feature_lineage.artifacts import provenance, write_table
-from feature_lineage.correlation import CORRELATIONS, correlate, read_activations
+from feature_lineage.correlation import CORRELATIONS, ActivationFile, correlate, merge_parts
 from feature_lineage.logs import job
 
 
 def main(smk: Any) -> None:
     with job(smk.log[0]):
-        a, b = read_activations(smk.input.a), read_activations(smk.input.b)
-        table = correlate(a, b, smk.params.floor, Path(smk.output.correlations).stem)
-        write_table(smk.output.correlations, table, CORRELATIONS, provenance(smk.input, smk.params))
+        a, b = ActivationFile(smk.input.a), ActivationFile(smk.input.b)
+        floor, label = smk.params.floor, Path(smk.output.correlations).stem
+        if smk.input.parts:
+            table = merge_parts(a, b, smk.input.parts, floor, label, smk.threads)
+        else:
+            table = correlate(a, b, floor, label, smk.threads)
+        record = provenance({"a": smk.input.a, "b": smk.input.b}, smk.params)
+        write_table(smk.output.correlations, table, CORRELATIONS, record)
 
 
 if __name__ == "__main__":

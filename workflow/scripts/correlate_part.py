@@ -1,0 +1,19 @@
+"""Sum the products of all pairs of features of two models over one range of the sample's tokens."""
+
+from pathlib import Path
+from typing import Any
+
+from feature_lineage.artifacts import provenance, write_table
+from feature_lineage.correlation import PARTIAL_SUMS, ActivationFile, correlate_part
+from feature_lineage.logs import job
+
+
+def main(smk: Any) -> None:
+    with job(smk.log[0]):
+        a, b = ActivationFile(smk.input.a), ActivationFile(smk.input.b)
+        sums = correlate_part(a, b, smk.params.part, smk.params.parts, Path(smk.output.sums).stem, smk.threads)
+        write_table(smk.output.sums, sums, PARTIAL_SUMS, provenance(smk.input, smk.params))
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821
