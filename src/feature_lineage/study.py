@@ -328,6 +328,14 @@ class Flow(Block):
     tokens: int = Field(3_000_000, gt=0, description="Tokens in the sample on which activations are correlated.")
     threshold: float = Field(0.8, gt=0, lt=1, description="Pearson correlation above which two features are the same.")
     floor: float = Field(0.3, ge=0, lt=1, description="Correlations above this are stored, with each feature's best.")
+    min_active: int = Field(
+        1, ge=1, description="A feature that fires on fewer tokens of the sample than this counts as dead."
+    )
+    bootstrap: int = Field(
+        200,
+        ge=0,
+        description="Replicates of the bootstrap over documents that gives the shares their 95 % intervals; 0 leaves them out.",
+    )
 
     @model_validator(mode="after")
     def _floor_below_threshold(self) -> Flow:
