@@ -182,7 +182,8 @@ def trace(
 
     A parent's feature persists if its best match in the child correlates above `threshold`, and disappears otherwise; a child's
     feature persists if its best match in the parent does, and emerges otherwise. A feature that never fires in the sample is
-    dead and neither. Of several parents, a feature's ancestor is the one that it correlates with best.
+    dead and neither. Of several parents, a feature's ancestor is the one that it correlates with best. Beside the best match, of which
+    several features may share one: pairs that are each other's best match, and the one-to-one assignment, both above `threshold`.
 
     Args:
         edges: all edges of the lineage.
