@@ -8,7 +8,7 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from feature_lineage.artifacts import read_json, read_provenance
-from feature_lineage.figures import COLOURS, autoencoders, colours, sankey, sweep, training, write_figure
+from feature_lineage.figures import COLOURS, autoencoders, colours, curves, sankey, sweep, training, write_figure
 
 RECORD = {"digest": "abc", "parameters": {"text": "</script><b>"}}
 SUMMARY = {
@@ -56,15 +56,25 @@ def figures():
         {"tokens": [10, 20, 30], "mse": [0.5, 0.2, 0.1], "l0": [1000.0, 60.0, 40.0], "dead_share": [0.0, 0.01, 0.01]}
         | {"loss_recovered": [np.nan, 0.5, 0.9]}
     )
+    shares = pd.DataFrame(
+        [
+            {"parent": "base", "child": child, "seed": 0, "side": side, "threshold": t}
+            | {"persisting_share": 1 - t, "mutual_share": 0.9 - t / 2, "one_to_one_share": 0.95 - t / 2}
+            for child in ("lua", "bible")
+            for side in ("parent", "child")
+            for t in (0.3, 0.4, 0.5)
+        ]
+    )
     return {
         "sankey": sankey(SUMMARY),
+        "curves": curves(shares, 0.42),
         "sweep": sweep(table, 0.58, ["lua", "bible"], {"base": {"corpora": {"lua": {"accuracy": 0.3}}}}),
         "training": training({"base": curve, "lua": curve}),
         "autoencoders": autoencoders({"base, seed 0": sae}),
     }
 
 
-KINDS = ["sankey", "sweep", "training", "autoencoders"]
+KINDS = ["sankey", "curves", "sweep", "training", "autoencoders"]
 
 
 class Page(HTMLParser):
@@ -190,6 +200,33 @@ def test_sankey_of_a_study_in_which_nothing_persists():
 
 
 # --- curves ------------------------------------------------------------------------------------------------
+
+
+def test_curves_show_each_edge_from_both_sides_by_three_measures():
+    figure = figures()["curves"]
+    found = [(trace.name, trace.xaxis, trace.line.dash, list(trace.y)) for trace in figure.data]
+    lines = [("solid", [0.7, 0.6, 0.5]), ("dash", [0.75, 0.7, 0.65]), ("dot", [0.8, 0.75, 0.7])]
+    assert [(name, axis, dash) for name, axis, dash, _ in found] == [
+        (f"base → {child}", axis, dash) for child in ("lua", "bible") for axis in ("x", "x2") for dash, _ in lines
+    ]
+    for (*_, y), (_, expected) in zip(found, lines * 4, strict=True):
+        np.testing.assert_allclose(y, expected)
+    assert [trace.name for trace in figure.data if trace.showlegend] == ["base → lua", "base → bible"]
+    assert len({(trace.name, trace.line.color) for trace in figure.data}) == 2
+    assert {(line.x0, line.x1) for line in figure.layout.shapes} == {(0.42, 0.42)}
+    assert [line.xref for line in figure.layout.shapes] == ["x", "x2"], "the threshold is marked on both sides"
+
+
+def test_curves_of_several_seeds_tell_them_apart():
+    row = {"parent": "base", "child": "lua", "side": "parent", "threshold": 0.5}
+    row |= dict.fromkeys(("persisting_share", "mutual_share", "one_to_one_share"), 0.1)
+    figure = curves(pd.DataFrame([row | {"seed": 0}, row | {"seed": 3}]), 0.8)
+    assert [t.name for t in figure.data if t.showlegend] == ["base → lua, seed 0", "base → lua, seed 3"]
+
+
+def test_curves_of_a_study_without_edges():
+    names = ["parent", "child", "seed", "side", "threshold", "persisting_share", "mutual_share", "one_to_one_share"]
+    assert not curves(pd.DataFrame(columns=names), 0.8).data
 
 
 def test_sweep_shows_each_corpus_the_base_and_the_chosen_point():

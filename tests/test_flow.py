@@ -3,11 +3,33 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy.optimize import linear_sum_assignment
 
 from feature_lineage.artifacts import write_table
+from feature_lineage.bootstrap import REPLICATES
 from feature_lineage.correlation import CORRELATIONS
+from feature_lineage.feature_tokens import TOKENS
 from feature_lineage.features import STATISTICS
-from feature_lineage.flow import EDGES, FEATURES, LINEAGES, Edge, best_matches, summarise, trace, trace_seeds
+from feature_lineage.flow import (
+    CURVES,
+    EDGES,
+    FEATURES,
+    LINEAGES,
+    STRATA,
+    Edge,
+    Seed,
+    best_matches,
+    curves,
+    density_band,
+    mutual_best,
+    one_to_one,
+    read_seeds,
+    strata,
+    summarise,
+    trace,
+    trace_seeds,
+    with_intervals,
+)
 
 ORDER = ["base", "lua", "stories", "both"]
 # Share of tokens on which each feature fires; 0 is a dead feature.
@@ -72,6 +94,66 @@ def test_best_match_does_not_depend_on_the_order_of_rows():
 def test_negative_correlations_are_no_match_but_recorded():
     down, _ = best_matches(correlations([(0, 0, -0.9), (0, 1, -0.2)]), 1, 2)
     assert (down.best[0], down.r[0]) == (1, -0.2)
+
+
+def random_pairs(seed, features_a=40, features_b=30, share=0.3, digits=3):
+    """Pairs of a sparse random table, and the same as a dense matrix with -1 where there is none."""
+    rng = np.random.default_rng(seed)
+    r = rng.uniform(0.3, 1, (features_a, features_b)).round(digits)
+    r[rng.random(r.shape) > share] = -1
+    return [(int(a), int(b), float(r[a, b])) for a, b in zip(*np.nonzero(r > 0), strict=True)], r
+
+
+def test_mutual_best_by_hand():
+    down, up = best_matches(correlations(PAIRS["base", "lua"]), 4, 4)
+    assert list(mutual_best(down, up)) == [True, True, False, False]  # 2's best is 0, whose best is 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_mutual_best_is_the_largest_of_its_row_and_of_its_column(seed):
+    pairs, r = random_pairs(seed, digits=16)
+    found = mutual_best(*best_matches(correlations(pairs), *r.shape))
+    expected = [(r[a].max() > 0) and r[:, r[a].argmax()].max() == r[a].max() for a in range(len(r))]
+    assert list(found) == expected
+    assert 0 < sum(expected) < (r.max(1) > 0).sum()
+
+
+# --- one to one --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("shape", [(40, 30), (30, 40), (1, 20), (20, 1)])
+def test_assignment_is_that_of_a_dense_solver(threshold, shape):
+    pairs, r = random_pairs(shape[0], *shape, digits=16)
+    a, b = one_to_one(correlations(pairs), threshold)
+    dense = np.where(r > threshold, r, 0)
+    rows, columns = linear_sum_assignment(dense, maximize=True)
+    expected = {(i, j) for i, j in zip(rows.tolist(), columns.tolist(), strict=True) if dense[i, j]}
+    assert set(zip(a.tolist(), b.tolist(), strict=True)) == expected
+    assert len(set(a.tolist())) == len(set(b.tolist())) == len(a)
+
+
+def test_assignment_takes_the_largest_sum_and_not_the_largest_pair():
+    # Best matches first would take .95 and leave the others without a partner.
+    a, b = one_to_one(correlations([(0, 0, 0.95), (0, 1, 0.9), (1, 0, 0.9)]), 0.8)
+    assert set(zip(a.tolist(), b.tolist(), strict=True)) == {(0, 1), (1, 0)}
+
+
+def test_assignment_is_among_pairs_above_the_threshold():
+    pairs = [(0, 0, 0.8), (5, 7, 0.9)]
+    assert [side.tolist() for side in one_to_one(correlations(pairs), 0.8)] == [[5], [7]]
+    assert [side.tolist() for side in one_to_one(correlations(pairs), 0.9)] == [[], []]
+
+
+def test_three_measures_are_ordered():
+    for seed in range(5):
+        pairs, r = random_pairs(seed)
+        density = np.ones(len(r)), np.ones(r.shape[1])
+        found = trace(
+            [Edge("a", "b", *density, correlations(pairs))], dict(zip("ab", density, strict=True)), "ab", 0.7, 0
+        )
+        (row,) = found.edges.to_pylist()
+        assert 0 < row["mutual"] <= row["one_to_one"] <= min(row["parent_persisting"], row["child_persisting"])
 
 
 # --- edges -------------------------------------------------------------------------------------------------
@@ -142,6 +224,22 @@ def test_fate_of_each_feature(tables):
     assert [row["density"] for row in found] == list(DENSITIES["stories"])
 
 
+def test_partners_of_each_feature(tables):
+    of_edge = {"parent": "base", "child": "lua"}
+    above = select(tables.features, model="base", **of_edge), select(tables.features, model="lua", **of_edge)
+    assert [[row["mutual"] for row in side] for side in above] == [[True, False, False, False]] * 2
+    assert [[row["one_to_one"] for row in side] for side in above] == [[0, None, None, None]] * 2
+    (edge,) = select(tables.edges, **of_edge)
+    assert (edge["mutual"], edge["one_to_one"]) == (1, 1)
+    for edge in tables.edges.to_pylist():
+        for side in ("parent", "child"):
+            found = select(tables.features, parent=edge["parent"], child=edge["child"], model=edge[side])
+            assert sum(row["mutual"] for row in found) == edge["mutual"]
+            assert sum(row["one_to_one"] is not None for row in found) == edge["one_to_one"]
+    pairs = select(tables.features, parent="stories", child="both", model="stories")
+    assert [row["one_to_one"] for row in pairs] == [None, 0, 1, 2, None]
+
+
 def test_fates_add_up_to_the_counts(tables):
     for row in tables.edges.to_pylist():
         of_edge = {"parent": row["parent"], "child": row["child"]}
@@ -177,6 +275,24 @@ def test_chains_of_one_parent(tables):
     assert lineage(tables, "base") == [("base", [])] * 3 + [(None, [])]
     assert lineage(tables, "lua") == [("base", [("base", 0, 0.95)]), ("lua", []), ("lua", []), ("lua", [])]
     assert lineage(tables, "stories")[0] == (None, [])
+
+
+def test_fates_on_the_edges_below(tables):
+    def fates(model):
+        rows = select(tables.lineages, model=model)
+        return [[(f["child"], f["fate"], f["descendant"], f["r"]) for f in row["fates"]] for row in rows]
+
+    assert fates("base") == [
+        [("lua", "persisting", 0, 0.95), ("stories", "persisting", 1, 0.9)],
+        [("lua", "disappearing", 1, 0.8), ("stories", "disappearing", 1, 0.7)],
+        [("lua", "persisting", 0, 0.85), ("stories", "persisting", 2, 0.81)],
+        [("lua", "dead", None, None), ("stories", "dead", None, None)],
+    ]
+    assert fates("both") == [[], [], [], []]
+    for edge in tables.edges.to_pylist():
+        found = [f["fate"] for row in select(tables.lineages, model=edge["parent"]) for f in row["fates"]
+                 if f["child"] == edge["child"]]  # fmt: skip
+        assert found.count("persisting") == edge["parent_persisting"]
 
 
 def test_equal_parents_the_first_is_taken():
@@ -251,9 +367,14 @@ def files(tmp_path):
     return list(seeds), seeds, paths
 
 
+def read(files, min_active=1):
+    seeds, _, paths = files
+    return read_seeds(seeds, ORDER, list(PAIRS), paths["correlations"], paths["statistics"], min_active)
+
+
 def test_seeds_are_compared_with_their_own_files(files):
-    seeds, pairs, paths = files
-    found = trace_seeds(seeds, ORDER, list(PAIRS), paths["correlations"], paths["statistics"], 0.8)
+    seeds, pairs, _ = files
+    found = trace_seeds(read(files), ORDER, 0.8)
     for number, seed in enumerate(seeds):
         alone = trace(edges(pairs[seed]), DENSITIES, ORDER, 0.8, seed)
         for name in ("edges", "features", "lineages"):
@@ -265,10 +386,162 @@ def test_seeds_are_compared_with_their_own_files(files):
 
 
 def test_summary_of_several_seeds_has_edges_of_all_and_bands_of_the_first(files):
-    seeds, _, paths = files
-    found = trace_seeds(seeds, ORDER, list(PAIRS), paths["correlations"], paths["statistics"], 0.8)
+    found = trace_seeds(read(files), ORDER, 0.8)
     summary = summarise(found, 0.8)
     first = summarise(trace(edges(), DENSITIES, ORDER, 0.8, 0), 0.8)
     assert len(summary["edges"]) == 8
     assert summary["edges"][:4] == first["edges"]
     assert (summary["bands"], summary["origins"]) == (first["bands"], first["origins"])
+
+
+def test_features_on_too_few_tokens_are_dead_and_nobodys_match(files):
+    # Of 10 tokens: base has 4, 3, 2, 0; lua 5, 1, 1, 1; of base's matches in lua, 0 alone is left.
+    tables = trace_seeds(read(files, min_active=2), ORDER, 0.8)
+    found = select(tables.features, parent="base", child="lua", seed=5)
+    assert [row["fate"] for row in found if row["model"] == "base"] == ["disappearing"] * 3 + ["dead"]
+    assert [row["fate"] for row in found if row["model"] == "lua"] == ["emerging", "dead", "dead", "dead"]
+    assert {row["r"] for row in found} == {None}
+    (edge,) = select(tables.edges, parent="base", child="lua", seed=0)
+    assert (edge["parent_persisting"], edge["child_persisting"], edge["child_dead"]) == (2, 1, 3)
+    assert edge["emerging_share"] == 0
+
+
+# --- intervals, curves, strata -----------------------------------------------------------------------------
+
+
+def test_intervals_are_those_of_the_replicates_of_their_edge(tables):
+    rng = np.random.default_rng(0)
+    replicates = []
+    for _ in range(4):
+        living = rng.integers(10, 20, (2, 50))
+        counts = (living[0], rng.integers(0, living[0]), living[1], rng.integers(0, living[1]))
+        replicates.append(pa.table([np.arange(50, dtype=np.int32), *counts], schema=REPLICATES))
+    found = with_intervals(tables.edges, replicates)
+    assert found.schema == EDGES
+    for row, before, table in zip(found.to_pylist(), tables.edges.to_pylist(), replicates, strict=True):
+        persisting = table["parent_persisting"].to_numpy() / table["parent_living"].to_numpy()
+        emerging = 1 - table["child_persisting"].to_numpy() / table["child_living"].to_numpy()
+        assert (row["persisting_low"], row["persisting_high"]) == pytest.approx(np.percentile(persisting, [2.5, 97.5]))
+        assert (row["emerging_low"], row["emerging_high"]) == pytest.approx(np.percentile(emerging, [2.5, 97.5]))
+        assert {key: row[key] for key in row if before[key] is not None} == {
+            k: v for k, v in before.items() if v is not None
+        }
+
+
+def test_without_replicates_there_are_no_intervals(tables):
+    assert with_intervals(tables.edges, []).equals(tables.edges)
+    assert set(tables.edges["persisting_low"].to_pylist()) == {None}
+
+
+def test_edges_without_living_features_have_no_interval(tables):
+    none = pa.table([np.arange(3, dtype=np.int32), *[np.zeros(3, np.int64)] * 4], schema=REPLICATES)
+    assert with_intervals(tables.edges, [none] * 4).equals(tables.edges)
+
+
+def test_curves_by_brute_force():
+    pairs, r = random_pairs(3, digits=2)
+    alive_a, alive_b = np.ones(len(r)), np.ones(r.shape[1])
+    alive_a[r.max(1) < 0] = alive_b[r.max(0) < 0] = 0
+    assert alive_a.sum() > 0
+    table = curves([Seed(4, {}, [Edge("a", "b", alive_a, alive_b, correlations(pairs))])], 0.3)
+    assert table.schema == CURVES
+    frame = table.to_pandas()
+    assert len(frame) == 2 * 71
+    assert frame["threshold"].unique().tolist() == [k / 100 for k in range(30, 101)]
+    assert set(zip(frame["parent"], frame["child"], frame["seed"], strict=True)) == {("a", "b", 4)}
+    for row in frame.itertuples():
+        axis, alive = (1, alive_a.sum()) if row.side == "parent" else (0, alive_b.sum())
+        assert row.persisting_share == sum(r.max(axis) > row.threshold) / alive
+        dense = np.where(r > row.threshold, r, 0)
+        assigned = dense[linear_sum_assignment(dense, maximize=True)]
+        assert row.one_to_one_share == (assigned > 0).sum() / alive
+        down, up = best_matches(correlations([p for p in pairs if p[2] > row.threshold]), *r.shape)
+        assert row.mutual_share == mutual_best(down, up).sum() / alive
+
+
+def test_the_curve_passes_through_the_edges_shares(files):
+    seeds = read(files)
+    frame = curves(seeds, 0.3).to_pandas()
+    for edge in trace_seeds(seeds, ORDER, 0.8).edges.to_pylist():
+        at = frame[
+            (frame["threshold"] == 0.8) & (frame["parent"] == edge["parent"]) & (frame["child"] == edge["child"])
+        ]
+        sides = at[at["seed"] == edge["seed"]].set_index("side")
+        assert sides["persisting_share"]["parent"] == edge["persisting_share"]
+        assert sides["persisting_share"]["child"] == pytest.approx(1 - edge["emerging_share"])
+        assert sides["one_to_one_share"]["parent"] == edge["one_to_one"] / (
+            edge["parent_features"] - edge["parent_dead"]
+        )
+
+
+@pytest.mark.parametrize(("floor", "first"), [(0, 0), (0.3, 0.3), (0.29, 0.29), (0.305, 0.31), (0.99, 0.99)])
+def test_curves_start_at_the_floor(floor, first):
+    seeds = [Seed(0, {}, edges({("base", "lua"): PAIRS["base", "lua"]}))]
+    found = sorted(set(curves(seeds, floor)["threshold"].to_pylist()))
+    assert (found[0], found[-1]) == (first, 1)
+    np.testing.assert_allclose(np.diff(found), 0.01)
+
+
+def test_curves_of_dead_models_and_of_no_edge():
+    dead = np.zeros(3)
+    table = curves([Seed(0, {}, [Edge("a", "b", dead, np.ones(3), correlations([]))])], 0.9)
+    by_side = {side: set(select_column(table, side)) for side in ("parent", "child")}
+    assert by_side == {"parent": {None}, "child": {0.0}}
+    assert curves([Seed(0, {}, [])], 0.9).schema == CURVES
+
+
+def select_column(table, side):
+    return [row["persisting_share"] for row in select(table, side=side)]
+
+
+@pytest.mark.parametrize(
+    ("density", "band"),
+    [
+        (1.0, "1e-1 to 1"),
+        (0.1, "1e-1 to 1"),
+        (0.0999, "1e-2 to 1e-1"),
+        (0.001, "1e-3 to 1e-2"),
+        (1e-6, "1e-6 to 1e-5"),
+        (9.99e-7, "below 1e-6, ultralow"),
+        (1e-9, "below 1e-6, ultralow"),
+    ],
+)
+def test_density_bands(density, band):
+    assert density_band(density) == band
+
+
+def attributes(count, seed):
+    rng = np.random.default_rng(seed)
+    share = rng.choice([0.55, 0.899, 0.9, 1.0, np.nan], count)
+    token = pa.array(np.arange(count, dtype=np.int32), mask=np.isnan(share))
+    corpus = rng.choice(["lua", "bible"], count).tolist()
+    columns = [np.arange(count, dtype=np.int32), np.ones(count), token, pa.array(share, from_pandas=True), corpus]
+    return pa.table([*columns, np.ones(count)], schema=TOKENS)
+
+
+def test_strata_of_each_kind_add_up_to_the_living_and_the_persisting(tables):
+    tokens = {(model, 7): attributes(len(density), number) for number, (model, density) in enumerate(DENSITIES.items())}
+    table = strata(tables.features, tokens)
+    assert table.schema == STRATA
+    for edge in tables.edges.to_pylist():
+        for side in ("parent", "child"):
+            of_side = {"parent": edge["parent"], "child": edge["child"], "seed": 7, "side": side}
+            for kind in ("density", "token", "corpus"):
+                found = select(table, kind=kind, **of_side)
+                assert sum(row["features"] for row in found) == edge[f"{side}_features"] - edge[f"{side}_dead"]
+                assert sum(row["persisting"] for row in found) == edge[f"{side}_persisting"]
+                assert all(row["share"] == row["persisting"] / row["features"] for row in found)
+            features = select(tables.features, model=edge[side], parent=edge["parent"], child=edge["child"])
+            by_hand = {}
+            for feature, attribute in zip(features, tokens[edge[side], 7].to_pylist(), strict=True):
+                if feature["fate"] != "dead":
+                    single = attribute["token_share"] is not None and attribute["token_share"] >= 0.9
+                    for key in (("token", "single" if single else "several"), ("corpus", attribute["corpus"])):
+                        by_hand.setdefault(key, []).append(feature["fate"] == "persisting")
+            for (kind, stratum), persist in by_hand.items():
+                (row,) = select(table, kind=kind, stratum=stratum, **of_side)
+                assert (row["features"], row["persisting"]) == (len(persist), sum(persist))
+
+
+def test_no_edge_has_no_strata():
+    assert strata(FEATURES.empty_table(), {}).equals(STRATA.empty_table())

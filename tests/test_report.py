@@ -29,8 +29,14 @@ SUMMARY = {
             "child_dead": 3,
             "child_persisting": 290,
             "emerging": 1755,
+            "mutual": 250,
+            "one_to_one": 1260,
             "persisting_share": 300 / 2040,
+            "persisting_low": 0.131,
+            "persisting_high": 0.162,
             "emerging_share": None,
+            "emerging_low": None,
+            "emerging_high": None,
         }
     ],
     "origins": {"base": {"base": 2040}, "lua": {"base": 290, "lua": 1755}},
@@ -44,6 +50,14 @@ SAE = {
     "dead_share": 0.0005,
     "definitions": {"l0": "features that fire at a token", "mse": "squared error", "loss_clean": "left out"},
 }
+STRATA = pd.DataFrame(
+    [
+        {"parent": "base", "child": "lua", "seed": 0, "side": side, "kind": "token", "stratum": stratum}
+        | {"features": 1500, "persisting": 300, "share": 0.2}
+        for side in ("parent", "child")
+        for stratum in ("single", "several")
+    ]
+)
 
 
 def figure(name):
@@ -59,6 +73,8 @@ def content():
         "study": "small",
         "summary": SUMMARY,
         "sankey": figure("sankey"),
+        "curves": figure("curves"),
+        "strata": STRATA,
         "merges": {"both": {"figure": figure("sweep"), "tensors": tensors, "record": {"t": 0.583}}},
         "training": figure("training"),
         "autoencoders": figure("autoencoders"),
@@ -99,8 +115,35 @@ def scripts(text):
 
 def test_flow_table(page):
     assert rows(page(), "<h2>Feature flow</h2>") == [
-        ["base → lua", "0", "2,040", "300", "14.7%", "1,740", "2,045", "290", "1,755", "–", "8 / 3"]
+        [
+            "base → lua",
+            "0",
+            "2,040",
+            "300",
+            "14.7% (13.1% to 16.2%)",
+            "1,740",
+            "2,045",
+            "290",
+            "1,755",
+            "–",
+            "250",
+            "1,260",
+            "8 / 3",
+        ]
     ]
+
+
+def test_strata_of_each_edge(page):
+    more = pd.concat([STRATA, STRATA.assign(child="bible", share=0.3)])
+    text = page(strata=more)
+    assert text.count("<details>") == 2
+    assert rows(text, "base → lua, seed 0: who persists") == [
+        [side, f"token: {stratum}", "1,500", "300", "20.0%"]
+        for side in ("parent", "child")
+        for stratum in ("single", "several")
+    ]
+    assert rows(text, "base → bible, seed 0: who persists")[0][-1] == "30.0%"
+    assert "<details>" not in page(strata=STRATA.iloc[:0])
 
 
 def test_accuracy_table(page):
@@ -124,7 +167,7 @@ def test_autoencoder_table(page):
 def test_every_figure_has_its_place_and_its_data(page, content):
     text = page()
     found = scripts(text)
-    assert list(found) == ["sankey-data", "sweep-1-data", "training-data", "autoencoders-data"]
+    assert list(found) == ["sankey-data", "curves-data", "sweep-1-data", "training-data", "autoencoders-data"]
     for name in found:
         assert f'<div id="{name.removesuffix("-data")}"></div>' in text
     expected = {key: value for key, value in content["sankey"].items() if key != "provenance"}
@@ -135,7 +178,7 @@ def test_every_figure_has_its_place_and_its_data(page, content):
 
 def test_study_without_a_merge(page):
     text = page(merges={})
-    assert list(scripts(text)) == ["sankey-data", "training-data", "autoencoders-data"]
+    assert list(scripts(text)) == ["sankey-data", "curves-data", "training-data", "autoencoders-data"]
 
 
 def test_no_request_leaves_the_page(page):
@@ -158,13 +201,15 @@ def test_text_cannot_break_out_of_the_page(page, content):
         study=EVIL,
         summary=SUMMARY | {"edges": [edge], "origins": {EVIL: {"base": 1, EVIL: 2}}},
         sankey=figure(EVIL),
+        curves=figure(EVIL),
+        strata=STRATA.assign(parent=EVIL, stratum=EVIL),
         merges={EVIL: {"figure": figure(EVIL), "tensors": tensors, "record": {"t": 0.5}}},
         models={EVIL: evil},
         saes=[(EVIL, EVIL, SAE | {"definitions": {"l0": EVIL}})],
         record={"digest": EVIL},
     )
     assert "<script>alert" not in text
-    assert text.count("<script") == text.count("</script>") == 6, "the library, four figures and what draws them"
+    assert text.count("<script") == text.count("</script>") == 7, "the library, five figures and what draws them"
     assert json.loads(scripts(text)["sankey-data"])["data"][0]["name"] == EVIL
     assert unescape(text).count("alert(1)") > 10, "it is there, as text"
 
@@ -189,9 +234,14 @@ def test_missing_content_is_an_error_and_leaves_no_page(content, tmp_path):
 
 def test_headline():
     assert headline(SUMMARY) == [
-        "base → lua: 300 of 2,040 features persist (14.7%), 1,740 disappear, 1,755 emerge.",
+        "base → lua: 300 of 2,040 features persist (14.7%, 95 % interval 13.1% to 16.2%), 1,740 disappear, 1,755 emerge.",
         "lua: 290 of 2,045 features have an ancestor: 290 from base.",
     ]
+
+
+def test_headline_without_intervals():
+    edge = SUMMARY["edges"][0] | {"persisting_low": None, "persisting_high": None}
+    assert "300 of 2,040 features persist (14.7%), 1,740" in headline(SUMMARY | {"edges": [edge]})[0]
 
 
 def test_headline_of_several_seeds_tells_them_apart():

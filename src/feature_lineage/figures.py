@@ -93,6 +93,35 @@ def sankey(summary: Mapping[str, Any]) -> go.Figure:
     return figure
 
 
+def curves(table: pd.DataFrame, threshold: float) -> go.Figure:
+    """Share of persisting features against the threshold, for each edge and from both sides; the study's threshold is marked."""
+    figure = make_subplots(
+        rows=1, cols=2, shared_yaxes=True, subplot_titles=("of the parent's features", "of the child's features")
+    )
+    several = table["seed"].nunique() > 1
+    edges = [f"{row.parent} → {row.child}" + f", seed {row.seed}" * several for row in table.itertuples()]
+    palette = colours(list(dict.fromkeys(edges)))
+    dashes = {"persisting_share": "solid", "mutual_share": "dash", "one_to_one_share": "dot"}
+    for (edge, side), rows in table.groupby([pd.Series(edges, table.index), "side"], sort=False):
+        for share, dash in dashes.items():
+            first = side == "parent" and dash == "solid"
+            figure.add_scatter(
+                x=rows["threshold"], y=rows[share], name=edge, legendgroup=edge, showlegend=first, mode="lines",
+                line={"color": palette[edge], "dash": dash}, row=1, col=1 if side == "parent" else 2,
+            )  # fmt: skip
+    figure.add_vline(x=threshold, line={"color": "#666", "width": 1, "dash": "dot"}, annotation_text=f"{threshold:g}")
+    figure.update_xaxes(title_text="threshold of the correlation")
+    figure.update_yaxes(tickformat=".0%", rangemode="tozero")
+    figure.update_layout(
+        title={
+            "text": "Features that persist, by best match (solid), mutual best match (dashes) and one to one (dots)"
+        },
+        template="plotly_white",
+        height=440,
+    )
+    return figure
+
+
 def sweep(table: pd.DataFrame, t: float, parents: list[str], roots: Mapping[str, Mapping[str, Any]]) -> go.Figure:
     """Accuracy of the merged model along the path, per corpus, with the base model's as dashed lines (the paper's figure 5)."""
     figure = go.Figure()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,8 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from feature_lineage.artifacts import read_table
+from feature_lineage.bootstrap import interval
+from feature_lineage.logs import progress
 
 EDGES = pa.schema(
     [("parent", pa.string()), ("child", pa.string()), ("seed", pa.int64()), ("threshold", pa.float64())]
@@ -18,10 +23,15 @@ EDGES = pa.schema(
         (name, pa.int64())
         for name in (
             "parent_features", "parent_dead", "parent_persisting", "disappearing",
-            "child_features", "child_dead", "child_persisting", "emerging",
+            "child_features", "child_dead", "child_persisting", "emerging", "mutual", "one_to_one",
         )
     ]
-    + [("persisting_share", pa.float64()), ("emerging_share", pa.float64())]
+    + [
+        (name, pa.float64())
+        for name in (
+            "persisting_share", "persisting_low", "persisting_high", "emerging_share", "emerging_low", "emerging_high",
+        )
+    ]
 )  # fmt: skip
 FEATURES = pa.schema(
     [
@@ -34,9 +44,29 @@ FEATURES = pa.schema(
         ("ancestor", pa.int32()),
         ("descendant", pa.int32()),
         ("r", pa.float64()),
+        ("mutual", pa.bool_()),
+        ("one_to_one", pa.int32()),
         ("density", pa.float64()),
     ]
 )
+_OF_SIDE = [("parent", pa.string()), ("child", pa.string()), ("seed", pa.int64()), ("side", pa.string())]
+CURVES = pa.schema(
+    _OF_SIDE + [(name, pa.float64()) for name in ("threshold", "persisting_share", "mutual_share", "one_to_one_share")]
+)
+STRATA = pa.schema(
+    [
+        *_OF_SIDE,
+        ("kind", pa.string()),
+        ("stratum", pa.string()),
+        ("features", pa.int64()),
+        ("persisting", pa.int64()),
+        ("share", pa.float64()),
+    ]
+)
+ULTRALOW = (
+    1e-6  # density below which a feature is of the cluster that autoencoders make of nothing (Bricken et al. 2023)
+)
+SINGLE_TOKEN = 0.9  # share of a feature's activation on one token from which it is a single-token feature
 LINEAGES = pa.schema(
     [
         ("model", pa.string()),
@@ -47,6 +77,14 @@ LINEAGES = pa.schema(
         (
             "chain",
             pa.list_(pa.struct([("model", pa.string()), ("feature", pa.int32()), ("r", pa.float64())])),
+        ),
+        (
+            "fates",
+            pa.list_(
+                pa.struct(
+                    [("child", pa.string()), ("fate", pa.string()), ("descendant", pa.int32()), ("r", pa.float64())]
+                )
+            ),
         ),
     ]
 )
@@ -73,6 +111,37 @@ def _best(own: np.ndarray, other: np.ndarray, r: np.ndarray, count: int) -> Matc
     return Match(best, highest)
 
 
+def mutual_best(down: Match, up: Match) -> np.ndarray:
+    """Whether each feature of the parent is the best match of its own best match, bool [parent features]."""
+    found = np.flatnonzero(down.best >= 0)
+    mutual = np.zeros(len(down.best), bool)
+    mutual[found] = up.best[down.best[found]] == found
+    return mutual
+
+
+def one_to_one(correlations: pa.Table, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """The assignment of features to one another, each to one at most, with the largest sum of r over pairs above `threshold` (≥ 0).
+
+    Exact, by the sparse Jonker-Volgenant algorithm: every feature of the parent may also go to a place of its own that is worth 0, so
+    that an assignment of all of them exists.
+
+    Returns:
+        The features of the parent and of the child that are assigned, both int32 [pairs].
+    """
+    a, b, r = (correlations[name].to_numpy() for name in ("feature_a", "feature_b", "r"))
+    above = r > threshold
+    left, row = np.unique(a[above], return_inverse=True)
+    right, column = np.unique(b[above], return_inverse=True)
+    if not len(left):
+        return left, right
+    own = np.arange(len(left))
+    cost = np.concatenate([2 - r[above], np.full(len(left), 2.0)])  # 2 more than -r, since the algorithm takes no zeros
+    place = (np.concatenate([row, own]), np.concatenate([column, len(right) + own]))
+    chosen = min_weight_full_bipartite_matching(csr_array((cost, place), shape=(len(left), len(right) + len(left))))[1]
+    real = chosen < len(right)
+    return left[real], right[chosen[real]]
+
+
 class Edge(NamedTuple):
     """One parent → child comparison: densities (share of tokens on which each feature fires) and correlations."""
 
@@ -89,6 +158,8 @@ class _Flow(NamedTuple):
     up: Match
     parent_persists: np.ndarray  # bool [parent features]
     child_persists: np.ndarray  # bool [child features]
+    mutual: np.ndarray  # bool [parent features]
+    assigned: tuple[np.ndarray, np.ndarray]  # features of the parent and of the child
 
 
 class Tables(NamedTuple):
@@ -111,7 +182,8 @@ def trace(
 
     A parent's feature persists if its best match in the child correlates above `threshold`, and disappears otherwise; a child's
     feature persists if its best match in the parent does, and emerges otherwise. A feature that never fires in the sample is
-    dead and neither. Of several parents, a feature's ancestor is the one that it correlates with best.
+    dead and neither. Of several parents, a feature's ancestor is the one that it correlates with best. Beside the best match, of which
+    several features may share one: pairs that are each other's best match, and the one-to-one assignment, both above `threshold`.
 
     Args:
         edges: all edges of the lineage.
@@ -123,7 +195,9 @@ def trace(
     flows = []
     for edge in edges:
         down, up = best_matches(edge.correlations, len(edge.parent_density), len(edge.child_density))
-        flows.append(_Flow(edge, down, up, down.r > threshold, up.r > threshold))
+        mutual = mutual_best(down, up) & (down.r > threshold)
+        assigned = one_to_one(edge.correlations, threshold)
+        flows.append(_Flow(edge, down, up, down.r > threshold, up.r > threshold, mutual, assigned))
     lineages, origins = _lineages(flows, densities, order, seed)
     return Tables(
         pa.Table.from_pylist([_edge_row(flow, threshold, seed) for flow in flows], EDGES),
@@ -135,35 +209,146 @@ def trace(
     )
 
 
-def trace_seeds(
+class Seed(NamedTuple):
+    """The autoencoders of one seed: per model the density of each feature, and all edges."""
+
+    seed: int
+    densities: dict[str, np.ndarray]
+    edges: list[Edge]
+
+
+def read_seeds(
     seeds: Sequence[int],
     models: Sequence[str],
     edges: Sequence[tuple[str, str]],
     correlations: Sequence[str | Path],
     statistics: Sequence[str | Path],
-    threshold: float,
-) -> Tables:
-    """`trace` for the autoencoders of each seed, from files; the origins are those of the first seed.
+    min_active: int,
+) -> list[Seed]:
+    """Read what is compared. A feature that fires on fewer than `min_active` tokens is dead: its density is 0 and it is in no pair.
 
     Args:
         seeds: autoencoder seeds.
-        models: all models, parents before children.
+        models: all models.
         edges: all (parent, child) pairs.
         correlations: file of `correlation.correlate` for each seed and edge, in that order.
         statistics: file of `features.Statistics` for each seed and model, in that order.
-        threshold: correlation above which two features are the same.
+        min_active: tokens on which a living feature fires.
     """
     found = []
     for number, seed in enumerate(seeds):
-        densities = {
-            model: read_table(path)["density"].to_numpy()
-            for model, path in zip(models, statistics[number * len(models) :], strict=False)
-        }
-        pairs = zip(edges, correlations[number * len(edges) :], strict=False)
-        compared = [Edge(a, b, densities[a], densities[b], read_table(path)) for (a, b), path in pairs]
-        found.append(trace(compared, densities, models, threshold, seed))
+        densities = {}
+        for model, path in zip(models, statistics[number * len(models) :], strict=False):
+            table = read_table(path, ["active", "density"])
+            densities[model] = np.where(table["active"].to_numpy() >= min_active, table["density"].to_numpy(), 0)
+        compared = []
+        for (a, b), path in zip(edges, correlations[number * len(edges) :], strict=False):
+            pairs = read_table(path)
+            alive = (densities[a][pairs["feature_a"]] > 0) & (densities[b][pairs["feature_b"]] > 0)
+            compared.append(Edge(a, b, densities[a], densities[b], pairs.filter(pa.array(alive))))
+        found.append(Seed(seed, densities, compared))
+    return found
+
+
+def trace_seeds(seeds: Sequence[Seed], models: Sequence[str], threshold: float) -> Tables:
+    """`trace` for the autoencoders of each seed; the origins are those of the first seed.
+
+    Args:
+        seeds: what `read_seeds` gives.
+        models: all models, parents before children.
+        threshold: correlation above which two features are the same.
+    """
+    found = [trace(one.edges, one.densities, models, threshold, one.seed) for one in seeds]
     tables = (pa.concat_tables([getattr(one, name) for one in found]) for name in ("edges", "features", "lineages"))
     return Tables(*tables, found[0].origins)
+
+
+def with_intervals(edges: pa.Table, replicates: Sequence[pa.Table]) -> pa.Table:
+    """Give each row of an edge table the 95 % intervals of its two shares; emerging is what does not persist.
+
+    Args:
+        edges: table of schema `EDGES`.
+        replicates: tables of `bootstrap.bootstrap`, one for each row; none at all leaves the intervals null.
+    """
+    rows = edges.to_pylist()
+    for row, table in zip(rows, replicates, strict=True) if replicates else ():
+        if found := interval(table, "parent"):
+            row["persisting_low"], row["persisting_high"] = found
+        if found := interval(table, "child"):
+            row["emerging_low"], row["emerging_high"] = 1 - found[1], 1 - found[0]
+    return pa.Table.from_pylist(rows, EDGES)
+
+
+def curves(seeds: Sequence[Seed], floor: float) -> pa.Table:
+    """Share of the living features of each side that persist, as a function of the threshold.
+
+    By best match, by mutual best match and in the one-to-one assignment, which is made anew for each threshold.
+
+    Args:
+        seeds: what `read_seeds` gives.
+        floor: correlation above which all pairs are known; thresholds go from there to 1 in steps of .01.
+
+    Returns:
+        Schema `CURVES`; `side` is `parent` or `child`. Shares are null where no feature lives.
+    """
+    thresholds = (np.arange(math.ceil(100 * floor - 1e-9), 101) / 100).tolist()
+    rows = []
+    with progress(sum(len(one.edges) for one in seeds) * len(thresholds), "threshold", "curves") as bar:
+        for seed, edge in [(one.seed, edge) for one in seeds for edge in one.edges]:
+            down, up = best_matches(edge.correlations, len(edge.parent_density), len(edge.child_density))
+            mutual = down.r[mutual_best(down, up)]
+            for threshold in thresholds:
+                pairs = (np.sum(mutual > threshold), len(one_to_one(edge.correlations, threshold)[0]))
+                for side, match, density in (("parent", down, edge.parent_density), ("child", up, edge.child_density)):
+                    counts = (np.sum(match.r > threshold), *pairs)
+                    alive = np.count_nonzero(density)
+                    shares = [count / alive if alive else None for count in counts]
+                    row = (edge.parent, edge.child, seed, side, threshold, *shares)
+                    rows.append(dict(zip(CURVES.names, row, strict=True)))
+                bar.update(1)
+    return pa.Table.from_pylist(rows, CURVES)
+
+
+def density_band(density: float) -> str:
+    """The decade of a density, as text; all below `ULTRALOW` are one band."""
+    if density < ULTRALOW:
+        return "below 1e-6, ultralow"
+    decade = min(math.floor(math.log10(density)), -1)
+    return f"1e{decade} to {f'1e{decade + 1}' if decade < -1 else '1'}"
+
+
+def strata(features: pa.Table, tokens: Mapping[tuple[str, int], pa.Table]) -> pa.Table:
+    """Share of the living features that persist, by density, by whether they fire for a single token, and by corpus.
+
+    A single-token feature has at least `SINGLE_TOKEN` of its activation on one token of the vocabulary; a feature is of the corpus on
+    which most of its activation lies. Dead features are left out, so that the strata of each kind add up to the living ones.
+
+    Args:
+        features: table of schema `FEATURES`.
+        tokens: table of `feature_tokens.token_masses` for each model and seed.
+
+    Returns:
+        Schema `STRATA`: `kind` is `density`, `token` or `corpus`; strata without features have no row.
+    """
+    counts: dict[tuple[Any, ...], list[int]] = {}
+    frame = features.select(["parent", "child", "seed", "model", "feature", "fate", "density"]).to_pandas()
+    for (parent, child, seed, model), rows in frame.groupby(["parent", "child", "seed", "model"], sort=False):
+        alive = rows[rows["fate"] != "dead"]
+        found = tokens[model, seed].to_pandas().loc[alive["feature"]]
+        kinds = {
+            "density": [density_band(density) for density in alive["density"]],
+            "token": np.where(found["token_share"] >= SINGLE_TOKEN, "single", "several").tolist(),
+            "corpus": found["corpus"].tolist(),
+        }
+        edge = (parent, child, seed, "parent" if model == parent else "child")
+        for kind, names in kinds.items():
+            for name in sorted(set(names)):
+                counts[(*edge, kind, name)] = [0, 0]
+            for name, fate in zip(names, alive["fate"], strict=True):
+                counts[(*edge, kind, name)][0] += 1
+                counts[(*edge, kind, name)][1] += fate == "persisting"
+    rows = [dict(zip(STRATA.names, (*key, *count, count[1] / count[0]), strict=True)) for key, count in counts.items()]
+    return pa.Table.from_pylist(rows, STRATA)
 
 
 def summarise(tables: Tables, threshold: float) -> dict[str, Any]:
@@ -195,37 +380,41 @@ def _edge_row(flow: _Flow, threshold: float, seed: int) -> dict[str, Any]:
         "child_dead": int((~child_alive).sum()),
         "child_persisting": child_persisting,
         "emerging": emerging,
+        "mutual": int(flow.mutual.sum()),
+        "one_to_one": len(flow.assigned[0]),
         "persisting_share": parent_persisting / parent_alive.sum() if parent_alive.any() else None,
         "emerging_share": emerging / child_alive.sum() if child_alive.any() else None,
     }
 
 
 def _feature_tables(flow: _Flow, seed: int) -> list[pa.Table]:
+    mutual = np.zeros(len(flow.edge.child_density), bool)
+    mutual[flow.down.best[flow.mutual]] = True
+    edge, (left, right) = flow.edge, flow.assigned
     sides = (
         (
-            flow.edge.parent,
-            flow.edge.parent_density,
-            flow.down,
-            flow.parent_persists,
-            "disappearing",
-            "descendant",
+            edge.parent, edge.parent_density, flow.down, flow.parent_persists, flow.mutual, left, right,
+            "disappearing", "descendant",
         ),
-        (flow.edge.child, flow.edge.child_density, flow.up, flow.child_persists, "emerging", "ancestor"),
-    )
+        (edge.child, edge.child_density, flow.up, flow.child_persists, mutual, right, left, "emerging", "ancestor"),
+    )  # fmt: skip
     tables = []
-    for model, density, match, persists, otherwise, relative in sides:
+    for model, density, match, persists, both, own, other, otherwise, relative in sides:
         count = len(density)
-        fate = np.where(density == 0, "dead", np.where(persists, "persisting", otherwise))
+        assigned = np.full(count, -1, np.int32)
+        assigned[own] = other
         columns = {
             "parent": pa.array([flow.edge.parent] * count),
             "child": pa.array([flow.edge.child] * count),
             "seed": np.full(count, seed),
             "model": pa.array([model] * count),
             "feature": np.arange(count, dtype=np.int32),
-            "fate": pa.array(fate.tolist()),
+            "fate": pa.array(_fates(density, persists, otherwise).tolist()),
             "ancestor": pa.nulls(count, pa.int32()),
             "descendant": pa.nulls(count, pa.int32()),
             "r": pa.array(match.r, from_pandas=True),
+            "mutual": both,
+            "one_to_one": pa.array(assigned, mask=assigned < 0),
             "density": density,
         }
         columns[relative] = pa.array(match.best.astype(np.int32), mask=match.best < 0)
@@ -233,16 +422,23 @@ def _feature_tables(flow: _Flow, seed: int) -> list[pa.Table]:
     return tables
 
 
+def _fates(density: np.ndarray, persists: np.ndarray, otherwise: str) -> np.ndarray:
+    return np.where(density == 0, "dead", np.where(persists, "persisting", otherwise))
+
+
 def _lineages(
     flows: list[_Flow], densities: Mapping[str, np.ndarray], order: Sequence[str], seed: int
 ) -> tuple[pa.Table, dict[str, dict[str, int]]]:
-    """Each feature's chain of ancestors, nearest first, and the numbers of living features by origin."""
+    """Each feature's chain of ancestors, nearest first, and fate on the edges below; the numbers of living features by origin."""
     chains: dict[str, list[list[dict[str, Any]]]] = {}
     rows: list[dict[str, Any]] = []
     origins: dict[str, dict[str, int]] = {}
     for model in order:
         density = densities[model]
         into = [flow for flow in flows if flow.edge.child == model]
+        below = [
+            (flow, _fates(density, flow.parent_persists, "disappearing")) for flow in flows if flow.edge.parent == model
+        ]
         chains[model] = []
         counts: dict[str, int] = {}
         for feature in range(len(density)):
@@ -265,6 +461,15 @@ def _lineages(
                     "density": float(density[feature]),
                     "origin": origin if alive else None,
                     "chain": chain,
+                    "fates": [
+                        {
+                            "child": flow.edge.child,
+                            "fate": fates[feature],
+                            "descendant": int(flow.down.best[feature]) if flow.down.best[feature] >= 0 else None,
+                            "r": float(flow.down.r[feature]) if flow.down.best[feature] >= 0 else None,
+                        }
+                        for flow, fates in below
+                    ],
                 }
             )
         origins[model] = {name: counts[name] for name in order if name in counts}

@@ -23,7 +23,8 @@ def write_report(path: str | Path, *, record: dict[str, Any], **content: Any) ->
     Args:
         path: the HTML file.
         record: provenance, shown at the end of the page.
-        content: `study`, `summary`, `sankey`, `merges`, `training`, `autoencoders`, `models` and `saes`, as the template reads them.
+        content: `study`, `summary`, `sankey`, `curves`, `strata`, `merges`, `training`, `autoencoders`, `models` and `saes`, as the
+            template reads them.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"percent": _percent, "figure": _figure}
@@ -50,9 +51,11 @@ def headline(summary: Mapping[str, Any]) -> list[str]:
     for edge in summary["edges"]:
         seed = f" (autoencoder seed {edge['seed']})" if len({e["seed"] for e in summary["edges"]}) > 1 else ""
         alive = edge["parent_features"] - edge["parent_dead"]
+        low, high = edge["persisting_low"], edge["persisting_high"]
+        between = "" if low is None else f", 95 % interval {_percent(low)} to {_percent(high)}"
         lines.append(
             f"{edge['parent']} → {edge['child']}{seed}: {edge['parent_persisting']:,} of {alive:,} features persist "
-            f"({_percent(edge['persisting_share'])}), {edge['disappearing']:,} disappear, {edge['emerging']:,} emerge."
+            f"({_percent(edge['persisting_share'])}{between}), {edge['disappearing']:,} disappear, {edge['emerging']:,} emerge."
         )
     for model, origins in summary["origins"].items():
         inherited = {origin: count for origin, count in origins.items() if origin != model}

@@ -333,6 +333,14 @@ class Flow(Block):
         description="Jobs that share the work of correlating two autoencoders, each a range of tokens; the result is the same to "
         "the byte. On one machine leave it at 1: the parts go through files.",
     )
+    min_active: int = Field(
+        1, ge=1, description="A feature that fires on fewer tokens of the sample than this counts as dead."
+    )
+    bootstrap: int = Field(
+        200,
+        ge=0,
+        description="Replicates of the bootstrap over documents that gives the shares their 95 % intervals; 0 leaves them out.",
+    )
 
     @model_validator(mode="after")
     def _floor_below_threshold(self) -> Flow:

@@ -90,6 +90,8 @@ BAD = [
     ({"autoencoder.resampling.steps": [0]}, "autoencoder.resampling.steps.0", "0", "greater than 0"),
     ({"flow.threshold": 1}, "flow.threshold", "1", "less than 1"),
     ({"flow.floor": 0.9}, "flow", "floor", "must not exceed threshold (0.8)"),
+    ({"flow.bootstrap": -1}, "flow.bootstrap", "-1", "greater than or equal to 0"),
+    ({"flow.min_active": 0}, "flow.min_active", "0", "greater than or equal to 1"),
     ({"flow.tokens": 8}, "flow.tokens", "8", "at least two blocks of 8 tokens"),
     ({"flow.corpora": ["lua"]}, "flow.corpora", "'lua'", "prose, code"),
     ({"cases": {}}, "cases", "a block with no keys", "no such key"),

@@ -11,18 +11,25 @@ from feature_lineage.artifacts import read_provenance, sha256
 LIBRARY = "src/feature_lineage"
 MODELS = ("base", "coder", "writer", "both")
 EDGES = (("base", "coder"), ("base", "writer"), ("coder", "both"), ("writer", "both"))
-FLOWS = {"trace_flows", "draw_sankey", "write_report"}
+FLOWS = {"trace_flows", "draw_sankey", "draw_curves", "write_report"}
 CHANGED = "Params have changed"
 
 
 def features(model, seed=0):
     """Jobs of a model's autoencoder."""
     jobs = (f"train_autoencoder {model} {seed}", f"evaluate_autoencoder {model} {seed}")
-    return {*jobs, f"collect_features {model} {seed} validation"}
+    return {*jobs, f"collect_features {model} {seed} validation", f"weigh_tokens {model} {seed} validation"}
 
 
 def correlations(*edges, seed=0):
-    return {f"correlate validation {parent} {seed} {child} {seed}" for parent, child in edges}
+    """Jobs of some edges, each edge's bootstrap among them."""
+    return {f"correlate validation {parent} {seed} {child} {seed}" for parent, child in edges} | bootstraps(
+        *edges, seed=seed
+    )
+
+
+def bootstraps(*edges, seed=0):
+    return {f"bootstrap_flow validation {parent} {seed} {child} {seed}" for parent, child in edges}
 
 
 def all_features(seed=0):
@@ -52,7 +59,7 @@ def test_comments_docstrings_and_layout_rerun_nothing(copy):
 def test_a_figure_edited_draws_the_figures_again_and_trains_nothing(copy):
     copy.add_statement(f"{LIBRARY}/figures.py", "sankey")
     plan = copy.plan()
-    drawn = {"draw_sankey", "draw_training", "draw_autoencoders", "draw_sweep both"}
+    drawn = {"draw_sankey", "draw_curves", "draw_training", "draw_autoencoders", "draw_sweep both"}
     assert set(plan) == drawn | {"write_report"}
     assert causes(plan) == drawn
     assert all(CHANGED in plan[job] for job in drawn)
@@ -109,8 +116,22 @@ def test_a_seed_added_trains_the_autoencoders_of_that_seed_alone(copy):
 def test_another_threshold_reruns_the_flows_and_below(copy):
     copy.config["flow"]["threshold"] = 0.75
     plan = copy.plan()
-    assert set(plan) == FLOWS
-    assert CHANGED in plan["trace_flows"]
+    assert set(plan) == bootstraps(*EDGES) | FLOWS
+    assert causes(plan) == bootstraps(*EDGES)
+    assert all(CHANGED in plan[job] for job in bootstraps(*EDGES))
+
+
+def test_another_number_of_replicates_reruns_the_bootstrap_and_below(copy):
+    copy.config["flow"]["bootstrap"] = 30
+    plan = copy.plan()
+    assert set(plan) == bootstraps(*EDGES) | FLOWS
+    assert causes(plan) == bootstraps(*EDGES)
+    assert all(CHANGED in plan[job] for job in bootstraps(*EDGES))
+
+
+def test_no_replicates_rerun_the_flows_alone(copy):
+    copy.config["flow"]["bootstrap"] = 0
+    assert set(copy.plan()) == FLOWS
 
 
 def test_another_learning_rate_reruns_the_model_and_what_hangs_on_it_but_no_sibling(copy):

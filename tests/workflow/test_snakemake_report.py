@@ -12,7 +12,14 @@ def test_snakemake_reports_on_the_study_in_pages_that_open_offline(copy):
     with zipfile.ZipFile(copy.root / "report.zip") as archive:
         pages = {name: archive.read(name).decode() for name in archive.namelist() if name.endswith(".html")}
     figures = {name.rsplit("/", 1)[-1] for name in pages}
-    assert {"index.html", "sankey.html", "training.html", "autoencoders.html", "sweep-both.html"} <= figures
+    assert {
+        "index.html",
+        "sankey.html",
+        "curves.html",
+        "training.html",
+        "autoencoders.html",
+        "sweep-both.html",
+    } <= figures
     asked = {
         name: re.findall(r'<(?:script|link|img)\b[^>]*\b(?:src|href)="([^"]*)"', page) for name, page in pages.items()
     }

@@ -1,6 +1,56 @@
 # What correlations along every edge say about the features.
 
 
+rule bootstrap_flow:
+    input:
+        parent="<results>/features/{a}/seed{i}/{sample}/activations.parquet",
+        child="<results>/features/{b}/seed{j}/{sample}/activations.parquet",
+        correlations="<results>/correlations/{sample}/{a}.seed{i}--{b}.seed{j}.parquet",
+        sample="<results>/samples/{sample}.safetensors",
+    output:
+        replicates="<results>/flows/bootstrap/{sample}/{a}.seed{i}--{b}.seed{j}.parquet",
+    log:
+        "<logs>/bootstrap_flow/{sample}.{a}.seed{i}--{b}.seed{j}.log",
+    benchmark:
+        "<benchmarks>/bootstrap_flow/{sample}.{a}.seed{i}--{b}.seed{j}.tsv"
+    wildcard_constraints:
+        a=names(object),
+        b=names(object),
+        i="[0-9]+",
+        j="[0-9]+",
+    conda:
+        CONDA
+    threads: 1
+    params:
+        seed=study.seed,
+        replicates=study.flow.bootstrap,
+        threshold=study.flow.threshold,
+        min_active=study.flow.min_active,
+        code=code("bootstrap_flow"),
+    script:
+        "../scripts/bootstrap_flow.py"
+
+
+rule weigh_tokens:
+    input:
+        activations="<results>/features/{model}/seed{seed}/{sample}/activations.parquet",
+        sample="<results>/samples/{sample}.safetensors",
+    output:
+        tokens="<results>/features/{model}/seed{seed}/{sample}/tokens.parquet",
+    log:
+        "<logs>/weigh_tokens/{model}.seed{seed}.{sample}.log",
+    benchmark:
+        "<benchmarks>/weigh_tokens/{model}.seed{seed}.{sample}.tsv"
+    conda:
+        CONDA
+    threads: 1
+    params:
+        corpora=study.flow_corpora(),
+        code=code("weigh_tokens"),
+    script:
+        "../scripts/weigh_tokens.py"
+
+
 rule trace_flows:
     input:
         correlations=[
@@ -13,10 +63,23 @@ rule trace_flows:
             for seed in study.autoencoder.seeds
             for model in study.order()
         ],
+        tokens=[
+            f"<results>/features/{model}/seed{seed}/{SAMPLE}/tokens.parquet"
+            for seed in study.autoencoder.seeds
+            for model in study.order()
+        ],
+        bootstrap=[
+            path.replace("<results>/correlations", "<results>/flows/bootstrap")
+            for seed in study.autoencoder.seeds
+            for path in edge_correlations(seed)
+            if study.flow.bootstrap
+        ],
     output:
         edges="<results>/flows/edges.parquet",
         features="<results>/flows/features.parquet",
         lineages="<results>/flows/lineages.parquet",
+        curves="<results>/flows/curves.parquet",
+        strata="<results>/flows/strata.parquet",
         summary="<results>/flows/summary.json",
     log:
         "<logs>/trace_flows.log",
@@ -30,6 +93,8 @@ rule trace_flows:
         models=study.order(),
         edges=study.edges(),
         threshold=study.flow.threshold,
+        floor=study.flow.floor,
+        min_active=study.flow.min_active,
         code=code("trace_flows"),
     script:
         "../scripts/trace_flows.py"
@@ -57,3 +122,28 @@ rule draw_sankey:
         code=code("draw_sankey"),
     script:
         "../scripts/draw_sankey.py"
+
+
+rule draw_curves:
+    input:
+        curves="<results>/flows/curves.parquet",
+    output:
+        figure="<results>/figures/curves.json",
+        page=report(
+            "<results>/figures/curves.html",
+            caption="../report/curves.rst",
+            category="Feature flow",
+            labels={"figure": "Share against the threshold"},
+        ),
+    log:
+        "<logs>/draw_curves.log",
+    benchmark:
+        "<benchmarks>/draw_curves.tsv"
+    conda:
+        CONDA
+    threads: 1
+    params:
+        threshold=study.flow.threshold,
+        code=code("draw_curves"),
+    script:
+        "../scripts/draw_curves.py"

@@ -101,6 +101,8 @@ rule write_report:
     input:
         summary="<results>/flows/summary.json",
         sankey="<results>/flows/sankey.json",
+        curves="<results>/figures/curves.json",
+        strata="<results>/flows/strata.parquet",
         sweeps=expand("<results>/figures/sweep-{model}.json", model=MERGES),
         tensors=expand("<results>/models/{model}/tensors.parquet", model=MERGES),
         training="<results>/figures/training.json",

@@ -1,27 +1,34 @@
-"""Count what persists, emerges and disappears along each edge, and follow every feature back."""
+"""Count what persists, emerges and disappears along each edge, and follow every feature up and down the lineage."""
 
 from typing import Any
 
-from feature_lineage.artifacts import provenance, write_json, write_table
-from feature_lineage.flow import EDGES, FEATURES, LINEAGES, summarise, trace_seeds
+from feature_lineage import flow
+from feature_lineage.artifacts import provenance, read_table, write_json, write_table
 from feature_lineage.logs import job
 
 
 def main(smk: Any) -> None:
     with job(smk.log[0]):
-        tables = trace_seeds(
+        edges = [tuple(edge) for edge in smk.params.edges]
+        seeds = flow.read_seeds(
             smk.params.seeds,
             smk.params.models,
-            [tuple(edge) for edge in smk.params.edges],
+            edges,
             smk.input.correlations,
             smk.input.statistics,
-            smk.params.threshold,
+            smk.params.min_active,
         )
+        tables = flow.trace_seeds(seeds, smk.params.models, smk.params.threshold)
+        tables = tables._replace(edges=flow.with_intervals(tables.edges, list(map(read_table, smk.input.bootstrap))))
+        names = [(model, seed) for seed in smk.params.seeds for model in smk.params.models]
+        tokens = {name: read_table(path) for name, path in zip(names, smk.input.tokens, strict=True)}
         record = provenance(smk.input, smk.params)
-        write_table(smk.output.edges, tables.edges, EDGES, record)
-        write_table(smk.output.features, tables.features, FEATURES, record)
-        write_table(smk.output.lineages, tables.lineages, LINEAGES, record)
-        write_json(smk.output.summary, summarise(tables, smk.params.threshold), record)
+        write_table(smk.output.edges, tables.edges, flow.EDGES, record)
+        write_table(smk.output.features, tables.features, flow.FEATURES, record)
+        write_table(smk.output.lineages, tables.lineages, flow.LINEAGES, record)
+        write_table(smk.output.curves, flow.curves(seeds, smk.params.floor), flow.CURVES, record)
+        write_table(smk.output.strata, flow.strata(tables.features, tokens), flow.STRATA, record)
+        write_json(smk.output.summary, flow.summarise(tables, smk.params.threshold), record)
 
 
 if __name__ == "__main__":

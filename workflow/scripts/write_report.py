@@ -23,6 +23,8 @@ def main(smk: Any) -> None:
             study=smk.params.study,
             summary=read_json(smk.input.summary),
             sankey=read_json(smk.input.sankey),
+            curves=read_json(smk.input.curves),
+            strata=read_table(smk.input.strata).to_pandas(),
             merges=merges,
             training=read_json(smk.input.training),
             autoencoders=read_json(smk.input.autoencoders),

@@ -1,0 +1,29 @@
+"""Count what persists along an edge in samples whose documents are drawn anew."""
+
+from pathlib import Path
+from typing import Any
+
+from feature_lineage.artifacts import provenance, read_table, read_tensors, write_table
+from feature_lineage.bootstrap import REPLICATES, bootstrap, draw_documents, number_documents
+from feature_lineage.logs import job
+
+
+def main(smk: Any) -> None:
+    with job(smk.log[0]):
+        sample = read_tensors(smk.input.sample)
+        document, corpus = number_documents(sample["corpus"], sample["document"])
+        table = bootstrap(
+            smk.input.parent,
+            smk.input.child,
+            read_table(smk.input.correlations),
+            document,
+            draw_documents(corpus, smk.params.replicates, smk.params.seed),
+            smk.params.threshold,
+            smk.params.min_active,
+            f"bootstrap {Path(smk.output.replicates).stem}",
+        )
+        write_table(smk.output.replicates, table, REPLICATES, provenance(smk.input, smk.params))
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

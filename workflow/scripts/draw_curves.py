@@ -1,0 +1,17 @@
+"""Draw the share of persisting features against the threshold."""
+
+from typing import Any
+
+from feature_lineage.artifacts import provenance, read_table
+from feature_lineage.figures import curves, write_figure
+from feature_lineage.logs import job
+
+
+def main(smk: Any) -> None:
+    with job(smk.log[0]):
+        figure = curves(read_table(smk.input.curves).to_pandas(), smk.params.threshold)
+        write_figure(figure, smk.output.figure, smk.output.page, provenance(smk.input, smk.params))
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821
