@@ -27,6 +27,7 @@ include: "workflow/rules/models.smk"
 include: "workflow/rules/saes.smk"
 include: "workflow/rules/features.smk"
 include: "workflow/rules/flows.smk"
+include: "workflow/rules/controls.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -35,6 +36,7 @@ localrules:
     models,
     saes,
     flows,
+    controls,
 
 
 rule models:
@@ -57,6 +59,11 @@ rule flows:
         "<results>/flows/sankey.json",
 
 
+rule controls:
+    input:
+        CONTROLS,
+
+
 rule all:
     default_target: True
     input:
@@ -64,3 +71,4 @@ rule all:
         rules.models.input,
         rules.saes.input,
         rules.flows.input,
+        rules.controls.input,
