@@ -1,10 +1,9 @@
 # What the flow of features is held against: other seeds, shifted samples, raw neurons, the published measure.
 
-ON = [name for name, on in study.controls.model_dump().items() if on]
+SWITCHES = ("ceiling", "null", "neurons", "as_published")
+ON = [name for name in SWITCHES if getattr(study.controls, name)]
 NOT_MEASURED = {
-    name: f"controls.{name} is false"
-    for name in study.controls.model_dump()
-    if name not in ON
+    name: f"controls.{name} is false" for name in SWITCHES if name not in ON
 }
 if "ceiling" in ON and len(study.autoencoder.seeds) < 2:
     NOT_MEASURED["ceiling"] = "it needs two autoencoder.seeds, there is one"
