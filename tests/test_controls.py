@@ -19,6 +19,7 @@ from feature_lineage.controls import (
     Side,
     alignment_null,
     best_where_both_fire,
+    living,
     neuron_correlations,
     neuron_rows,
     offsets,
@@ -75,18 +76,29 @@ def test_sides_of_correlations():
     table = pa.Table.from_pylist(
         [{"feature_a": a, "feature_b": b, "r": r, "both": 1, "either": 2} for a, b, r in rows], CORRELATIONS
     )
-    a, b = sides(table, np.array([0.1, 0.2, 0.0]), np.array([0.3, 0.3]))
+    a, b = sides(table, np.array([True, True, False]), np.array([True, True]))
     np.testing.assert_array_equal(a.r, [0.9, 0.7, np.nan])
     np.testing.assert_array_equal(b.r, [0.9, 0.7])
     assert a.alive.tolist() == [True, True, False]
     assert (a.share(0.8), b.share(0.8)) == (0.5, 0.5)
+    a, b = sides(table, np.array([False, True, True]), np.array([True, True]))
+    np.testing.assert_array_equal(a.r, [np.nan, 0.7, np.nan])
+    np.testing.assert_array_equal(b.r, [np.nan, 0.7], "the dead are no match either")
+
+
+def test_features_that_fire_on_too_few_tokens_never_fire():
+    a = draw(0, features=30, low=0.002)
+    active = (a > 0).sum(0)
+    found = living(activations(a), int(np.median(active))).matrix.toarray()
+    np.testing.assert_array_equal(found, np.where(active >= np.median(active), a, 0))
+    assert (living(activations(a), 1).matrix.toarray() == a).all()
 
 
 # --- seed ceiling ------------------------------------------------------------------------------------------
 
 
 def compared(a, b):
-    return sides(correlate(activations(a), activations(b), 0.3), (a > 0).mean(0), (b > 0).mean(0))
+    return sides(correlate(activations(a), activations(b), 0.3), (a > 0).any(0), (b > 0).any(0))
 
 
 def test_ceiling_of_an_autoencoder_with_itself_is_one():
@@ -125,11 +137,15 @@ def test_comparisons_are_read_from_files(tmp_path):
         statistics[name] = tmp_path / f"{name[0]}.parquet"
         write_table(statistics[name], pa.table(columns, schema=STATISTICS), STATISTICS, {})
     edge = (("base", 3), ("lua", 3))
-    found = read_comparisons([edge], [tmp_path / "r.parquet"], statistics)
+    found = read_comparisons([edge], [tmp_path / "r.parquet"], statistics, 1)
     assert list(found) == [edge]
     for read, direct in zip(found[edge], compared(a, b), strict=True):
         np.testing.assert_array_equal(read.r, direct.r)
         np.testing.assert_array_equal(read.alive, direct.alive)
+    least = int((a > 0).sum(0)[2]) + 1
+    few, _ = read_comparisons([edge], [tmp_path / "r.parquet"], statistics, least)[edge]
+    np.testing.assert_array_equal(few.alive, (a > 0).sum(0) >= least)
+    assert few.r[2] != 1
 
 
 # --- alignment null ----------------------------------------------------------------------------------------

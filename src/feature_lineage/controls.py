@@ -11,7 +11,7 @@ import pyarrow as pa
 from scipy import sparse
 
 from feature_lineage.artifacts import read_table
-from feature_lineage.correlation import BLOCK_BYTES, Activations, correlate
+from feature_lineage.correlation import Activations, correlate
 from feature_lineage.flow import best_matches
 from feature_lineage.logs import InputError, progress
 
@@ -51,6 +51,7 @@ OURS, STRINGS = "ours", "strings"
 TOKENS_BOTH, STRINGS_BOTH = "tokens where both fire", "strings where both fire"
 PUBLISHED = (STRINGS_BOTH, 2)  # variant and minimum of the published code
 MINIMUMS = (2, 3, 5, 10)
+BLOCK_BYTES = 1 << 25  # of each of the dense blocks of pairs, block × features, that `best_where_both_fire` holds
 
 
 class Side(NamedTuple):
@@ -87,16 +88,26 @@ Autoencoder = tuple[str, int]  # a model and the seed of its autoencoder
 Comparisons = dict[tuple[Autoencoder, Autoencoder], tuple[Side, Side]]
 
 
-def sides(correlations: pa.Table, density_a: np.ndarray, density_b: np.ndarray) -> tuple[Side, Side]:
-    """Both sides of a table of `correlation.correlate`, from the share of tokens on which each feature fires, [features]."""
-    a, b = best_matches(correlations, len(density_a), len(density_b))
-    return Side(density_a > 0, a.r), Side(density_b > 0, b.r)
+def sides(correlations: pa.Table, alive_a: np.ndarray, alive_b: np.ndarray) -> tuple[Side, Side]:
+    """Both sides of a table of `correlation.correlate`; only features that are alive (bool [features]) are matches."""
+    kept = alive_a[correlations["feature_a"].to_numpy()] & alive_b[correlations["feature_b"].to_numpy()]
+    a, b = best_matches(correlations.filter(pa.array(kept)), len(alive_a), len(alive_b))
+    return Side(alive_a, a.r), Side(alive_b, b.r)
+
+
+def living(activations: Activations, min_active: int) -> Activations:
+    """The same without the features that fire on fewer than `min_active` tokens: they never fire."""
+    matrix = activations.matrix.tocsr(copy=True)
+    matrix.data[_active(activations)[matrix.indices] < min_active] = 0
+    matrix.eliminate_zeros()
+    return Activations(matrix)
 
 
 def read_comparisons(
     pairs: Sequence[tuple[Autoencoder, Autoencoder]],
     correlations: Sequence[str | Path],
     statistics: Mapping[Autoencoder, str | Path],
+    min_active: int,
 ) -> Comparisons:
     """`sides` of pairs of autoencoders, from files.
 
@@ -104,11 +115,12 @@ def read_comparisons(
         pairs: the pairs.
         correlations: file of `correlation.correlate` for each pair.
         statistics: file of `features.Statistics` of each autoencoder.
+        min_active: tokens on which a living feature fires.
     """
-    densities = {name: read_table(path, ["density"])["density"].to_numpy() for name, path in statistics.items()}
+    active = {name: read_table(path, ["active"])["active"].to_numpy() for name, path in statistics.items()}
     columns = ["feature_a", "feature_b", "r"]
     return {
-        (a, b): sides(read_table(path, columns), densities[a], densities[b])
+        (a, b): sides(read_table(path, columns), active[a] >= min_active, active[b] >= min_active)
         for (a, b), path in zip(pairs, correlations, strict=True)
     }
 
@@ -206,7 +218,7 @@ def alignment_null(
         same = float((document.ravel() == document.ravel()[places]).mean())
         shifted = Activations(b.matrix[places])
         table = correlate(a, shifted, threshold, f"{label} {number}/{len(shares)}")
-        pair = sides(table, _active(a), _active(b))
+        pair = sides(table, _active(a) > 0, _active(b) > 0)
         for name, side in zip(SIDES, pair, strict=True):
             rows.append(
                 {
@@ -329,8 +341,10 @@ def best_where_both_fire(
         r of the best match, float64 [minimums, features] for `a` and for `b`; NaN where no pair is left. A pair on whose shared
         rows one of the features is constant has no correlation.
     """
-    left = [matrix.T.tocsr() for matrix in (_ones(a.matrix), a.matrix, a.matrix.power(2))]
-    ones, values, squares = _ones(b.matrix), b.matrix, b.matrix.power(2)
+    values = a.matrix.astype(np.float64)
+    left = [matrix.T.tocsr() for matrix in (_ones(values), values, values.power(2))]
+    values = b.matrix.astype(np.float64)
+    ones, squares = _ones(values), values.power(2)
     best_a = np.full((len(minimums), a.features), -np.inf)
     best_b = np.full((len(minimums), b.features), -np.inf)
     block = max(1, BLOCK_BYTES // (8 * b.features))

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from feature_lineage.artifacts import provenance, read_table, read_tensors, write_table
-from feature_lineage.controls import AS_PUBLISHED, published_rows, string_numbers
+from feature_lineage.controls import AS_PUBLISHED, living, published_rows, string_numbers
 from feature_lineage.correlation import read_activations
 from feature_lineage.logs import job
 from feature_lineage.tokens import load_tokenizer
@@ -16,8 +16,8 @@ def main(smk: Any) -> None:
     with job(smk.log[0]):
         tokenizer = load_tokenizer(Path(smk.input.tokenizer).parent)
         rows = published_rows(
-            read_activations(smk.input.parent),
-            read_activations(smk.input.child),
+            living(read_activations(smk.input.parent), smk.params.min_active),
+            living(read_activations(smk.input.child), smk.params.min_active),
             read_table(smk.input.correlations),
             string_numbers(read_tensors(smk.input.sample)["tokens"], tokenizer),
             smk.params.threshold,

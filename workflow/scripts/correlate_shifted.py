@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from feature_lineage.artifacts import provenance, read_tensors, write_table
-from feature_lineage.controls import NULL, alignment_null, offsets
+from feature_lineage.controls import NULL, alignment_null, living, offsets
 from feature_lineage.correlation import read_activations
 from feature_lineage.logs import job
 
@@ -15,8 +15,8 @@ def main(smk: Any) -> None:
     with job(smk.log[0]):
         sample = read_tensors(smk.input.sample)
         rows = alignment_null(
-            read_activations(smk.input.parent),
-            read_activations(smk.input.child),
+            living(read_activations(smk.input.parent), smk.params.min_active),
+            living(read_activations(smk.input.child), smk.params.min_active),
             sample["corpus"],
             sample["document"],
             offsets(smk.params.seed),

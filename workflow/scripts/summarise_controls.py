@@ -25,10 +25,10 @@ def main(smk: Any) -> None:
         }
         if "ceiling" in params.measured:
             pairs = [((model, a), (model, b)) for model, (a, b) in product(params.models, params.seed_pairs)]
-            tables["ceiling"] = seed_ceiling(read_comparisons(pairs, inputs.ceiling, statistics), params.threshold)
-        found = summarise(
-            read_comparisons(edges, inputs.correlations, statistics), tables, params.threshold, params.not_measured
-        )
+            between = read_comparisons(pairs, inputs.ceiling, statistics, params.min_active)
+            tables["ceiling"] = seed_ceiling(between, params.threshold)
+        along = read_comparisons(edges, inputs.correlations, statistics, params.min_active)
+        found = summarise(along, tables, params.threshold, params.not_measured)
         record = provenance(inputs, params)
         for name, table in tables.items():
             write_table(smk.output[name], table, SCHEMAS[name], record)
