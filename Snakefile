@@ -28,6 +28,7 @@ include: "workflow/rules/saes.smk"
 include: "workflow/rules/features.smk"
 include: "workflow/rules/correlations.smk"
 include: "workflow/rules/flows.smk"
+include: "workflow/rules/controls.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -36,6 +37,7 @@ localrules:
     models,
     saes,
     flows,
+    controls,
 
 
 rule models:
@@ -58,6 +60,11 @@ rule flows:
         "<results>/flows/sankey.json",
 
 
+rule controls:
+    input:
+        CONTROLS,
+
+
 rule all:
     default_target: True
     input:
@@ -65,3 +72,4 @@ rule all:
         rules.models.input,
         rules.saes.input,
         rules.flows.input,
+        rules.controls.input,

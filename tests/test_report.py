@@ -59,6 +59,39 @@ STRATA = pd.DataFrame(
     ]
 )
 
+CONTROLS = {
+    "threshold": 0.8,
+    "edges": [
+        {
+            "parent": "base",
+            "child": "lua",
+            "seed": 0,
+            "side": "parent",
+            "features": 2040,
+            "persisting": 300,
+            "share": 300 / 2040,
+            "median_r": 0.5304,
+            "ceiling": 0.2,
+            "share_of_ceiling": 0.7353,
+            "false_match_rate": 0.001,
+            "null_threshold": 0.0604,
+            "share_at_null_threshold": 0.99,
+            "neurons": 0.25,
+            "neurons_median_r": 0.46,
+            "as_published": None,
+        }
+    ],
+    "variants": [
+        {
+            "parent": "base", "child": "lua", "seed": 0, "side": side, "variant": "strings where both fire", "minimum": minimum,
+            "features": 2040, "persisting": 1700, "share": 1700 / 2040, "median_r": 0.99,
+        }
+        for side, minimum in (("parent", 2), ("child", None))
+    ],
+    "not_measured": {},
+    "definitions": {"ceiling": "what two seeds share"},
+}  # fmt: skip
+
 
 def figure(name):
     return {**json.loads(go.Figure(go.Scatter(x=[1], y=[2], name=name)).to_json()), "provenance": {"digest": "secret"}}
@@ -75,6 +108,7 @@ def content():
         "sankey": figure("sankey"),
         "curves": figure("curves"),
         "strata": STRATA,
+        "controls": CONTROLS,
         "merges": {"both": {"figure": figure("sweep"), "tensors": tensors, "record": {"t": 0.583}}},
         "training": figure("training"),
         "autoencoders": figure("autoencoders"),
@@ -176,6 +210,31 @@ def test_every_figure_has_its_place_and_its_data(page, content):
     assert "secret" not in text, "a figure's own provenance is no part of the page"
 
 
+def test_controls_table(page):
+    text = page()
+    numbers = ["2,040", "14.7%", "0.530", "20.0%", "73.5%", "0.1%", "0.060", "99.0%", "25.0%", "–"]
+    assert rows(text, "<h2>Controls</h2>") == [["base → lua", "0", "parent", *numbers]]
+    found = rows(text, "How much each choice")
+    assert found[0] == ["base → lua", "0", "parent", "strings where both fire", "2", "2,040", "1,700", "83.3%", "0.990"]
+    assert found[1][4] == "–"
+    assert "what two seeds share" in text
+    assert "ot measured" not in text
+
+
+def test_what_is_not_measured_is_said_in_its_place_and_why(page):
+    reasons = {"ceiling": "one seed <only>", "null": "switched off"}
+    text = page(controls=CONTROLS | {"variants": [], "not_measured": reasons})
+    ((*_, ceiling, of_ceiling, false, threshold, above, neurons, published),) = rows(text, "<h2>Controls</h2>")
+    assert {ceiling, of_ceiling, false, threshold, above} == {"not measured"}
+    assert (neurons, published) == ("25.0%", "–")
+    assert "Not measured: ceiling (one seed &lt;only&gt;)." in text
+    assert "How much each choice" not in text
+
+
+def test_study_without_controls(page):
+    assert "Controls" not in page(controls=None)
+
+
 def test_study_without_a_merge(page):
     text = page(merges={})
     assert list(scripts(text)) == ["sankey-data", "curves-data", "training-data", "autoencoders-data"]
@@ -205,6 +264,12 @@ def test_text_cannot_break_out_of_the_page(page, content):
         strata=STRATA.assign(parent=EVIL, stratum=EVIL),
         merges={EVIL: {"figure": figure(EVIL), "tensors": tensors, "record": {"t": 0.5}}},
         models={EVIL: evil},
+        controls={
+            **CONTROLS,
+            "edges": [CONTROLS["edges"][0] | {"parent": EVIL}],
+            "not_measured": {EVIL: EVIL},
+            "definitions": {EVIL: EVIL},
+        },
         saes=[(EVIL, EVIL, SAE | {"definitions": {"l0": EVIL}})],
         record={"digest": EVIL},
     )

@@ -23,11 +23,11 @@ def write_report(path: str | Path, *, record: dict[str, Any], **content: Any) ->
     Args:
         path: the HTML file.
         record: provenance, shown at the end of the page.
-        content: `study`, `summary`, `sankey`, `curves`, `strata`, `merges`, `training`, `autoencoders`, `models` and `saes`, as the
-            template reads them.
+        content: `study`, `summary`, `sankey`, `curves`, `strata`, `controls` (`controls.summarise`, or None), `merges`, `training`,
+            `autoencoders`, `models` and `saes`, as the template reads them.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": _percent, "figure": _figure}
+    environment.filters |= {"percent": _percent, "correlation": _correlation, "figure": _figure}
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         content | {"headline": headline(content["summary"]), "record": record, "plotly": Markup(get_plotlyjs())}
     )
@@ -37,6 +37,10 @@ def write_report(path: str | Path, *, record: dict[str, Any], **content: Any) ->
 
 def _percent(share: float | None, digits: int = 1) -> str:
     return "–" if share is None else f"{share:.{digits}%}"
+
+
+def _correlation(r: float | None) -> str:
+    return "–" if r is None else f"{r:.3f}"
 
 
 def _figure(figure: Mapping[str, Any]) -> Markup:

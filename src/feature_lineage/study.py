@@ -353,6 +353,30 @@ class Flow(Block):
         return self
 
 
+class Controls(Block):
+    """What the flow of features is held against; each can be switched off."""
+
+    ceiling: bool = Field(
+        True,
+        description="Compare the autoencoder seeds of each model with one another: the most that can persist along an edge. Needs "
+        "two `autoencoder.seeds`; with one, it is reported as not measured.",
+    )
+    null: bool = Field(
+        True,
+        description="Compare the models of each edge with one side's activations shifted: what matches by chance, and the threshold "
+        "that holds false matches at 1 %. Takes three times as long as the edge's own correlations.",
+    )
+    neurons: bool = Field(
+        True,
+        description="Compare the raw activations at the hook in place of features.",
+    )
+    as_published: bool = Field(
+        True,
+        description="Compare features by the measure of the paper's published code, and by those between it and this one. Time "
+        "grows with the features that fire on a token string at all: many times that of the edge's own correlations.",
+    )
+
+
 # --- the study ---------------------------------------------------------------------------------------------
 
 
@@ -377,6 +401,7 @@ class Study(Block):
     models: dict[Name, _by_key(MODELS)] = Field(min_length=1, description="The lineage, by name of the model.")
     autoencoder: Autoencoder = Field(default_factory=Autoencoder, description="The autoencoder of every model.")
     flow: Flow = Field(default_factory=Flow, description="How features are compared.")
+    controls: Controls = Field(default_factory=Controls, description="What the comparison is held against.")
 
     @model_validator(mode="after")
     def _hangs_together(self) -> Study:

@@ -113,6 +113,7 @@ rule write_report:
             model=study.order(),
             seed=study.autoencoder.seeds,
         ),
+        controls=CONTROLS,
     output:
         page=report(
             "<results>/report/index.html",

@@ -30,6 +30,7 @@ def main(smk: Any) -> None:
             autoencoders=read_json(smk.input.autoencoders),
             models={m: read_json(path) for m, path in zip(smk.params.models, smk.input.models, strict=True)},
             saes=[(*name, read_json(path)) for name, path in zip(names, smk.input.saes, strict=True)],
+            controls=next(map(read_json, smk.input.controls), None),
             record=provenance(smk.input, smk.params),
         )
 

@@ -1,0 +1,155 @@
+# What the flow of features is held against: other seeds, shifted samples, raw neurons, the published measure.
+
+SWITCHES = ("ceiling", "null", "neurons", "as_published")
+ON = [name for name in SWITCHES if getattr(study.controls, name)]
+NOT_MEASURED = {
+    name: f"controls.{name} is false" for name in SWITCHES if name not in ON
+}
+if "ceiling" in ON and len(study.autoencoder.seeds) < 2:
+    NOT_MEASURED["ceiling"] = "it needs two autoencoder.seeds, there is one"
+MEASURED = [name for name in ON if name not in NOT_MEASURED]
+MIN_ACTIVE = getattr(
+    study.flow, "min_active", 1
+)  # tokens on which a living feature fires
+CONTROLS = ["<results>/controls/summary.json"] if ON else []
+SEED_PAIRS = [
+    (study.autoencoder.seeds[0], other) for other in study.autoencoder.seeds[1:]
+]
+
+
+def control(name, pattern, seeds=study.autoencoder.seeds):
+    """A control's files of every seed and edge, if it is measured."""
+    return [
+        f"<results>/controls/{name}/{pattern.format(parent, child, seed)}.parquet"
+        for seed in seeds
+        for parent, child in study.edges()
+        if name in MEASURED
+    ]
+
+
+rule correlate_shifted:
+    input:
+        parent=f"<results>/features/{{parent}}/seed{{seed}}/{SAMPLE}/activations.parquet",
+        child=f"<results>/features/{{child}}/seed{{seed}}/{SAMPLE}/activations.parquet",
+        sample=f"<results>/samples/{SAMPLE}.safetensors",
+    output:
+        null="<results>/controls/null/{parent}--{child}.seed{seed}.parquet",
+    log:
+        "<logs>/correlate_shifted/{parent}--{child}.seed{seed}.log",
+    benchmark:
+        "<benchmarks>/correlate_shifted/{parent}--{child}.seed{seed}.tsv"
+    wildcard_constraints:
+        parent=names(object),
+        child=names(object),
+    conda:
+        CONDA
+    threads: 1
+    params:
+        edge=lambda w: {"parent": w.parent, "child": w.child, "seed": int(w.seed)},
+        seed=study.seed,
+        threshold=study.flow.threshold,
+        min_active=MIN_ACTIVE,
+        code=code("correlate_shifted"),
+    script:
+        "../scripts/correlate_shifted.py"
+
+
+rule correlate_neurons:
+    input:
+        parent=lambda w: checkpoint_files(w.parent),
+        child=lambda w: checkpoint_files(w.child),
+        sample=f"<results>/samples/{SAMPLE}.safetensors",
+    output:
+        neurons="<results>/controls/neurons/{parent}--{child}.parquet",
+    log:
+        "<logs>/correlate_neurons/{parent}--{child}.log",
+    benchmark:
+        "<benchmarks>/correlate_neurons/{parent}--{child}.tsv"
+    wildcard_constraints:
+        parent=names(object),
+        child=names(object),
+    conda:
+        CONDA
+    threads: study.threads
+    params:
+        edge=lambda w: {"parent": w.parent, "child": w.child},
+        threads=study.threads,
+        hook=study.autoencoder.hook,
+        threshold=study.flow.threshold,
+        code=code("correlate_neurons"),
+    script:
+        "../scripts/correlate_neurons.py"
+
+
+rule correlate_published:
+    input:
+        parent=f"<results>/features/{{parent}}/seed{{seed}}/{SAMPLE}/activations.parquet",
+        child=f"<results>/features/{{child}}/seed{{seed}}/{SAMPLE}/activations.parquet",
+        correlations=f"<results>/correlations/{SAMPLE}/{{parent}}.seed{{seed}}--{{child}}.seed{{seed}}.parquet",
+        sample=f"<results>/samples/{SAMPLE}.safetensors",
+        tokenizer="<results>/tokenizer/tokenizer.json",
+        tokenizer_config="<results>/tokenizer/tokenizer_config.json",
+    output:
+        as_published="<results>/controls/as_published/{parent}--{child}.seed{seed}.parquet",
+    log:
+        "<logs>/correlate_published/{parent}--{child}.seed{seed}.log",
+    benchmark:
+        "<benchmarks>/correlate_published/{parent}--{child}.seed{seed}.tsv"
+    wildcard_constraints:
+        parent=names(object),
+        child=names(object),
+    conda:
+        CONDA
+    threads: 1
+    params:
+        edge=lambda w: {"parent": w.parent, "child": w.child, "seed": int(w.seed)},
+        threshold=study.flow.threshold,
+        min_active=MIN_ACTIVE,
+        code=code("correlate_published"),
+    script:
+        "../scripts/correlate_published.py"
+
+
+rule summarise_controls:
+    input:
+        correlations=[
+            path
+            for seed in study.autoencoder.seeds
+            for path in edge_correlations(seed)
+        ],
+        statistics=[
+            f"<results>/features/{model}/seed{seed}/{SAMPLE}/statistics.parquet"
+            for seed in study.autoencoder.seeds
+            for model in study.order()
+        ],
+        ceiling=[
+            f"<results>/correlations/{SAMPLE}/{model}.seed{a}--{model}.seed{b}.parquet"
+            for model in study.order()
+            for a, b in SEED_PAIRS
+            if "ceiling" in MEASURED
+        ],
+        null=control("null", "{}--{}.seed{}"),
+        neurons=control("neurons", "{}--{}", seeds=[None]),
+        as_published=control("as_published", "{}--{}.seed{}"),
+    output:
+        **{name: f"<results>/controls/{name}.parquet" for name in MEASURED},
+        summary="<results>/controls/summary.json",
+    log:
+        "<logs>/summarise_controls.log",
+    benchmark:
+        "<benchmarks>/summarise_controls.tsv"
+    conda:
+        CONDA
+    threads: 1
+    params:
+        seeds=study.autoencoder.seeds,
+        seed_pairs=SEED_PAIRS,
+        models=study.order(),
+        edges=study.edges(),
+        threshold=study.flow.threshold,
+        min_active=MIN_ACTIVE,
+        measured=MEASURED,
+        not_measured=NOT_MEASURED,
+        code=code("summarise_controls"),
+    script:
+        "../scripts/summarise_controls.py"

@@ -1,0 +1,31 @@
+"""Correlate the features of an edge's two models as the published code does."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from feature_lineage.artifacts import provenance, read_table, read_tensors, write_table
+from feature_lineage.controls import AS_PUBLISHED, living, published_rows, string_numbers
+from feature_lineage.correlation import read_activations
+from feature_lineage.logs import job
+from feature_lineage.tokens import load_tokenizer
+
+
+def main(smk: Any) -> None:
+    with job(smk.log[0]):
+        tokenizer = load_tokenizer(Path(smk.input.tokenizer).parent)
+        rows = published_rows(
+            living(read_activations(smk.input.parent), smk.params.min_active),
+            living(read_activations(smk.input.child), smk.params.min_active),
+            read_table(smk.input.correlations),
+            string_numbers(read_tensors(smk.input.sample)["tokens"], tokenizer),
+            smk.params.threshold,
+            label=f"as published {Path(smk.output.as_published).stem}",
+        )
+        table = pa.Table.from_pylist([smk.params.edge | row for row in rows], AS_PUBLISHED)
+        write_table(smk.output.as_published, table, AS_PUBLISHED, provenance(smk.input, smk.params))
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821
