@@ -27,6 +27,7 @@ include: "workflow/rules/models.smk"
 include: "workflow/rules/saes.smk"
 include: "workflow/rules/features.smk"
 include: "workflow/rules/flows.smk"
+include: "workflow/rules/baselines.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -64,3 +65,4 @@ rule all:
         rules.models.input,
         rules.saes.input,
         rules.flows.input,
+        BASELINES,

@@ -58,6 +58,7 @@ STUDY = {
         "resampling": {"steps": [10], "silent_steps": 5, "pool_tokens": 1000},
     },
     "flow": {"corpora": ["prose", "code"], "tokens": 1000},
+    "controls": {"transfer": False, "linear_merge": False},
 }
 
 

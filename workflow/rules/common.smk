@@ -5,6 +5,7 @@ from importlib import metadata
 
 from feature_lineage.fingerprint import fingerprint
 from feature_lineage.study import (
+    NAME_PATTERN,
     TrainedModel,
     FineTunedModel,
     MergedModel,
@@ -31,9 +32,14 @@ CONDA = os.path.join(workflow.basedir, "envs", "environment.yaml")
 SAMPLE = "validation"  # the one sample on which all models are compared
 
 
+NAME = NAME_PATTERN.strip("^$")  # never with --, which parts two names
+
+
 wildcard_constraints:
-    corpus="[A-Za-z0-9_-]+",
-    model="[A-Za-z0-9_-]+",
+    corpus=NAME,
+    model=NAME,
+    parent=NAME,
+    child=NAME,
     seed="[0-9]+",
     sample="[a-z]+",
 
@@ -121,6 +127,15 @@ def parent_autoencoder(model, seed):
         return []
     folder = f"<results>/saes/{parents[0]}/seed{seed}"
     return expand(folder + "/{file}", file=("sae_weights.safetensors", "cfg.json"))
+
+
+UNTRAINED = study.untrained()
+# Autoencoders of a child that start from its parent's, trained beside its own.
+STARTED = [
+    f"{parent}--{child}"
+    for parent, child in study.edges()
+    if study.controls.started_from_parent
+]
 
 
 def edge_correlations(seed):

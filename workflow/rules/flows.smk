@@ -12,8 +12,8 @@ rule correlate:
     benchmark:
         "<benchmarks>/correlate/{sample}.{a}.seed{i}--{b}.seed{j}.tsv"
     wildcard_constraints:
-        a=names(object),
-        b=names(object),
+        a="|".join([*study.models, *UNTRAINED, *STARTED]),
+        b="|".join([*study.models, *UNTRAINED, *STARTED]),
         i="[0-9]+",
         j="[0-9]+",
     conda:
