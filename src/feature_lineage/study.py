@@ -354,7 +354,8 @@ class Controls(Block):
     untrained: bool = Field(
         False,
         description="Compare each root that is trained in this study with `<root>-untrained`, a model of its architecture with "
-        "random weights. Costs an autoencoder per root and seed.",
+        "random weights. Costs an autoencoder per root and seed. Random weights make small activations: with `autoencoder.normalize` "
+        "λ means the same for both.",
     )
     started_from_parent: bool = Field(
         False,

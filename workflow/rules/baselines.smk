@@ -3,27 +3,6 @@
 
 BASELINES = []
 
-
-def seed_statistics(names):
-    """Statistics of the features of some autoencoders, seed by seed."""
-    pattern = "<results>/features/{}/seed{}/{}/statistics.parquet"
-    return [
-        pattern.format(name, seed, SAMPLE)
-        for seed in study.autoencoder.seeds
-        for name in names
-    ]
-
-
-def seed_correlations(pairs):
-    """Correlations between some pairs of autoencoders, seed by seed."""
-    pattern = "<results>/correlations/{}/{}.seed{}--{}.seed{}.parquet"
-    return [
-        pattern.format(SAMPLE, a, seed, b, seed)
-        for seed in study.autoencoder.seeds
-        for a, b in pairs
-    ]
-
-
 # --- untrained models: their autoencoders, features and correlations come from the same rules as all others ---
 
 if UNTRAINED:
@@ -63,7 +42,9 @@ rule make_untrained:
 
 rule compare_untrained:
     input:
-        correlations=seed_correlations((root, name) for name, root in UNTRAINED.items()),
+        correlations=seed_correlations(
+            [(root, name) for name, root in UNTRAINED.items()]
+        ),
         statistics=seed_statistics(UNTRAINED.values()),
         untrained_statistics=seed_statistics(UNTRAINED),
     output:
@@ -188,7 +169,7 @@ use rule collect_features as collect_started with:
 rule compare_started:
     input:
         correlations=seed_correlations(
-            (parent, f"{parent}--{child}") for parent, child in study.edges()
+            [(parent, f"{parent}--{child}") for parent, child in study.edges()]
         ),
         parent_statistics=seed_statistics([parent for parent, _ in study.edges()]),
         child_statistics=seed_statistics(STARTED),
@@ -219,12 +200,6 @@ MERGED = [
 
 if MERGED:
     BASELINES += ["<results>/controls/linear_merge.parquet"]
-
-
-def other_method(wildcards):
-    """The way of merging that a merged model was not made by."""
-    method = study.models[wildcards.model].merge.method
-    return {"slerp": "linear", "linear": "slerp"}[method]
 
 
 use rule merge_models as merge_linearly with:

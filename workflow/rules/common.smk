@@ -125,8 +125,10 @@ def parent_autoencoder(model, seed):
     parents = study.parents(model)
     if study.autoencoder.init != "parent" or not parents:
         return []
-    folder = f"<results>/saes/{parents[0]}/seed{seed}"
-    return expand(folder + "/{file}", file=("sae_weights.safetensors", "cfg.json"))
+    return expand(
+        f"<results>/saes/{parents[0]}/seed{seed}/{{file}}",
+        file=("sae_weights.safetensors", "cfg.json"),
+    )
 
 
 UNTRAINED = study.untrained()
@@ -145,3 +147,29 @@ def edge_correlations(seed):
         pattern.format(SAMPLE, parent, seed, child, seed)
         for parent, child in study.edges()
     ]
+
+
+def seed_statistics(names):
+    """Statistics of the features of some autoencoders, seed by seed."""
+    pattern = "<results>/features/{}/seed{}/{}/statistics.parquet"
+    return [
+        pattern.format(name, seed, SAMPLE)
+        for seed in study.autoencoder.seeds
+        for name in names
+    ]
+
+
+def seed_correlations(pairs):
+    """Correlations between some pairs of autoencoders, seed by seed."""
+    pattern = "<results>/correlations/{}/{}.seed{}--{}.seed{}.parquet"
+    return [
+        pattern.format(SAMPLE, a, seed, b, seed)
+        for seed in study.autoencoder.seeds
+        for a, b in pairs
+    ]
+
+
+def other_method(wildcards):
+    """The way of merging that a merged model was not made by."""
+    method = study.models[wildcards.model].merge.method
+    return {"slerp": "linear", "linear": "slerp"}[method]
