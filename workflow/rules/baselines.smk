@@ -70,13 +70,13 @@ rule compare_untrained:
 
 # --- the parent's autoencoder on the child, as it is ---
 
-TRANSFERS = [
+SEED_EDGES = [
     (parent, child, seed)
     for seed in study.autoencoder.seeds
     for parent, child in study.edges()
 ]
 
-if study.controls.transfer and TRANSFERS:
+if study.controls.transfer and SEED_EDGES:
     BASELINES += ["<results>/controls/transfer.parquet"]
 
 
@@ -100,11 +100,11 @@ rule compare_transfers:
     input:
         transfers=[
             f"<results>/controls/transfer/{parent}.seed{seed}--{child}.json"
-            for parent, child, seed in TRANSFERS
+            for parent, child, seed in SEED_EDGES
         ],
         own=[
             f"<results>/saes/{child}/seed{seed}/evaluation.json"
-            for _, child, seed in TRANSFERS
+            for _, child, seed in SEED_EDGES
         ],
     output:
         table="<results>/controls/transfer.parquet",
@@ -116,7 +116,7 @@ rule compare_transfers:
         CONDA
     threads: 1
     params:
-        compared=TRANSFERS,
+        compared=SEED_EDGES,
         code=code("compare_transfers"),
     script:
         "../scripts/compare_transfers.py"
@@ -183,7 +183,7 @@ rule compare_started:
         CONDA
     threads: 1
     params:
-        compared=TRANSFERS,
+        compared=SEED_EDGES,
         threshold=study.flow.threshold,
         code=code("compare_started"),
     script:
@@ -192,13 +192,13 @@ rule compare_started:
 
 # --- the other merge: linear beside SLERP, or SLERP beside a linear one ---
 
-MERGED = [
+LINEAR_MERGES = [
     name
     for name, block in study.models.items()
     if study.controls.linear_merge and isinstance(block, MergedModel)
 ]
 
-if MERGED:
+if LINEAR_MERGES:
     BASELINES += ["<results>/controls/linear_merge.parquet"]
 
 
@@ -242,26 +242,30 @@ use rule evaluate_autoencoder as transfer_to_linear_merge with:
 
 rule compare_merges:
     input:
-        weights=expand("<results>/models/{model}/model.safetensors", model=MERGED),
-        tensors=expand("<results>/models/{model}/tensors.parquet", model=MERGED),
-        evaluation=expand("<results>/models/{model}/evaluation.json", model=MERGED),
+        weights=expand(
+            "<results>/models/{model}/model.safetensors", model=LINEAR_MERGES
+        ),
+        tensors=expand("<results>/models/{model}/tensors.parquet", model=LINEAR_MERGES),
+        evaluation=expand(
+            "<results>/models/{model}/evaluation.json", model=LINEAR_MERGES
+        ),
         autoencoder=expand(
             "<results>/saes/{model}/seed{seed}/evaluation.json",
-            model=MERGED,
+            model=LINEAR_MERGES,
             seed=study.autoencoder.seeds[0],
         ),
         other_weights=expand(
-            "<results>/controls/linear/{model}/model.safetensors", model=MERGED
+            "<results>/controls/linear/{model}/model.safetensors", model=LINEAR_MERGES
         ),
         other_tensors=expand(
-            "<results>/controls/linear/{model}/tensors.parquet", model=MERGED
+            "<results>/controls/linear/{model}/tensors.parquet", model=LINEAR_MERGES
         ),
         other_evaluation=expand(
-            "<results>/controls/linear/{model}/evaluation.json", model=MERGED
+            "<results>/controls/linear/{model}/evaluation.json", model=LINEAR_MERGES
         ),
         other_autoencoder=expand(
             "<results>/controls/linear/{model}/seed{seed}.json",
-            model=MERGED,
+            model=LINEAR_MERGES,
             seed=study.autoencoder.seeds[0],
         ),
     output:
@@ -274,8 +278,8 @@ rule compare_merges:
         CONDA
     threads: 1
     params:
-        models=MERGED,
-        methods=[study.models[model].merge.method for model in MERGED],
+        models=LINEAR_MERGES,
+        methods=[study.models[model].merge.method for model in LINEAR_MERGES],
         code=code("compare_merges"),
     script:
         "../scripts/compare_merges.py"
