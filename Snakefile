@@ -29,6 +29,7 @@ include: "workflow/rules/features.smk"
 include: "workflow/rules/correlations.smk"
 include: "workflow/rules/flows.smk"
 include: "workflow/rules/controls.smk"
+include: "workflow/rules/baselines.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -63,6 +64,7 @@ rule flows:
 rule controls:
     input:
         CONTROLS,
+        BASELINES,
 
 
 rule all:

@@ -375,6 +375,25 @@ class Controls(Block):
         description="Compare features by the measure of the paper's published code, and by those between it and this one. Time "
         "grows with the features that fire on a token string at all: many times that of the edge's own correlations.",
     )
+    transfer: bool = Field(
+        True,
+        description="Evaluate each parent's autoencoder, as it is, on its child's activations, beside the child's own.",
+    )
+    linear_merge: bool = Field(
+        True,
+        description="Beside each merged model, merge its parents by the other method too, at the same `t`, and compare the two.",
+    )
+    untrained: bool = Field(
+        False,
+        description="Compare each root that is trained in this study with `<root>-untrained`, a model of its architecture with "
+        "random weights. Costs an autoencoder per root and seed. Random weights make small activations: with `autoencoder.normalize` "
+        "λ means the same for both.",
+    )
+    started_from_parent: bool = Field(
+        False,
+        description="Train a second autoencoder of each child, started from its parent's, and compare that with the parent's. "
+        "Costs an autoencoder per edge and seed.",
+    )
 
 
 # --- the study ---------------------------------------------------------------------------------------------
@@ -401,7 +420,7 @@ class Study(Block):
     models: dict[Name, _by_key(MODELS)] = Field(min_length=1, description="The lineage, by name of the model.")
     autoencoder: Autoencoder = Field(default_factory=Autoencoder, description="The autoencoder of every model.")
     flow: Flow = Field(default_factory=Flow, description="How features are compared.")
-    controls: Controls = Field(default_factory=Controls, description="What the comparison is held against.")
+    controls: Controls = Field(default_factory=Controls, description="What the flow is held against.")
 
     @model_validator(mode="after")
     def _hangs_together(self) -> Study:
@@ -423,6 +442,12 @@ class Study(Block):
                 yield key, names, "each corpus once"
         if len(set(self.autoencoder.seeds)) < len(self.autoencoder.seeds):
             yield "autoencoder.seeds", self.autoencoder.seeds, "each seed once"
+
+        if self.controls.untrained and not self.untrained():
+            yield "controls.untrained", True, "false in a study where no model is trained from nothing"
+        for name in self.untrained():
+            if name in self.models:
+                yield f"models.{name}", name, "another name: with controls.untrained, a model of this name is made"
 
         missing = False
         for name, model in self.models.items():
@@ -491,9 +516,19 @@ class Study(Block):
 
     # The lineage graph.
 
+    def untrained(self) -> dict[str, str]:
+        """The models of `controls.untrained` and the root that each is compared with; they are in no list of models or edges."""
+        if not self.controls.untrained:
+            return {}
+        return {f"{name}-untrained": name for name, block in self.models.items() if isinstance(block, TrainedModel)}
+
+    def _configured(self, model: str) -> Block:
+        """What the configuration says of a model; of an untrained one, what it says of its root."""
+        return self.models[self.untrained().get(model, model)]
+
     def parents(self, model: str) -> list[str]:
         """Models that `model` comes from directly: none, one or two."""
-        block = self.models[model]
+        block = self._configured(model)
         if isinstance(block, MergedModel):
             return list(block.parents)
         return [block.parent] if isinstance(block, FineTunedModel) else []
@@ -518,8 +553,8 @@ class Study(Block):
         return [(parent, child) for child in self.order() for parent in self.parents(child)]
 
     def own_corpora(self, model: str) -> list[str]:
-        """Corpora that `model` itself was trained on; for a merge, those of its parents."""
-        block = self.models[model]
+        """Corpora that `model` itself was trained on; for a merge, those of its parents; for an untrained one, its root's."""
+        block = self._configured(model)
         if isinstance(block, MergedModel):
             return list(dict.fromkeys(c for parent in block.parents for c in self.own_corpora(parent)))
         return list(block.train)

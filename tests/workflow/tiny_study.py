@@ -58,7 +58,14 @@ STUDY = {
         "resampling": {"steps": [10], "silent_steps": 5, "pool_tokens": 1000},
     },
     "flow": {"corpora": ["prose", "code"], "tokens": 1000, "bootstrap": 20},
-    "controls": {"ceiling": False, "null": False, "neurons": False, "as_published": False},
+    "controls": {
+        "ceiling": False,
+        "null": False,
+        "neurons": False,
+        "as_published": False,
+        "transfer": False,
+        "linear_merge": False,
+    },
 }
 
 

@@ -5,6 +5,7 @@ from importlib import metadata
 
 from feature_lineage.fingerprint import fingerprint
 from feature_lineage.study import (
+    NAME_PATTERN,
     TrainedModel,
     FineTunedModel,
     MergedModel,
@@ -31,9 +32,14 @@ CONDA = os.path.join(workflow.basedir, "envs", "environment.yaml")
 SAMPLE = "validation"  # the one sample on which all models are compared
 
 
+NAME = NAME_PATTERN.strip("^$")  # never with --, which parts two names
+
+
 wildcard_constraints:
-    corpus="[A-Za-z0-9_-]+",
-    model="[A-Za-z0-9_-]+",
+    corpus=NAME,
+    model=NAME,
+    parent=NAME,
+    child=NAME,
     seed="[0-9]+",
     sample="[a-z]+",
 
@@ -120,11 +126,18 @@ def parent_autoencoder(model, seed):
     if study.autoencoder.init != "parent" or not parents:
         return []
     return expand(
-        "<results>/saes/{model}/seed{seed}/{file}",
-        model=parents[0],
-        seed=seed,
+        f"<results>/saes/{parents[0]}/seed{seed}/{{file}}",
         file=("sae_weights.safetensors", "cfg.json"),
     )
+
+
+UNTRAINED = study.untrained()
+# Autoencoders of a child that start from its parent's, trained beside its own.
+STARTED = [
+    f"{parent}--{child}"
+    for parent, child in study.edges()
+    if study.controls.started_from_parent
+]
 
 
 def edge_correlations(seed):
@@ -143,3 +156,29 @@ def correlation_parts(wildcards):
         **wildcards,
         part=range(study.flow.parts) if study.flow.parts > 1 else [],
     )
+
+
+def seed_statistics(names):
+    """Statistics of the features of some autoencoders, seed by seed."""
+    pattern = "<results>/features/{}/seed{}/{}/statistics.parquet"
+    return [
+        pattern.format(name, seed, SAMPLE)
+        for seed in study.autoencoder.seeds
+        for name in names
+    ]
+
+
+def seed_correlations(pairs):
+    """Correlations between some pairs of autoencoders, seed by seed."""
+    pattern = "<results>/correlations/{}/{}.seed{}--{}.seed{}.parquet"
+    return [
+        pattern.format(SAMPLE, a, seed, b, seed)
+        for seed in study.autoencoder.seeds
+        for a, b in pairs
+    ]
+
+
+def other_method(wildcards):
+    """The way of merging that a merged model was not made by."""
+    method = study.models[wildcards.model].merge.method
+    return {"slerp": "linear", "linear": "slerp"}[method]

@@ -14,8 +14,8 @@ rule bootstrap_flow:
     benchmark:
         "<benchmarks>/bootstrap_flow/{sample}.{a}.seed{i}--{b}.seed{j}.tsv"
     wildcard_constraints:
-        a=names(object),
-        b=names(object),
+        a="|".join([*study.models, *UNTRAINED, *STARTED]),
+        b="|".join([*study.models, *UNTRAINED, *STARTED]),
         i="[0-9]+",
         j="[0-9]+",
     conda:

@@ -16,7 +16,6 @@ from feature_lineage.logs import job
 def main(smk: Any) -> None:
     with job(smk.log[0]):
         torch.set_num_threads(smk.params.threads)
-        output = Path(smk.output.evaluation).parent
         found = evaluate_autoencoder(
             load_hooked(Path(smk.input.model[0]).parent, smk.params.hook),
             smk.params.hook,
@@ -24,7 +23,7 @@ def main(smk: Any) -> None:
             dict(zip(smk.params.corpora, smk.input.validation, strict=True)),
             smk.params.context,
             smk.params.evaluation_tokens,
-            f"evaluation {output.parent.name} {output.name}",
+            f"evaluation {Path(smk.log[0]).stem}",
         )
         write_json(smk.output.evaluation, found, provenance(smk.input, smk.params))
 

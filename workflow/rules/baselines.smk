@@ -1,0 +1,285 @@
+# What the flow is held against: untrained models, the parent's autoencoder on the child, the child's started from it, the other
+# merge. Each is a switch of `controls`.
+
+BASELINES = []
+
+# --- untrained models: their autoencoders, features and correlations come from the same rules as all others ---
+
+if UNTRAINED:
+    BASELINES += ["<results>/controls/untrained.parquet"]
+    BASELINES += [
+        f"<results>/saes/{model}/seed{seed}/evaluation.json"
+        for model in UNTRAINED
+        for seed in study.autoencoder.seeds
+    ]
+
+
+rule make_untrained:
+    input:
+        tokenizer="<results>/tokenizer/tokenizer.json",
+        tokenizer_config="<results>/tokenizer/tokenizer_config.json",
+    output:
+        expand("<results>/models/{{model}}/{file}", file=CHECKPOINT),
+    log:
+        "<logs>/make_untrained/{model}.log",
+    benchmark:
+        "<benchmarks>/make_untrained/{model}.tsv"
+    wildcard_constraints:
+        model="|".join(UNTRAINED) or "(?!)",
+    conda:
+        CONDA
+    threads: 1
+    params:
+        # Not the root's own start, which its training does not wholly leave behind.
+        seed=study.seed + 1,
+        architecture=lambda w: study.models[
+            UNTRAINED[w.model]
+        ].architecture.model_dump(),
+        code=code("make_untrained"),
+    script:
+        "../scripts/make_untrained.py"
+
+
+rule compare_untrained:
+    input:
+        correlations=seed_correlations(
+            [(root, name) for name, root in UNTRAINED.items()]
+        ),
+        statistics=seed_statistics(UNTRAINED.values()),
+        untrained_statistics=seed_statistics(UNTRAINED),
+    output:
+        table="<results>/controls/untrained.parquet",
+    log:
+        "<logs>/compare_untrained.log",
+    benchmark:
+        "<benchmarks>/compare_untrained.tsv"
+    conda:
+        CONDA
+    threads: 1
+    params:
+        compared=[
+            (root, seed)
+            for seed in study.autoencoder.seeds
+            for root in UNTRAINED.values()
+        ],
+        threshold=study.flow.threshold,
+        code=code("compare_untrained"),
+    script:
+        "../scripts/compare_untrained.py"
+
+
+# --- the parent's autoencoder on the child, as it is ---
+
+SEED_EDGES = [
+    (parent, child, seed)
+    for seed in study.autoencoder.seeds
+    for parent, child in study.edges()
+]
+
+if study.controls.transfer and SEED_EDGES:
+    BASELINES += ["<results>/controls/transfer.parquet"]
+
+
+use rule evaluate_autoencoder as transfer_autoencoder with:
+    input:
+        model=lambda w: checkpoint_files(w.child),
+        weights="<results>/saes/{parent}/seed{seed}/sae_weights.safetensors",
+        config="<results>/saes/{parent}/seed{seed}/cfg.json",
+        validation=lambda w: tokens(study.trace(w.child), "validation"),
+    output:
+        evaluation="<results>/controls/transfer/{parent}.seed{seed}--{child}.json",
+    log:
+        "<logs>/transfer_autoencoder/{parent}.seed{seed}--{child}.log",
+    benchmark:
+        "<benchmarks>/transfer_autoencoder/{parent}.seed{seed}--{child}.tsv"
+    params:
+        corpora=lambda w: study.trace(w.child),
+
+
+rule compare_transfers:
+    input:
+        transfers=[
+            f"<results>/controls/transfer/{parent}.seed{seed}--{child}.json"
+            for parent, child, seed in SEED_EDGES
+        ],
+        own=[
+            f"<results>/saes/{child}/seed{seed}/evaluation.json"
+            for _, child, seed in SEED_EDGES
+        ],
+    output:
+        table="<results>/controls/transfer.parquet",
+    log:
+        "<logs>/compare_transfers.log",
+    benchmark:
+        "<benchmarks>/compare_transfers.tsv"
+    conda:
+        CONDA
+    threads: 1
+    params:
+        compared=SEED_EDGES,
+        code=code("compare_transfers"),
+    script:
+        "../scripts/compare_transfers.py"
+
+
+# --- the child's autoencoder started from the parent's ---
+
+if STARTED:
+    BASELINES += ["<results>/controls/started.parquet"]
+
+
+use rule train_autoencoder as train_started with:
+    input:
+        model=lambda w: checkpoint_files(w.child),
+        train=lambda w: tokens(study.trace(w.child), "train"),
+        validation=lambda w: tokens(study.trace(w.child), "validation"),
+        parent=[
+            "<results>/saes/{parent}/seed{seed}/sae_weights.safetensors",
+            "<results>/saes/{parent}/seed{seed}/cfg.json",
+        ],
+    output:
+        weights="<results>/controls/started/{parent}--{child}/seed{seed}/sae_weights.safetensors",
+        config="<results>/controls/started/{parent}--{child}/seed{seed}/cfg.json",
+        curve="<results>/controls/started/{parent}--{child}/seed{seed}/training.parquet",
+    log:
+        "<logs>/train_started/{parent}--{child}.seed{seed}.log",
+    benchmark:
+        "<benchmarks>/train_started/{parent}--{child}.seed{seed}.tsv"
+    params:
+        corpora=lambda w: study.trace(w.child),
+        autoencoder=study.autoencoder.model_dump(exclude={"seeds"}) | {"init": "parent"},
+
+
+# Under a name of its own among the features, so that correlations with it are made as all others are.
+use rule collect_features as collect_started with:
+    input:
+        model=lambda w: checkpoint_files(w.child),
+        weights="<results>/controls/started/{parent}--{child}/seed{seed}/sae_weights.safetensors",
+        config="<results>/controls/started/{parent}--{child}/seed{seed}/cfg.json",
+        sample="<results>/samples/{sample}.safetensors",
+    output:
+        activations="<results>/features/{parent}--{child}/seed{seed}/{sample}/activations.parquet",
+        statistics="<results>/features/{parent}--{child}/seed{seed}/{sample}/statistics.parquet",
+    log:
+        "<logs>/collect_started/{parent}--{child}.seed{seed}.{sample}.log",
+    benchmark:
+        "<benchmarks>/collect_started/{parent}--{child}.seed{seed}.{sample}.tsv"
+
+
+rule compare_started:
+    input:
+        correlations=seed_correlations(
+            [(parent, f"{parent}--{child}") for parent, child in study.edges()]
+        ),
+        parent_statistics=seed_statistics([parent for parent, _ in study.edges()]),
+        child_statistics=seed_statistics(STARTED),
+    output:
+        table="<results>/controls/started.parquet",
+    log:
+        "<logs>/compare_started.log",
+    benchmark:
+        "<benchmarks>/compare_started.tsv"
+    conda:
+        CONDA
+    threads: 1
+    params:
+        compared=SEED_EDGES,
+        threshold=study.flow.threshold,
+        code=code("compare_started"),
+    script:
+        "../scripts/compare_started.py"
+
+
+# --- the other merge: linear beside SLERP, or SLERP beside a linear one ---
+
+LINEAR_MERGES = [
+    name
+    for name, block in study.models.items()
+    if study.controls.linear_merge and isinstance(block, MergedModel)
+]
+
+if LINEAR_MERGES:
+    BASELINES += ["<results>/controls/linear_merge.parquet"]
+
+
+use rule merge_models as merge_linearly with:
+    output:
+        expand("<results>/controls/linear/{{model}}/{file}", file=CHECKPOINT),
+        tensors="<results>/controls/linear/{model}/tensors.parquet",
+    log:
+        "<logs>/merge_linearly/{model}.log",
+    benchmark:
+        "<benchmarks>/merge_linearly/{model}.tsv"
+    params:
+        method=other_method,
+
+
+use rule evaluate_model as evaluate_linear_merge with:
+    input:
+        model=expand("<results>/controls/linear/{{model}}/{file}", file=CHECKPOINT),
+        validation=tokens(study.flow_corpora(), "validation"),
+    output:
+        evaluation="<results>/controls/linear/{model}/evaluation.json",
+    log:
+        "<logs>/evaluate_linear_merge/{model}.log",
+    benchmark:
+        "<benchmarks>/evaluate_linear_merge/{model}.tsv"
+
+
+use rule evaluate_autoencoder as transfer_to_linear_merge with:
+    input:
+        model=expand("<results>/controls/linear/{{model}}/{file}", file=CHECKPOINT),
+        weights="<results>/saes/{model}/seed{seed}/sae_weights.safetensors",
+        config="<results>/saes/{model}/seed{seed}/cfg.json",
+        validation=lambda w: tokens(study.trace(w.model), "validation"),
+    output:
+        evaluation="<results>/controls/linear/{model}/seed{seed}.json",
+    log:
+        "<logs>/transfer_to_linear_merge/{model}.seed{seed}.log",
+    benchmark:
+        "<benchmarks>/transfer_to_linear_merge/{model}.seed{seed}.tsv"
+
+
+rule compare_merges:
+    input:
+        weights=expand(
+            "<results>/models/{model}/model.safetensors", model=LINEAR_MERGES
+        ),
+        tensors=expand("<results>/models/{model}/tensors.parquet", model=LINEAR_MERGES),
+        evaluation=expand(
+            "<results>/models/{model}/evaluation.json", model=LINEAR_MERGES
+        ),
+        autoencoder=expand(
+            "<results>/saes/{model}/seed{seed}/evaluation.json",
+            model=LINEAR_MERGES,
+            seed=study.autoencoder.seeds[0],
+        ),
+        other_weights=expand(
+            "<results>/controls/linear/{model}/model.safetensors", model=LINEAR_MERGES
+        ),
+        other_tensors=expand(
+            "<results>/controls/linear/{model}/tensors.parquet", model=LINEAR_MERGES
+        ),
+        other_evaluation=expand(
+            "<results>/controls/linear/{model}/evaluation.json", model=LINEAR_MERGES
+        ),
+        other_autoencoder=expand(
+            "<results>/controls/linear/{model}/seed{seed}.json",
+            model=LINEAR_MERGES,
+            seed=study.autoencoder.seeds[0],
+        ),
+    output:
+        table="<results>/controls/linear_merge.parquet",
+    log:
+        "<logs>/compare_merges.log",
+    benchmark:
+        "<benchmarks>/compare_merges.tsv"
+    conda:
+        CONDA
+    threads: 1
+    params:
+        models=LINEAR_MERGES,
+        methods=[study.models[model].merge.method for model in LINEAR_MERGES],
+        code=code("compare_merges"),
+    script:
+        "../scripts/compare_merges.py"

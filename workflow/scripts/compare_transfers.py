@@ -1,0 +1,24 @@
+"""Put each parent's autoencoder on its child beside the child's own."""
+
+from typing import Any
+
+import pyarrow as pa
+
+from feature_lineage.artifacts import provenance, read_json, write_table
+from feature_lineage.baselines import TRANSFER, transfer_row
+from feature_lineage.logs import job
+
+
+def main(smk: Any) -> None:
+    with job(smk.log[0]):
+        files = zip(smk.params.compared, smk.input.transfers, smk.input.own, strict=True)
+        rows = [
+            {"parent": parent, "child": child, "seed": seed} | transfer_row(read_json(transferred), read_json(own))
+            for (parent, child, seed), transferred, own in files
+        ]
+        table = pa.Table.from_pylist(rows, TRANSFER)
+        write_table(smk.output.table, table, TRANSFER, provenance(smk.input, smk.params))
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821
