@@ -97,8 +97,9 @@ def plant(
     again.data *= np.exp(jitter * random.standard_normal(len(codes.data)))
     whole = sparse.csc_array(again[:, split])
     first = random.random(len(whole.data)) < 0.5
-    parts = [
-        sparse.csc_array((whole.data * side, whole.indices, whole.indptr), whole.shape) for side in (first, ~first)
+    parts = [  # with indices of their own, which eliminate_zeros changes in place
+        sparse.csc_array((whole.data * side, whole.indices.copy(), whole.indptr.copy()), whole.shape)
+        for side in (first, ~first)
     ]
     for part in parts:
         part.eliminate_zeros()
