@@ -49,6 +49,7 @@ def draw(random: np.random.Generator, tokens: int, density: np.ndarray) -> np.nd
 
 
 def batch(keys: np.ndarray, values: np.ndarray, first: int, features: int) -> pa.RecordBatch:
+    """Activations of the tokens from `first` on, as in a file."""
     token, feature = np.divmod(keys, features)
     columns = [(token + first).astype(np.int32), feature.astype(np.int32), values.astype(np.float32)]
     return pa.record_batch(columns, schema=ACTIVATIONS)
@@ -164,6 +165,7 @@ def growth(options: argparse.Namespace) -> None:
 
 
 def row(tokens: int, features: int, l0: float, paths: tuple[Path, Path], threads: int) -> float:
+    """Measure and print one row of the table of growth; its seconds."""
     work = products(paths)
     seconds, peak, pairs = ours(paths, threads)
     print(

@@ -11,6 +11,7 @@ from feature_lineage.correlation import ActivationFile, correlate
 
 
 def main() -> None:
+    """Measure once and print."""
     a, b, threads = sys.argv[1:]
     started = time.perf_counter()
     table = correlate(ActivationFile(a), ActivationFile(b), 0.3, threads=int(threads))

@@ -16,6 +16,7 @@ from feature_lineage.artifacts import (
     read_batches,
     read_json,
     read_provenance,
+    read_range,
     read_table,
     read_tensors,
     sha256,
@@ -297,3 +298,21 @@ def test_file_without_provenance_or_column_is_named(tmp_path):
     (tmp_path / "t.json").write_text("{}")
     with pytest.raises(InputError, match=r"t.json"):
         read_provenance(tmp_path / "t.json")
+
+
+def test_a_range_of_rows_is_read_without_the_row_groups_outside_of_it(tmp_path):
+    schema = pa.schema([("token", pa.int32()), ("value", pa.int64())])
+    token = np.repeat(np.arange(100, dtype=np.int32), 3)
+    table = pa.table([token, np.arange(300)], schema=schema)
+    batches = [table.slice(first, 50).combine_chunks().to_batches()[0] for first in range(0, 300, 50)]
+    write_table(tmp_path / "a.parquet", batches, schema, {})
+    for first, last in ((0, 100), (0, 1), (16, 17), (33, 70), (99, 100), (40, 40), (100, 200)):
+        found = read_range(tmp_path / "a.parquet", ["token", "value"], first, last)
+        wanted = (token >= first) & (token < last)
+        assert found["value"].to_pylist() == np.flatnonzero(wanted).tolist()
+    content = bytearray((tmp_path / "a.parquet").read_bytes())
+    content[4:40] = bytes(36)  # in the first row group
+    (tmp_path / "a.parquet").write_bytes(bytes(content))
+    assert len(read_range(tmp_path / "a.parquet", ["token", "value"], 60, 70)) == 30
+    with pytest.raises(InputError, match=r"a\.parquet"):
+        read_range(tmp_path / "a.parquet", ["token", "value"], 0, 5)

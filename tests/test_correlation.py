@@ -1,15 +1,32 @@
 """Exact Pearson correlations against numpy on a dense copy, on random, real-shaped and adversarial inputs."""
 
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 from scipy import sparse
 
 from feature_lineage import correlation
 from feature_lineage.artifacts import write_table
-from feature_lineage.correlation import Activations, correlate, moments, read_activations
+from feature_lineage.correlation import (
+    CORRELATIONS,
+    PARTIAL_SUMS,
+    ActivationFile,
+    Activations,
+    correlate,
+    correlate_part,
+    merge_parts,
+    moments,
+    read_activations,
+)
+from feature_lineage.features import ACTIVATIONS
 from feature_lineage.logs import InputError
 
 
@@ -78,13 +95,136 @@ def test_random_activations(seed):
     assert (table["r"] > 0.8).any()
 
 
-@pytest.mark.parametrize("block", [1, 7, 1000])
-def test_the_block_size_changes_nothing(monkeypatch, block):
-    random = np.random.default_rng(1)
-    a, b = heavy_tailed(random, 300, 20), heavy_tailed(random, 300, 15)
-    whole = correlate(activations(a), activations(b), 0.1)
-    monkeypatch.setattr(correlation, "BLOCK_BYTES", block * 8 * 15)
-    assert correlate(activations(a), activations(b), 0.1).equals(whole)
+def mixed(seed, tokens=1500):
+    """Two sides with all kinds of features: rare, dense, nearly constant, constant, dead; some of b's follow a's."""
+    random = np.random.default_rng(seed)
+    a, b = heavy_tailed(random, tokens, 24), heavy_tailed(random, tokens, 18)
+    b[:, :8] = a[:, :8] * random.uniform(0.5, 2) + heavy_tailed(random, tokens, 8, 1e-3, 0.05)
+    drift = random.random(tokens)
+    a[:, 20], b[:, 14] = 1e4 + drift, 500 + drift + 0.3 * random.random(tokens)
+    a[:, 21] = b[:, 15] = 0.1
+    a[:, 22] = b[:, 16] = 0
+    return a, b
+
+
+def save(path, dense):
+    """A file of activations as `collect_features` writes it, in small row groups."""
+    token, feature = np.nonzero(dense)
+    columns = [token.astype(np.int32), feature.astype(np.int32), np.asarray(dense[token, feature], np.float32)]
+    table = pa.table(columns, schema=ACTIVATIONS)
+    batches = [table.slice(first, 700).combine_chunks().to_batches()[0] for first in range(0, len(table), 700)]
+    write_table(path, batches, ACTIVATIONS, {"tokens": dense.shape[0], "features": dense.shape[1]})
+    return ActivationFile(path)
+
+
+def same_bytes(one, other):
+    """Equal to the last bit, zeros' signs included."""
+    return all(
+        one[name].to_numpy().tobytes() == other[name].to_numpy().tobytes() for name in CORRELATIONS.names
+    ) and len(one) == len(other)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_all_kinds_of_features_at_once(seed):
+    table = check(*mixed(seed), 0.2).set_index(["feature_a", "feature_b"])
+    assert table.loc[(20, 14), "r"] > 0.9  # both nearly constant
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 5, 17])
+def test_fewer_tokens_than_ranges(tokens):
+    random = np.random.default_rng(tokens)
+    check(heavy_tailed(random, tokens, 9, 0.1), heavy_tailed(random, tokens, 7, 0.1), 0.3)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("tile", "window", "block"), [(1, 1, 1), (7, 3000, 1), (5, 3000, 10**6), (1000, 10**9, 1)])
+def test_what_is_held_in_memory_changes_no_byte(monkeypatch, threads, tile, window, block):
+    a, b = (activations(side) for side in mixed(1))
+    whole = correlate(a, b, 0.1)
+    monkeypatch.setattr(correlation, "TILE_BYTES", tile * 8 * b.features)
+    monkeypatch.setattr(correlation, "WINDOW_ENTRIES", window)
+    monkeypatch.setattr(correlation, "BLOCK_BYTES", block)
+    assert same_bytes(correlate(a, b, 0.1, threads=threads), whole)
+
+
+def test_more_and_smaller_ranges_give_the_same_within_rounding(monkeypatch):
+    monkeypatch.setattr(correlation, "LEAF_ENTRIES", 100)
+    monkeypatch.setattr(correlation, "PIECE", 64)
+    check(*mixed(2), 0.2)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4, 16])
+def test_a_split_by_tokens_changes_no_byte(tmp_path, monkeypatch, parts):
+    monkeypatch.setattr(correlation, "PIECE", 1000)  # several batches of partial sums
+    monkeypatch.setattr(correlation, "TILE_BYTES", 5 * 8 * 18)
+    a, b = (save(tmp_path / f"{name}.parquet", side) for name, side in zip("ab", mixed(3), strict=True))
+    whole = correlate(a, b, 0.1)
+    paths = [tmp_path / f"part{part}.parquet" for part in range(parts)]
+    for part, path in enumerate(paths):
+        write_table(path, correlate_part(a, b, part, parts), PARTIAL_SUMS, {})
+    assert same_bytes(merge_parts(a, b, paths, 0.1), whole)
+    if parts > 1:  # and the parts are shares of the work, not the whole of it
+        sums = [np.abs(pq.read_table(path)["sum"].to_numpy()).sum() for path in paths]
+        assert max(sums) < 0.9 * sum(sums)
+
+
+def test_a_file_gives_the_bytes_of_memory(tmp_path):
+    a, b = mixed(4)
+    files = [save(tmp_path / f"{name}.parquet", side) for name, side in (("a", a), ("b", b))]
+    assert same_bytes(correlate(*files, 0.2), correlate(activations(a), activations(b), 0.2))
+
+
+def test_without_mkl_scipy_multiplies(monkeypatch):
+    a, b = mixed(5)
+    whole = correlate(activations(a), activations(b), 0.2)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    found = correlate(activations(a), activations(b), 0.2)
+    assert found.drop_columns("r").equals(whole.drop_columns("r"))
+    np.testing.assert_allclose(found["r"], whole["r"], rtol=0, atol=1e-12)
+
+
+def test_equal_correlations_go_to_the_lowest_number():
+    a = np.zeros((40, 6), np.float32)
+    a[:5, 1] = a[:5, 3] = a[:5, 4] = 2
+    a[30:, 5] = 1
+    b = a.copy()
+    table = check(a, b[:, [4, 5, 3]], 0.99)
+    assert table.query("feature_b == 0")["feature_a"].tolist() == [1, 3, 4]
+    low = correlate(activations(a[:, :5]), activations(b[:, [5]]), 0.9).to_pandas()  # all below the floor, all equal
+    assert low["feature_a"].tolist() == [1, 3, 4]
+    low = correlate(activations(b[:, [5]]), activations(a[:, :5]), 0.9).to_pandas()
+    assert low["feature_b"].tolist() == [1, 3, 4]
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from feature_lineage import correlation
+from feature_lineage.correlation import ActivationFile, correlate
+correlation.LEAF_ENTRIES, correlation.WINDOW_ENTRIES, correlation.PIECE = 1 << 15, 1 << 17, 1 << 14
+a = ActivationFile(sys.argv[1])
+correlate(a, a, 0.5, threads=2)
+print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
+def test_memory_does_not_grow_with_the_sample(tmp_path):
+    random = np.random.default_rng(0)
+    peaks = []
+    for tokens in (20_000, 320_000):
+        token = np.repeat(np.arange(tokens, dtype=np.int32), 20)
+        feature = (np.arange(len(token)) % 20 * 10 + random.integers(0, 10, len(token))).astype(np.int32)
+        table = pa.table([token, feature, random.random(len(token), np.float32) + 1], schema=ACTIVATIONS)
+        path = tmp_path / f"{tokens}.parquet"
+        batches = (table.slice(first, 1 << 15).to_batches()[0] for first in range(0, len(table), 1 << 15))
+        write_table(path, batches, ACTIVATIONS, {"tokens": tokens, "features": 200})
+        command = [sys.executable, "-c", PEAK, str(path)]
+        environment = os.environ | {"PYTHONPATH": str(Path(correlation.__file__).parents[1])}
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+        peaks.append(int(done.stdout) / 1024)
+    # MiB; one side alone has 6 million more activations, 73 MiB at 12 bytes each
+    assert peaks[1] - peaks[0] < 40
 
 
 def test_dense_constant_dead_and_single_token_features():
@@ -134,7 +274,7 @@ def test_samples_of_different_length_are_refused():
 def test_files_are_read_back_and_checked(tmp_path):
     dense = heavy_tailed(np.random.default_rng(3), 60, 8)
     token, feature = np.nonzero(dense)
-    schema = pa.schema([("token", pa.int32()), ("feature", pa.int32()), ("activation", pa.float32())])
+    schema = ACTIVATIONS
     table = pa.table([token.astype(np.int32), feature.astype(np.int32), dense[token, feature]], schema=schema)
     write_table(tmp_path / "a.parquet", table, schema, {"tokens": 60, "features": 8})
     found = read_activations(tmp_path / "a.parquet")
@@ -142,6 +282,11 @@ def test_files_are_read_back_and_checked(tmp_path):
     write_table(tmp_path / "b.parquet", table, schema, {"tokens": 60, "features": int(feature.max())})
     with pytest.raises(InputError, match=r"b\.parquet"):
         read_activations(tmp_path / "b.parquet")
+    with pytest.raises(InputError, match=r"b\.parquet"):
+        moments(ActivationFile(tmp_path / "b.parquet"))
+    write_table(tmp_path / "c.parquet", table.take(np.arange(len(table))[::-1]), schema, {"tokens": 60, "features": 8})
+    with pytest.raises(InputError, match=r"c\.parquet.*not ordered"):
+        moments(ActivationFile(tmp_path / "c.parquet"))
     (tmp_path / "a.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-20])
     with pytest.raises(InputError, match=r"a\.parquet.*truncated"):
         read_activations(tmp_path / "a.parquet")

@@ -41,7 +41,7 @@ LEAVES = 16  # at least: so many jobs can share the work
 CELLS = 4096  # token ranges in which activations are counted, and leaves at most
 LEAF_ENTRIES = 1 << 25  # activations of a leaf, on either side
 WINDOW_ENTRIES = 1 << 27  # activations in memory at once, on either side; 12 bytes each
-TILE_BYTES = 1 << 22  # dense sums that one thread works on: they stay in its cache
+TILE_BYTES = 1 << 21  # dense sums that one thread works on: they stay in its cache
 BLOCK_BYTES = 1 << 32  # dense sums kept while window after window is read
 PIECE = 1 << 20  # activations, wherever they are worked through one after another
 NEARLY_CONSTANT = 100.0  # mean over deviation beyond which Σab - Σa Σb / T would lose digits that matter
@@ -296,33 +296,40 @@ class _Copy:
         return sparse.csr_array((data.astype(np.float64, copy=False), indices, starts - low), shape=shape)
 
 
-def _tensor(matrix: sparse.csr_array) -> torch.Tensor:
-    arrays = (torch.from_numpy(array) for array in (matrix.indptr, matrix.indices, matrix.data))
-    return torch.sparse_csr_tensor(*arrays, size=matrix.shape, check_invariants=False)
+class _Rows(NamedTuple):
+    """Some rows of a CSR matrix, as views: where each begins (int32, from 0), columns and values."""
+
+    starts: np.ndarray
+    indices: np.ndarray
+    data: np.ndarray
 
 
-_Product = Callable[[sparse.csr_array], np.ndarray]
+def _rows(matrix: sparse.csr_array, first: int, last: int) -> _Rows:
+    starts = matrix.indptr[first : last + 1]
+    low, high = starts[0], starts[-1]
+    return _Rows(starts - low, matrix.indices[low:high], matrix.data[low:high])
+
+
+def _tensor(rows: _Rows, columns: int) -> torch.Tensor:
+    shape = (len(rows.starts) - 1, columns)
+    return torch.sparse_csr_tensor(*map(torch.from_numpy, rows), size=shape, check_invariants=False)
+
+
+_Product = Callable[[_Rows], np.ndarray]
 
 
 def _multiplier(matrix: sparse.csr_array) -> _Product:
     """Of sparse rows, their product with `matrix`, dense float64: MKL's where torch has it, twice as fast as scipy's."""
+    shared, columns = matrix.shape
     if not torch.backends.mkl.is_available():
-        return lambda rows: (rows @ matrix).toarray()
-    right = _tensor(matrix)
+        return lambda rows: (sparse.csr_array(rows[::-1], shape=(len(rows.starts) - 1, shared)) @ matrix).toarray()
+    right = _tensor(_rows(matrix, 0, shared), columns)
 
-    def product(rows: sparse.csr_array) -> np.ndarray:
-        out = torch.empty(rows.shape[0], matrix.shape[1], dtype=torch.float64)
-        return torch.addmm(out, _tensor(rows), right, beta=0, out=out).numpy()
+    def product(rows: _Rows) -> np.ndarray:
+        out = torch.empty(len(rows.starts) - 1, columns, dtype=torch.float64)
+        return torch.addmm(out, _tensor(rows, shared), right, beta=0, out=out).numpy()
 
     return product
-
-
-def _rows(matrix: sparse.csr_array, first: int, last: int) -> sparse.csr_array:
-    """`matrix[first:last]` without a copy."""
-    starts = matrix.indptr[first : last + 1]
-    low, high = starts[0], starts[-1]
-    parts = (matrix.data[low:high], matrix.indices[low:high], starts - low)
-    return sparse.csr_array(parts, shape=(len(starts) - 1, matrix.shape[1]))
 
 
 @contextmanager
@@ -331,7 +338,7 @@ def _workers(threads: int | None) -> Iterator[ThreadPoolExecutor]:
     before = torch.get_num_threads()
     with warnings.catch_warnings():  # torch tells once that sparse tensors are in beta
         warnings.simplefilter("ignore")
-        _tensor(sparse.csr_array((1, 1)))
+        _tensor(_rows(sparse.csr_array((1, 1)), 0, 1), 1)
     try:
         with ThreadPoolExecutor(threads or before, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield pool
@@ -406,7 +413,7 @@ def _sums(
         def work(tile: _Tile, left: list[sparse.csr_array], right: list[_Product]) -> None:
             for matrix, product in zip(left, right, strict=True):
                 rows = _rows(matrix, tile.first - tile.start, tile.last - tile.start)
-                tile.tree.add(product(rows) if rows.nnz else None)
+                tile.tree.add(product(rows) if len(rows.data) else None)
 
         def work_and_finish(tile: _Tile, left: list[sparse.csr_array], right: list[_Product]) -> Result:
             work(tile, left, right)
