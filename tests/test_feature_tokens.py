@@ -115,6 +115,13 @@ def test_token_and_corpus_are_those_with_the_mass(tmp_path, monkeypatch, seed, b
     assert 2 <= majorities < 11
 
 
+def test_a_block_in_which_another_token_leads_by_little_does_not_outvote_the_majority(tmp_path, monkeypatch):
+    path = write_activations(tmp_path / "a.parquet", np.array([[10], [0], [6], [5], [6], [5]], np.float32))
+    monkeypatch.setattr(feature_tokens, "BLOCK", 2)
+    (row,) = token_masses(path, np.array([[1, 1], [2, 1], [2, 1]]), np.zeros(3, int), ["x"], "test").to_pylist()
+    assert (row["token"], row["token_share"]) == (1, 20 / 32)
+
+
 def test_half_of_the_mass_is_no_majority(tmp_path):
     path = write_activations(tmp_path / "a.parquet", np.array([[1, 2], [1, 2], [1, 3], [1, 1]], np.float32))
     found = token_masses(path, np.array([[5, 5], [8, 9]]), np.array([0, 1]), ["x", "y"], "test").to_pylist()

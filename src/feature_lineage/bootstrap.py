@@ -106,7 +106,7 @@ def resample(
             products = side_a[:, feature_a].multiply(side_b[:, feature_b])
             terms = (side_a > 0, side_a, side_a.power(2), side_b > 0, side_b, side_b.power(2), products)
             for k, term in enumerate(terms):
-                sums[k] = sums[k] + (to_document @ term).T @ drawn[here]
+                sums[k] += (to_document @ term).T @ drawn[here]
             bar.update(rows_a.shape[0])
     tokens = np.bincount(document, minlength=len(drawn)) @ drawn
     active_a, sum_a, squares_a, active_b, sum_b, squares_b, r = sums
