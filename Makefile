@@ -3,7 +3,7 @@ PYTHON ?= python3
 CORES ?= all
 BIN := .venv/bin
 
-.PHONY: demo test bench-autoencoder environment peers lint docs clean
+.PHONY: demo test bench-autoencoder planted-truth environment peers lint docs clean
 
 demo: environment
 	$(BIN)/snakemake --profile profiles/local --cores $(CORES)
@@ -15,6 +15,10 @@ test: environment peers
 # One training step at the paper's shape, beside SAELens.
 bench-autoencoder: environment peers
 	$(BIN)/python benchmarks/autoencoder.py
+
+# Two synthetic models whose features are known: does the flow find what was planted?
+planted-truth: environment
+	$(BIN)/python benchmarks/planted_truth.py
 
 environment: .venv/installed
 peers: .venv-peers/installed
