@@ -3,7 +3,7 @@ PYTHON ?= python3
 CORES ?= all
 BIN := .venv/bin
 
-.PHONY: demo test bench-autoencoder bench-correlation environment peers lint docs clean
+.PHONY: demo test bench-autoencoder bench-correlation planted-truth environment peers lint docs clean
 
 demo: environment
 	$(BIN)/snakemake --profile profiles/local --cores $(CORES)
@@ -19,6 +19,10 @@ bench-autoencoder: environment peers
 # All pairs of features at the paper's size, beside a dense product and the published method. OPTIONS=--large for 131,072 features.
 bench-correlation: environment
 	$(BIN)/python benchmarks/correlation.py $(OPTIONS)
+
+# Two synthetic models whose features are known: does the flow find what was planted?
+planted-truth: environment
+	$(BIN)/python benchmarks/planted_truth.py
 
 environment: .venv/installed
 peers: .venv-peers/installed

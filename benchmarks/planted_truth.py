@@ -166,16 +166,14 @@ def main() -> None:
 
     figure = plot(curves)
     options.images.mkdir(parents=True, exist_ok=True)
-    page, image = options.images / "planted-truth.html", options.images / "planted-truth.svg"
-    figure.write_html(page, include_plotlyjs=True)
+    image, page = options.images / "planted-truth.svg", options.images / "planted-truth.html"
     try:
         figure.write_image(image)
         print(f"\n{image}")
-    except (
-        Exception
-    ) as error:  # no browser, or one that does not start: kaleido has no error of its own for all of these
+    except Exception as error:  # no browser, or one that does not start: these errors have nothing in common
+        figure.write_html(page, include_plotlyjs=True)
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        print(f"\n{page} only; without a browser there is no {image.name}: {reason[0]}")
+        print(f"\n{page}; {image.name} needs a browser: {reason[0]}")
     total = planted.rates(whole)
     print(f"\nprecision {total['precision']:.2f} recall {total['recall']:.2f}")
 

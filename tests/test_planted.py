@@ -6,6 +6,7 @@ import torch
 from scipy import sparse
 
 from feature_lineage import planted
+from feature_lineage.autoencoder import SparseAutoencoder
 from feature_lineage.correlation import Activations
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -94,15 +95,13 @@ def test_activations_are_codes_times_dictionary_and_noise():
 
 def oracle(family):
     """An autoencoder with the true dictionary, orthonormal: what it learned is what was planted."""
-    from feature_lineage.autoencoder import SparseAutoencoder
-
     decoder = torch.from_numpy(family.dictionary).float()
     return SparseAutoencoder(decoder.T.contiguous(), torch.full((len(decoder),), -0.2), decoder, torch.zeros(N))
 
 
 @pytest.fixture
 def ideal():
-    """Eight features of each model with perpendicular directions."""
+    """Seven features of the parent and eight of the child, in perpendicular directions; eight of them persist."""
     counts = {"kept": 3, "rotated": 1, "split": 1, "removed": 2, "new": 2}
     parent, child = plant(counts=counts, density=(2e-2, 2e-1))
     axes = np.eye(N)

@@ -8,9 +8,6 @@ NOT_MEASURED = {
 if "ceiling" in ON and len(study.autoencoder.seeds) < 2:
     NOT_MEASURED["ceiling"] = "it needs two autoencoder.seeds, there is one"
 MEASURED = [name for name in ON if name not in NOT_MEASURED]
-MIN_ACTIVE = getattr(
-    study.flow, "min_active", 1
-)  # tokens on which a living feature fires
 CONTROLS = ["<results>/controls/summary.json"] if ON else []
 SEED_PAIRS = [
     (study.autoencoder.seeds[0], other) for other in study.autoencoder.seeds[1:]
@@ -48,7 +45,7 @@ rule correlate_shifted:
         edge=lambda w: {"parent": w.parent, "child": w.child, "seed": int(w.seed)},
         seed=study.seed,
         threshold=study.flow.threshold,
-        min_active=MIN_ACTIVE,
+        min_active=study.flow.min_active,
         code=code("correlate_shifted"),
     script:
         "../scripts/correlate_shifted.py"
@@ -104,7 +101,7 @@ rule correlate_published:
     params:
         edge=lambda w: {"parent": w.parent, "child": w.child, "seed": int(w.seed)},
         threshold=study.flow.threshold,
-        min_active=MIN_ACTIVE,
+        min_active=study.flow.min_active,
         code=code("correlate_published"),
     script:
         "../scripts/correlate_published.py"
@@ -147,7 +144,7 @@ rule summarise_controls:
         models=study.order(),
         edges=study.edges(),
         threshold=study.flow.threshold,
-        min_active=MIN_ACTIVE,
+        min_active=study.flow.min_active,
         measured=MEASURED,
         not_measured=NOT_MEASURED,
         code=code("summarise_controls"),
