@@ -266,6 +266,13 @@ def test_moments_are_exact_for_a_feature_far_from_zero():
     assert found.active[0] == 1000
 
 
+def test_a_constant_feature_has_no_deviation_whatever_its_value(monkeypatch):
+    monkeypatch.setattr(correlation, "PIECE", 300)  # sums of 0.1 are rounded
+    found = moments(activations(np.full((1000, 3), [0.1, 1 / 3, 1e6 / 7])))
+    assert (found.deviation == 0).all()
+    assert found.mean == pytest.approx([0.1, 1 / 3, 1e6 / 7], rel=1e-15)
+
+
 def test_samples_of_different_length_are_refused():
     with pytest.raises(InputError, match="one sample"):
         correlate(activations(np.eye(3)), activations(np.eye(4)), 0.3)

@@ -472,7 +472,6 @@ def _selector(plan: _Plan, floor: float) -> Callable[[int, int, np.ndarray | Non
         r *= inverse_b
         r /= a.deviation[rows, None]
         np.clip(r, -1, 1, out=r)
-        r += 0.0  # no negative zero: whether a sum was -0 may hang on the split
         r[:, silent] = -np.inf
         best_r, best = r[0].copy(), np.zeros(len(varies_b), np.int64)
         for number, row in enumerate(r[1:], 1):

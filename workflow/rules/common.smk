@@ -138,6 +138,9 @@ STARTED = [
     for parent, child in study.edges()
     if study.controls.started_from_parent
 ]
+COMPARED = "|".join(
+    [*study.models, *UNTRAINED, *STARTED]
+)  # whose features are correlated
 
 
 def edge_correlations(seed):

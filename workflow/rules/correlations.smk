@@ -14,8 +14,8 @@ rule correlate_part:
     benchmark:
         "<benchmarks>/correlate_part/{sample}.{a}.seed{i}--{b}.seed{j}.part{part}.tsv"
     wildcard_constraints:
-        a=names(object),
-        b=names(object),
+        a=COMPARED,
+        b=COMPARED,
         i="[0-9]+",
         j="[0-9]+",
         part="[0-9]+",
@@ -43,8 +43,8 @@ rule correlate:
     benchmark:
         "<benchmarks>/correlate/{sample}.{a}.seed{i}--{b}.seed{j}.tsv"
     wildcard_constraints:
-        a=names(object),
-        b=names(object),
+        a=COMPARED,
+        b=COMPARED,
         i="[0-9]+",
         j="[0-9]+",
     conda:
