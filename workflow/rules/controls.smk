@@ -17,13 +17,14 @@ SEED_PAIRS = [
 ]
 
 
-def control(name, pattern, seeds=study.autoencoder.seeds):
-    """A control's files of every seed and edge, if it is measured."""
+def control_parts(wildcards):
+    """The files of a control that is measured edge by edge: one for each edge, and for each seed if it is about features."""
+    seeds = study.autoencoder.seeds if wildcards.control != "neurons" else [None]
     return [
-        f"<results>/controls/{name}/{pattern.format(parent, child, seed)}.parquet"
+        f"<results>/controls/{wildcards.control}/{parent}--{child}"
+        + (f".seed{seed}.parquet" if seed is not None else ".parquet")
         for seed in seeds
         for parent, child in study.edges()
-        if name in MEASURED
     ]
 
 
@@ -110,6 +111,59 @@ rule correlate_published:
         "../scripts/correlate_published.py"
 
 
+rule join_control:
+    input:
+        parts=control_parts,
+    output:
+        table="<results>/controls/{control}.parquet",
+    log:
+        "<logs>/join_control/{control}.log",
+    benchmark:
+        "<benchmarks>/join_control/{control}.tsv"
+    wildcard_constraints:
+        control="null|neurons|as_published",
+    conda:
+        CONDA
+    threads: 1
+    params:
+        control=lambda w: w.control,
+        code=code("join_control"),
+    script:
+        "../scripts/join_control.py"
+
+
+rule measure_ceiling:
+    input:
+        correlations=[
+            f"<results>/correlations/{SAMPLE}/{model}.seed{a}--{model}.seed{b}.parquet"
+            for model in study.order()
+            for a, b in SEED_PAIRS
+        ],
+        statistics=[
+            f"<results>/features/{model}/seed{seed}/{SAMPLE}/statistics.parquet"
+            for seed in study.autoencoder.seeds
+            for model in study.order()
+        ],
+    output:
+        ceiling="<results>/controls/ceiling.parquet",
+    log:
+        "<logs>/measure_ceiling.log",
+    benchmark:
+        "<benchmarks>/measure_ceiling.tsv"
+    conda:
+        CONDA
+    threads: 1
+    params:
+        seeds=study.autoencoder.seeds,
+        seed_pairs=SEED_PAIRS,
+        models=study.order(),
+        threshold=study.flow.threshold,
+        min_active=MIN_ACTIVE,
+        code=code("measure_ceiling"),
+    script:
+        "../scripts/measure_ceiling.py"
+
+
 rule summarise_controls:
     input:
         correlations=[
@@ -122,17 +176,8 @@ rule summarise_controls:
             for seed in study.autoencoder.seeds
             for model in study.order()
         ],
-        ceiling=[
-            f"<results>/correlations/{SAMPLE}/{model}.seed{a}--{model}.seed{b}.parquet"
-            for model in study.order()
-            for a, b in SEED_PAIRS
-            if "ceiling" in MEASURED
-        ],
-        null=control("null", "{}--{}.seed{}"),
-        neurons=control("neurons", "{}--{}", seeds=[None]),
-        as_published=control("as_published", "{}--{}.seed{}"),
+        tables=expand("<results>/controls/{control}.parquet", control=MEASURED),
     output:
-        **{name: f"<results>/controls/{name}.parquet" for name in MEASURED},
         summary="<results>/controls/summary.json",
     log:
         "<logs>/summarise_controls.log",
@@ -143,7 +188,6 @@ rule summarise_controls:
     threads: 1
     params:
         seeds=study.autoencoder.seeds,
-        seed_pairs=SEED_PAIRS,
         models=study.order(),
         edges=study.edges(),
         threshold=study.flow.threshold,
