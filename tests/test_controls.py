@@ -261,8 +261,8 @@ def test_neurons_are_correlated_exactly_over_batches():
     random = torch.Generator().manual_seed(0)
     x, y = torch.randn(300, 9, generator=random), torch.randn(300, 7, generator=random)
     y[:, 0] = -x[:, 3]
-    x[:, 1] += 1e4  # a mean far above the deviation
-    y[:, 2] = x[:, 1] * 2 + 0.01 * y[:, 2]
+    x[:, 1] += 1e6  # a mean far above the deviation
+    y[:, 2] = x[:, 1] * 2 + 0.5 * y[:, 2]
     r = neurons(x, y)
     wanted = np.corrcoef(x.double().numpy().T, y.double().numpy().T)[:9, 9:]
     np.testing.assert_allclose(r, wanted, atol=1e-9)

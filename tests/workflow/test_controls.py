@@ -13,10 +13,12 @@ EDGES = (("base", "coder"), ("base", "writer"), ("coder", "both"), ("writer", "b
 SWITCHES = ("ceiling", "null", "neurons", "as_published")
 JOBS = {
     "ceiling": set(),
-    "null": {f"correlate_shifted {parent} {child} 0" for parent, child in EDGES},
-    "neurons": {f"correlate_neurons {parent} {child}" for parent, child in EDGES},
-    "as_published": {f"correlate_published {parent} {child} 0" for parent, child in EDGES},
+    "null": {f"correlate_shifted {parent} {child} 0" for parent, child in EDGES} | {"join_control null"},
+    "neurons": {f"correlate_neurons {parent} {child}" for parent, child in EDGES} | {"join_control neurons"},
+    "as_published": {f"correlate_published {parent} {child} 0" for parent, child in EDGES}
+    | {"join_control as_published"},
 }
+BETWEEN = {f"correlate validation {model} 0 {model} 1" for model in ("base", "coder", "writer", "both")}
 SHARED = {"summarise_controls", "write_report"}
 
 
@@ -42,11 +44,9 @@ def test_all_off_leaves_nothing_to_do(copy):
 
 def test_a_second_seed_adds_the_correlations_between_seeds(copy):
     switched(copy, "ceiling").config["autoencoder"]["seeds"] = [0, 1]
-    between = {f"correlate validation {model} 0 {model} 1" for model in ("base", "coder", "writer", "both")}
-    plan = set(copy.plan(SUMMARY))
-    assert between <= plan
+    assert {"measure_ceiling", *BETWEEN} <= set(copy.plan(SUMMARY))
     switched(copy, "null")
-    assert not between & set(copy.plan(SUMMARY))
+    assert not {"measure_ceiling", *BETWEEN} & set(copy.plan(SUMMARY))
 
 
 def columns(path):
@@ -75,6 +75,9 @@ def test_with_one_seed_the_ceiling_is_not_measured_and_the_rest_is(copy):
     assert "<h2>Controls</h2>" in page
     assert "Not measured: ceiling (it needs two autoencoder.seeds, there is one)." in page
     assert copy.plan() == {}
+    assert set(switched(copy, "ceiling", "null", "as_published").plan()) == SHARED, "one less reruns none that stand"
+    switched(copy, *SWITCHES).config["autoencoder"]["seeds"] = [0, 1]
+    assert {"measure_ceiling", *BETWEEN} <= set(copy.plan(SUMMARY)), "a seed more is seen where a summary stands"
 
 
 def test_with_two_seeds_the_ceiling_is_measured(copy):

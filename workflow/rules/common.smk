@@ -185,3 +185,29 @@ def other_method(wildcards):
     """The way of merging that a merged model was not made by."""
     method = study.models[wildcards.model].merge.method
     return {"slerp": "linear", "linear": "slerp"}[method]
+
+
+# What of the controls is measured, and why not the rest.
+SWITCHES = ("ceiling", "null", "neurons", "as_published")
+ON = [name for name in SWITCHES if getattr(study.controls, name)]
+NOT_MEASURED = {
+    name: f"controls.{name} is false" for name in SWITCHES if name not in ON
+}
+if "ceiling" in ON and len(study.autoencoder.seeds) < 2:
+    NOT_MEASURED["ceiling"] = "it needs two autoencoder.seeds, there is one"
+MEASURED = [name for name in ON if name not in NOT_MEASURED]
+CONTROLS = ["<results>/controls/summary.json"] if ON else []
+SEED_PAIRS = [
+    (study.autoencoder.seeds[0], other) for other in study.autoencoder.seeds[1:]
+]
+
+
+def control_parts(wildcards):
+    """The files of a control that is measured edge by edge: one for each edge, and for each seed if it is about features."""
+    seeds = study.autoencoder.seeds if wildcards.control != "neurons" else [None]
+    return [
+        f"<results>/controls/{wildcards.control}/{parent}--{child}"
+        + (f".seed{seed}.parquet" if seed is not None else ".parquet")
+        for seed in seeds
+        for parent, child in study.edges()
+    ]

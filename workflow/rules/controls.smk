@@ -1,28 +1,5 @@
 # What the flow of features is held against: other seeds, shifted samples, raw neurons, the published measure.
 
-SWITCHES = ("ceiling", "null", "neurons", "as_published")
-ON = [name for name in SWITCHES if getattr(study.controls, name)]
-NOT_MEASURED = {
-    name: f"controls.{name} is false" for name in SWITCHES if name not in ON
-}
-if "ceiling" in ON and len(study.autoencoder.seeds) < 2:
-    NOT_MEASURED["ceiling"] = "it needs two autoencoder.seeds, there is one"
-MEASURED = [name for name in ON if name not in NOT_MEASURED]
-CONTROLS = ["<results>/controls/summary.json"] if ON else []
-SEED_PAIRS = [
-    (study.autoencoder.seeds[0], other) for other in study.autoencoder.seeds[1:]
-]
-
-
-def control(name, pattern, seeds=study.autoencoder.seeds):
-    """A control's files of every seed and edge, if it is measured."""
-    return [
-        f"<results>/controls/{name}/{pattern.format(parent, child, seed)}.parquet"
-        for seed in seeds
-        for parent, child in study.edges()
-        if name in MEASURED
-    ]
-
 
 rule correlate_shifted:
     input:
@@ -107,6 +84,59 @@ rule correlate_published:
         "../scripts/correlate_published.py"
 
 
+rule join_control:
+    input:
+        parts=control_parts,
+    output:
+        table="<results>/controls/{control}.parquet",
+    log:
+        "<logs>/join_control/{control}.log",
+    benchmark:
+        "<benchmarks>/join_control/{control}.tsv"
+    wildcard_constraints:
+        control="null|neurons|as_published",
+    conda:
+        CONDA
+    threads: 1
+    params:
+        control=lambda w: w.control,
+        code=code("join_control"),
+    script:
+        "../scripts/join_control.py"
+
+
+rule measure_ceiling:
+    input:
+        correlations=[
+            f"<results>/correlations/{SAMPLE}/{model}.seed{a}--{model}.seed{b}.parquet"
+            for model in study.order()
+            for a, b in SEED_PAIRS
+        ],
+        statistics=[
+            f"<results>/features/{model}/seed{seed}/{SAMPLE}/statistics.parquet"
+            for seed in study.autoencoder.seeds
+            for model in study.order()
+        ],
+    output:
+        ceiling="<results>/controls/ceiling.parquet",
+    log:
+        "<logs>/measure_ceiling.log",
+    benchmark:
+        "<benchmarks>/measure_ceiling.tsv"
+    conda:
+        CONDA
+    threads: 1
+    params:
+        seeds=study.autoencoder.seeds,
+        seed_pairs=SEED_PAIRS,
+        models=study.order(),
+        threshold=study.flow.threshold,
+        min_active=study.flow.min_active,
+        code=code("measure_ceiling"),
+    script:
+        "../scripts/measure_ceiling.py"
+
+
 rule summarise_controls:
     input:
         correlations=[
@@ -119,17 +149,8 @@ rule summarise_controls:
             for seed in study.autoencoder.seeds
             for model in study.order()
         ],
-        ceiling=[
-            f"<results>/correlations/{SAMPLE}/{model}.seed{a}--{model}.seed{b}.parquet"
-            for model in study.order()
-            for a, b in SEED_PAIRS
-            if "ceiling" in MEASURED
-        ],
-        null=control("null", "{}--{}.seed{}"),
-        neurons=control("neurons", "{}--{}", seeds=[None]),
-        as_published=control("as_published", "{}--{}.seed{}"),
+        tables=expand("<results>/controls/{control}.parquet", control=MEASURED),
     output:
-        **{name: f"<results>/controls/{name}.parquet" for name in MEASURED},
         summary="<results>/controls/summary.json",
     log:
         "<logs>/summarise_controls.log",
@@ -140,7 +161,6 @@ rule summarise_controls:
     threads: 1
     params:
         seeds=study.autoencoder.seeds,
-        seed_pairs=SEED_PAIRS,
         models=study.order(),
         edges=study.edges(),
         threshold=study.flow.threshold,

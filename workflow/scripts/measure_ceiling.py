@@ -1,0 +1,23 @@
+"""Compare the autoencoder seeds of each model with one another."""
+
+from itertools import product
+from typing import Any
+
+from feature_lineage.artifacts import provenance, write_table
+from feature_lineage.controls import CEILING, read_comparisons, seed_ceiling
+from feature_lineage.logs import job
+
+
+def main(smk: Any) -> None:
+    with job(smk.log[0]):
+        params = smk.params
+        autoencoders = [(model, seed) for seed, model in product(params.seeds, params.models)]
+        statistics = dict(zip(autoencoders, smk.input.statistics, strict=True))
+        pairs = [((model, a), (model, b)) for model, (a, b) in product(params.models, params.seed_pairs)]
+        between = read_comparisons(pairs, smk.input.correlations, statistics, params.min_active)
+        table = seed_ceiling(between, params.threshold)
+        write_table(smk.output.ceiling, table, CEILING, provenance(smk.input, params))
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821
