@@ -407,7 +407,7 @@ def _sums(
                 bar.update()
         windows = _windows(plan.entries[leaves.start : leaves.stop].tolist())
         tile = _rows_of_a_tile(b.features)
-        levels = 1 + len(leaves).bit_length()  # of a tree at once, and the newest sums
+        levels = max(1, len(leaves).bit_length() - 1)  # sums that a tree holds between two leaves, at most
         block = a.features if len(windows) == 1 else max(1, BLOCK_BYTES // (8 * b.features * levels * tile)) * tile
 
         def work(tile: _Tile, left: list[sparse.csr_array], right: list[_Product]) -> None:
@@ -419,6 +419,10 @@ def _sums(
             work(tile, left, right)
             return finish(tile.first, tile.last, tile.tree.take())
 
+        def load(leaf: int) -> _Product:
+            return _multiplier(copy_b.read(leaf))
+
+        left: list[sparse.csr_array] = []
         right: list[_Product] = []
         with progress(a.features, "feature", plan.label) as bar:
             for start in range(0, a.features, block):
@@ -427,8 +431,9 @@ def _sums(
                 for window in windows:
                     if len(windows) > 1 or not right:
                         right.clear()
-                        right += pool.map(_multiplier, (copy_b.read(leaf) for leaf in window))
-                    left = [copy_a.read(leaf, start, stop) for leaf in window]
+                        right += pool.map(load, window)
+                    left.clear()
+                    left += [copy_a.read(leaf, start, stop) for leaf in window]
                     arguments = ((tile, left, right) for tile in tiles)
                     if window is windows[-1]:
                         for given, result in zip(tiles, _in_order(pool, work_and_finish, arguments), strict=True):
