@@ -342,9 +342,8 @@ def test_strings_are_what_a_token_decodes_to_on_its_own():
 def test_both_firing_is_the_loop_over_pairs(monkeypatch, block):
     a, b = draw(1, tokens=200, features=18), draw(2, tokens=200, features=14)
     a[:, 3] = 0  # dead
-    a[:, 4] = (a[:, 4] > 0) * (
-        0.1 + 1e-8 * np.random.default_rng(3).random(200)
-    )  # one value but for rounding: no correlation
+    fires = np.random.default_rng(4).random(200) < 0.3
+    a[:, 4] = fires * (0.1 + 1e-8 * np.random.default_rng(3).random(200))  # one value but for rounding
     b[:, 5] = (np.random.default_rng(0).random(200) < 0.1) * 1e4 + 0.0
     b[:, 6] = 3 * a[:, 6]
     monkeypatch.setattr(controls, "BLOCK_BYTES", block * 8 * 14)

@@ -130,3 +130,15 @@ def edge_correlations(seed):
         pattern.format(SAMPLE, parent, seed, child, seed)
         for parent, child in study.edges()
     ]
+
+
+def control_parts(wildcards):
+    """The files of a control that is measured edge by edge: one for each edge, and for each seed if it is about features."""
+    seeds = [f".seed{seed}" for seed in study.autoencoder.seeds]
+    if wildcards.control == "neurons":
+        seeds = [""]
+    return [
+        f"<results>/controls/{wildcards.control}/{parent}--{child}{seed}.parquet"
+        for seed in seeds
+        for parent, child in study.edges()
+    ]

@@ -17,17 +17,6 @@ SEED_PAIRS = [
 ]
 
 
-def control_parts(wildcards):
-    """The files of a control that is measured edge by edge: one for each edge, and for each seed if it is about features."""
-    seeds = study.autoencoder.seeds if wildcards.control != "neurons" else [None]
-    return [
-        f"<results>/controls/{wildcards.control}/{parent}--{child}"
-        + (f".seed{seed}.parquet" if seed is not None else ".parquet")
-        for seed in seeds
-        for parent, child in study.edges()
-    ]
-
-
 rule correlate_shifted:
     input:
         parent=f"<results>/features/{{parent}}/seed{{seed}}/{SAMPLE}/activations.parquet",
