@@ -50,6 +50,6 @@ def test_this_environment_is_the_locked_one():
 def test_the_cluster_profile_names_rules_that_exist():
     rules = set()
     for path in [ROOT / "Snakefile", *(ROOT / "workflow" / "rules").glob("*.smk")]:
-        rules |= set(re.findall(r"^\s*rule (\w+):", path.read_text(), re.M))
+        rules |= set(re.findall(r"^\s*(?:rule|use rule \w+ as) (\w+)(?: with)?:", path.read_text(), re.M))
     profile = yaml.safe_load((ROOT / "profiles" / "slurm" / "config.yaml").read_text())
     assert set(profile["set-resources"]) <= rules

@@ -204,10 +204,11 @@ SEED_PAIRS = [
 
 def control_parts(wildcards):
     """The files of a control that is measured edge by edge: one for each edge, and for each seed if it is about features."""
-    seeds = study.autoencoder.seeds if wildcards.control != "neurons" else [None]
+    seeds = [f".seed{seed}" for seed in study.autoencoder.seeds]
+    if wildcards.control == "neurons":
+        seeds = [""]
     return [
-        f"<results>/controls/{wildcards.control}/{parent}--{child}"
-        + (f".seed{seed}.parquet" if seed is not None else ".parquet")
+        f"<results>/controls/{wildcards.control}/{parent}--{child}{seed}.parquet"
         for seed in seeds
         for parent, child in study.edges()
     ]
