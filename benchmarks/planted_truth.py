@@ -31,7 +31,8 @@ from feature_lineage.figures import COLOURS
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 SHARED = {"kept": 64, "rotated": 16, "split": 16, "removed": 16, "new": 16}
 NOTHING = {"removed": 64, "new": 64}
-N, FEATURES, DENSITY, BATCH, JUDGED, LR = 64, 192, (1e-4, 1e-1), 1024, 100_000, 2e-2
+N, FEATURES, BATCH, JUDGED, LR = 64, 192, 1024, 100_000, 2e-2
+DENSITY, RARE, COSINE = (3e-4, 1e-1), (1e-4, 1e-1), (0.0, 0.98)
 CHOSEN = "jumprelu"
 VARIANTS = ("jumprelu", "l1", "topk", "batchtopk")
 SEEDS = (0, 1, 2)
@@ -39,12 +40,14 @@ SUPPORT = [0, 10, 30, 100, 300, 1000, 3000, np.inf]
 NEIGHBOUR = [0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
 
 
-def pair(name: str, variant: str, counts: dict[str, int], seed: int, steps: int, cosine: Any) -> dict[str, Any]:
+def pair(
+    name: str, variant: str, counts: dict[str, int], seed: int, density: Any, cosine: Any, steps: int
+) -> dict[str, Any]:
     """Plant a pair of models, train, judge."""
     torch.set_num_threads(1)
     began = time.monotonic()
     trained = steps * BATCH
-    families = planted.plant(trained + JUDGED, N, counts, density=DENSITY, seed=seed, cosine=cosine)
+    families = planted.plant(trained + JUDGED, N, counts, density=density, seed=seed, cosine=cosine)
     autoencoders, active = [], []
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
         for number, family in enumerate(families):
@@ -123,23 +126,24 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--images", type=Path, default=IMAGES)
     options = parser.parse_args()
-    jobs = [("planted", CHOSEN, SHARED, seed, None) for seed in SEEDS]
-    jobs += [(variant, variant, SHARED, 0, None) for variant in VARIANTS if variant != CHOSEN]
-    jobs += [("collinear", CHOSEN, SHARED, seed, (0.0, 0.98)) for seed in SEEDS]
-    jobs += [("nothing shared", CHOSEN, NOTHING, 0, None)]
+    jobs = [("planted", CHOSEN, SHARED, seed, DENSITY, None) for seed in SEEDS]
+    jobs += [("nothing shared", CHOSEN, NOTHING, 0, DENSITY, None)]
+    jobs += [("rarer", CHOSEN, SHARED, seed, RARE, None) for seed in SEEDS]
+    jobs += [("collinear", CHOSEN, SHARED, seed, DENSITY, COSINE) for seed in SEEDS]
+    jobs += [(variant, variant, SHARED, 0, DENSITY, None) for variant in VARIANTS if variant != CHOSEN]
     found: dict[str, list[dict[str, Any]]] = {}
     with ProcessPoolExecutor(options.workers) as workers:
-        started = [(job, workers.submit(pair, *job[:4], options.steps, job[4])) for job in jobs]
+        started = [(job, workers.submit(pair, *job, options.steps)) for job in jobs]
         for job, future in started:
             found.setdefault(job[0], []).append(future.result())
             print(f"{job[0]}, {job[1]}, seed {job[3]}: {future.result()['seconds']:.0f} s", file=sys.stderr, flush=True)
 
     print(
-        f"{N} elements, {sum(SHARED.values())} true features, density {DENSITY[0]:g} to {DENSITY[1]:g} log-uniform, noise 0.02; "
-        f"autoencoders of {FEATURES} features,\n{options.steps * BATCH:,} tokens; {JUDGED:,} other tokens judged, threshold 0.8\n"
+        f"{N} elements, {sum(SHARED.values())} true features, density {DENSITY[0]:g} to {DENSITY[1]:g} log-uniform (rarer: {RARE[0]:g}), "
+        f"noise 0.02; autoencoders of {FEATURES} features,\n{options.steps * BATCH:,} tokens; {JUDGED:,} other tokens judged, threshold 0.8\n"
     )
     named = {f"{CHOSEN}, seed {seed}": [one] for seed, one in zip(SEEDS, found["planted"], strict=True)}
-    named |= {name: found[name] for name in (*(v for v in VARIANTS if v != CHOSEN), "collinear")}
+    named |= {name: found[name] for name in (*(v for v in VARIANTS if v != CHOSEN), "rarer", "collinear")}
     heads = ["precision", "recall", "recovered", "of these", "true L0", "L0", "null"]
     print(line("", heads))
     for name, ones in named.items():
@@ -155,7 +159,7 @@ def main() -> None:
         values = [len(rows), float(rows["recovered"].mean()), float(rows.loc[rows["recovered"], "called"].mean())]
         print(line(str(kind), values))
     curves = {
-        "active tokens in the sample": curve(whole, "support", SUPPORT),
+        "active tokens in the sample": curve(together(found["rarer"]), "support", SUPPORT),
         "largest cosine with another true feature": curve(together(found["collinear"]), "neighbour", NEIGHBOUR),
     }
     for title, table in curves.items():
