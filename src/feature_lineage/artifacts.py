@@ -201,9 +201,12 @@ def read_table(path: str | Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def read_batches(path: str | Path, columns: list[str], rows: int = 1 << 16) -> Iterator[pa.RecordBatch]:
-    """Stream a Parquet file in record batches of at most `rows` rows."""
+    """Stream a Parquet file in record batches of at most `rows` rows, none across row groups."""
     with _naming(Path(path)), pq.ParquetFile(path) as file:
-        yield from file.iter_batches(rows, columns=columns)
+        for group in range(
+            file.num_row_groups
+        ):  # one at a time: pyarrow keeps all the bytes of those that it iterates over
+            yield from file.iter_batches(rows, row_groups=[group], columns=columns)
 
 
 def read_range(path: str | Path, columns: list[str], first: int, last: int) -> pa.Table:

@@ -94,17 +94,28 @@ class ActivationFile:
         self.path, self.tokens, self.features = path, int(record["tokens"]), int(record["features"])
 
     def pieces(self) -> Pieces:
-        """All activations in the order of tokens, about `PIECE` at a time."""
+        """All activations in the order of tokens, `PIECE` at a time."""
         before = 0
+        for token, feature, activation in self._cut():
+            if token[0] < before or (token[1:] < token[:-1]).any():
+                raise InputError(f"{self.path}: is not ordered by token; delete it and run Snakemake again")
+            if token[-1] >= self.tokens or feature.min() < 0 or feature.max() >= self.features:
+                raise _outside(self.path, (self.tokens, self.features))
+            before = token[-1]
+            yield token, feature, activation
+
+    def _cut(self) -> Pieces:
+        """The columns, cut as those in memory are: wherever the row groups end, moments come out the same to the byte."""
+        held: list[pa.RecordBatch] = []
+        count = 0
         for batch in read_batches(self.path, ["token", "feature", "activation"], PIECE):
-            token, feature, activation = (column.to_numpy() for column in batch.columns)
-            if len(token):
-                if token[0] < before or (token[1:] < token[:-1]).any():
-                    raise InputError(f"{self.path}: is not ordered by token; delete it and run Snakemake again")
-                if token[-1] >= self.tokens or feature.min() < 0 or feature.max() >= self.features:
-                    raise _outside(self.path, (self.tokens, self.features))
-                before = token[-1]
-                yield token, feature, activation
+            while count + len(batch) >= PIECE:
+                yield _columns([*held, batch.slice(0, PIECE - count)])
+                batch, held, count = batch.slice(PIECE - count), [], 0
+            held.append(batch)
+            count += len(batch)
+        if count:
+            yield _columns(held)
 
     def read(self, first: int, last: int) -> sparse.csr_array:
         """Activations on the tokens from `first` to before `last`, [last - first, features]."""
@@ -112,6 +123,11 @@ class ActivationFile:
         token, feature, activation = (column.to_numpy() for column in table.columns)
         starts = np.searchsorted(token, np.arange(first, last + 1, dtype=token.dtype)).astype(np.int32)
         return sparse.csr_array((activation, feature, starts), shape=(last - first, self.features))
+
+
+def _columns(batches: list[pa.RecordBatch]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    token, feature, activation = (column.to_numpy() for column in pa.Table.from_batches(batches).columns)
+    return token, feature, activation
 
 
 Source = Activations | ActivationFile
