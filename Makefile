@@ -3,11 +3,15 @@ PYTHON ?= python3
 CORES ?= all
 BIN := .venv/bin
 
-.PHONY: demo test bench-autoencoder bench-correlation planted-truth environment peers lint docs clean
+.PHONY: demo controls test bench-autoencoder bench-correlation planted-truth environment peers lint docs clean
 
 demo: environment
 	$(BIN)/snakemake --profile profiles/local --cores $(CORES)
 	@$(BIN)/python -m feature_lineage.report results/demo
+
+# What the demo's numbers are held against: another autoencoder of each model, shifted samples and more.
+controls: environment
+	$(BIN)/snakemake --profile profiles/local --cores $(CORES) --configfile config/config.yaml config/controls.yaml
 
 test: environment peers
 	$(BIN)/python -m pytest -n 2 --dist loadfile

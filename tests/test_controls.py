@@ -185,7 +185,7 @@ def test_no_window_stays_in_its_place_however_small_the_corpus(offset):
 
 
 def test_a_corpus_of_one_window_cannot_be_shifted():
-    with pytest.raises(InputError, match=r"controls\.null.*corpus 1.*flow\.tokens"):
+    with pytest.raises(InputError, match=r"controls\.alignment_null.*corpus 1.*flow\.tokens"):
         shifted_tokens(np.array([0, 0, 1]), 4, 0.5)
 
 
@@ -431,7 +431,7 @@ def tables():
             ],
             CEILING,
         ),
-        "null": pa.Table.from_pylist(
+        "alignment_null": pa.Table.from_pylist(
             [
                 edge | quantiles | {
                     "seed": 0, "offset": 0.5, "same_document": 0.0, "side": side, "features": 4, "false_matches": 0,

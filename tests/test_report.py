@@ -222,7 +222,7 @@ def test_controls_table(page):
 
 
 def test_what_is_not_measured_is_said_in_its_place_and_why(page):
-    reasons = {"ceiling": "one seed <only>", "null": "switched off"}
+    reasons = {"ceiling": "one seed <only>", "alignment_null": "switched off"}
     text = page(controls=CONTROLS | {"variants": [], "not_measured": reasons})
     ((*_, ceiling, of_ceiling, false, threshold, above, neurons, published),) = rows(text, "<h2>Controls</h2>")
     assert {ceiling, of_ceiling, false, threshold, above} == {"not measured"}

@@ -44,7 +44,7 @@ NULL = pa.schema(
 )
 NEURONS = pa.schema([*_EDGE, ("side", pa.string()), ("neurons", pa.int64()), *_SHARE])
 AS_PUBLISHED = pa.schema([*_EDGE, *_SEED, ("variant", pa.string()), ("minimum", pa.int64()), *_SIDE, *_SHARE])
-SCHEMAS = {"ceiling": CEILING, "null": NULL, "neurons": NEURONS, "as_published": AS_PUBLISHED}
+SCHEMAS = {"ceiling": CEILING, "alignment_null": NULL, "neurons": NEURONS, "as_published": AS_PUBLISHED}
 
 FALSE_MATCH_RATE = 0.01  # that the threshold of the null holds
 OURS, STRINGS = "ours", "strings"
@@ -180,8 +180,8 @@ def shifted_tokens(corpus: np.ndarray, length: int, offset: float) -> np.ndarray
         own = np.flatnonzero(corpus == number)
         if len(own) < 2:
             raise InputError(
-                f"controls.null: corpus {number} has a single window in the sample and cannot be shifted; raise flow.tokens, or "
-                "set controls.null to false"
+                f"controls.alignment_null: corpus {number} has a single window in the sample and cannot be shifted; raise flow.tokens, or "
+                "set controls.alignment_null to false"
             )
         order[own] = np.roll(own, min(max(1, round(offset * len(own))), len(own) - 1))
     return (order[:, None] * length + np.arange(length)).ravel()
@@ -477,7 +477,7 @@ def summarise(
             here = edge | {"seed": seed}
             row = here | side.row(threshold)
             ceiling = ceilings.get(model)
-            null = _only(rows.get("null", []), here)
+            null = _only(rows.get("alignment_null", []), here)
             limit = _highest(null, "threshold")
             (neurons,) = _only(rows.get("neurons", []), edge) or [{}]
             variant, minimum = PUBLISHED

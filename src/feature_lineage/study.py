@@ -361,7 +361,7 @@ class Controls(Block):
         description="Compare the autoencoder seeds of each model with one another: the most that can persist along an edge. Needs "
         "two `autoencoder.seeds`; with one, it is reported as not measured.",
     )
-    null: bool = Field(
+    alignment_null: bool = Field(
         True,
         description="Compare the models of each edge with one side's activations shifted: what matches by chance, and the threshold "
         "that holds false matches at 1 %. Takes three times as long as the edge's own correlations.",

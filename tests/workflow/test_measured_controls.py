@@ -10,10 +10,11 @@ from feature_lineage.controls import SCHEMAS
 
 SUMMARY = "results/tiny/controls/summary.json"
 EDGES = (("base", "coder"), ("base", "writer"), ("coder", "both"), ("writer", "both"))
-SWITCHES = ("ceiling", "null", "neurons", "as_published")
+SWITCHES = ("ceiling", "alignment_null", "neurons", "as_published")
 JOBS = {
     "ceiling": set(),
-    "null": {f"correlate_shifted {parent} {child} 0" for parent, child in EDGES} | {"join_control null"},
+    "alignment_null": {f"correlate_shifted {parent} {child} 0" for parent, child in EDGES}
+    | {"join_control alignment_null"},
     "neurons": {f"correlate_neurons {parent} {child}" for parent, child in EDGES} | {"join_control neurons"},
     "as_published": {f"correlate_published {parent} {child} 0" for parent, child in EDGES}
     | {"join_control as_published"},
@@ -45,7 +46,7 @@ def test_all_off_leaves_nothing_to_do(copy):
 def test_a_second_seed_adds_the_correlations_between_seeds(copy):
     switched(copy, "ceiling").config["autoencoder"]["seeds"] = [0, 1]
     assert {"measure_ceiling", *BETWEEN} <= set(copy.plan(SUMMARY))
-    switched(copy, "null")
+    switched(copy, "alignment_null")
     assert not {"measure_ceiling", *BETWEEN} & set(copy.plan(SUMMARY))
 
 
@@ -57,7 +58,7 @@ def test_with_one_seed_the_ceiling_is_not_measured_and_the_rest_is(copy):
     run = switched(copy, *SWITCHES).snakemake("-c2")
     assert run.code == 0, run
     folder = copy.results / "controls"
-    for name in ("null", "neurons", "as_published"):
+    for name in ("alignment_null", "neurons", "as_published"):
         assert columns(folder / f"{name}.parquet") == SCHEMAS[name]
         table = pq.read_table(folder / f"{name}.parquet").to_pandas()
         assert set(zip(table["parent"], table["child"], strict=True)) == set(EDGES)
@@ -75,7 +76,9 @@ def test_with_one_seed_the_ceiling_is_not_measured_and_the_rest_is(copy):
     assert "<h2>Controls</h2>" in page
     assert "Not measured: ceiling (it needs two autoencoder.seeds, there is one)." in page
     assert copy.plan() == {}
-    assert set(switched(copy, "ceiling", "null", "as_published").plan()) == SHARED, "one less reruns none that stand"
+    assert set(switched(copy, "ceiling", "alignment_null", "as_published").plan()) == SHARED, (
+        "one less reruns none that stand"
+    )
     switched(copy, *SWITCHES).config["autoencoder"]["seeds"] = [0, 1]
     assert {"measure_ceiling", *BETWEEN} <= set(copy.plan(SUMMARY)), "a seed more is seen where a summary stands"
 
@@ -98,4 +101,4 @@ def test_with_two_seeds_the_ceiling_is_measured(copy):
         (s, k) for s in (0, 1) for k in ("parent", "child")
     }
     assert all(row["ceiling"] is not None for row in found["edges"])
-    assert set(found["not_measured"]) == {"null", "neurons", "as_published"}
+    assert set(found["not_measured"]) == {"alignment_null", "neurons", "as_published"}

@@ -60,7 +60,7 @@ STUDY = {
     "flow": {"corpora": ["prose", "code"], "tokens": 1000, "bootstrap": 20},
     "controls": {
         "ceiling": False,
-        "null": False,
+        "alignment_null": False,
         "neurons": False,
         "as_published": False,
         "transfer": False,

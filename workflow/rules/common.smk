@@ -188,7 +188,7 @@ def other_method(wildcards):
 
 
 # What of the controls is measured, and why not the rest.
-SWITCHES = ("ceiling", "null", "neurons", "as_published")
+SWITCHES = ("ceiling", "alignment_null", "neurons", "as_published")
 ON = [name for name in SWITCHES if getattr(study.controls, name)]
 NOT_MEASURED = {
     name: f"controls.{name} is false" for name in SWITCHES if name not in ON

@@ -7,7 +7,7 @@ rule correlate_shifted:
         child=f"<results>/features/{{child}}/seed{{seed}}/{SAMPLE}/activations.parquet",
         sample=f"<results>/samples/{SAMPLE}.safetensors",
     output:
-        null="<results>/controls/null/{parent}--{child}.seed{seed}.parquet",
+        null="<results>/controls/alignment_null/{parent}--{child}.seed{seed}.parquet",
     log:
         "<logs>/correlate_shifted/{parent}--{child}.seed{seed}.log",
     benchmark:
@@ -94,7 +94,7 @@ rule join_control:
     benchmark:
         "<benchmarks>/join_control/{control}.tsv"
     wildcard_constraints:
-        control="null|neurons|as_published",
+        control="alignment_null|neurons|as_published",
     conda:
         CONDA
     threads: 1
