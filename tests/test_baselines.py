@@ -11,7 +11,7 @@ from autoencoders import random_autoencoder
 from feature_lineage import baselines
 from feature_lineage.activations import activations
 from feature_lineage.autoencoder_training import train_on_model
-from feature_lineage.baselines import Merged, merge_rows, persistence, relative_distance, started_rows, transfer_row
+from feature_lineage.baselines import Merged, merge_rows, persistence, relative_distance, transfer_row
 from feature_lineage.correlation import CORRELATIONS
 from feature_lineage.evaluation import evaluate_autoencoder
 from feature_lineage.merge import angles, merge_states, tensor_table
@@ -32,8 +32,8 @@ def correlations(a, b):
     return pa.Table.from_pylist(rows, CORRELATIONS), r
 
 
-def densities(*sides):
-    return tuple((side > 0).mean(0) for side in sides)
+def active(*sides):
+    return tuple((side > 0).sum(0) for side in sides)
 
 
 def sparse(features, seed):
@@ -55,49 +55,60 @@ def pair():
 
 def test_persistence_of_both_sides_equals_a_dense_reference(pair):
     table, r = correlations(*pair)
-    left, right = persistence(table, densities(*pair), 0.8, ("root", "untrained"))
+    left, right = persistence(table, active(*pair), 1, 0.8)
     best = [np.nanmax(r[[0, 1, 2, 3]], axis=1), np.nanmax(r[:, :4], axis=0)]
     assert (best[0] > 0.8).sum() == 1 and (best[0] > 0.5).sum() == 2, "the pair is what it is meant to be"
     assert left == {
-        "side": "root",
+        "side": "parent",
         "features": 5,  # the constant one fires
         "persisting": 1,
         "share": 1 / 5,
         "median_r": pytest.approx(np.median(best[0])),
+        "same_number": 0,
     }
     assert right == {
-        "side": "untrained",
+        "side": "child",
         "features": 4,
         "persisting": 1,
         "share": 1 / 4,
         "median_r": pytest.approx(np.median(best[1])),
+        "same_number": 0,
     }
-    assert [row["persisting"] for row in persistence(table, densities(*pair), 0.5, ("a", "b"))] == [2, 2]
+    assert [row["persisting"] for row in persistence(table, active(*pair), 1, 0.5)] == [2, 2]
 
 
 def test_threshold_of_persistence_is_strict():
     row = {"feature_a": 0, "feature_b": 0, "r": 0.8, "both": 1, "either": 1}
     table = pa.Table.from_pylist([row], CORRELATIONS)
-    one = np.array([0.1])
-    assert [row["persisting"] for row in persistence(table, (one, one), 0.8, ("a", "b"))] == [0, 0]
-    assert [row["same_number"] for row in started_rows(table, (one, one), 0.8)] == [0, 0]
+    one = np.array([1])
+    for row in persistence(table, (one, one), 1, 0.8):
+        assert (row["persisting"], row["same_number"]) == (0, 0)
+    for row in persistence(table, (one, one), 1, 0.79):
+        assert (row["persisting"], row["same_number"]) == (1, 1)
+
+
+def test_features_that_fire_on_too_few_tokens_are_dead_and_matched_by_none():
+    rows = [{"feature_a": i, "feature_b": i, "r": 0.9, "both": 1, "either": 1} for i in range(3)]
+    table = pa.Table.from_pylist(rows, CORRELATIONS)
+    for row in persistence(table, (np.array([1, 9, 9]), np.array([9, 1, 9])), 2, 0.8):
+        assert (row["features"], row["persisting"], row["same_number"]) == (2, 1, 1)
 
 
 def test_models_whose_features_are_all_dead_have_no_share():
     dead = np.zeros(3)
-    rows = started_rows(CORRELATIONS.empty_table(), (dead, dead), 0.8)
+    rows = persistence(CORRELATIONS.empty_table(), (dead, dead), 1, 0.8)
     for row in rows:
         assert (row["features"], row["persisting"], row["same_number"]) == (0, 0, 0)
-        assert row["share"] is row["median_r"] is row["same_number_share"] is None
-    pa.Table.from_pylist(rows, baselines.STARTED)
+        assert row["share"] is row["median_r"] is None
+    pa.Table.from_pylist(rows, baselines.PERSISTENCE)
 
 
 def test_features_that_persist_under_another_number_have_not_kept_theirs():
     a = sparse(8, 2)
     order = [0, 1, 2, 4, 5, 6, 7, 3]
-    kept, moved = started_rows(correlations(a, a[:, order])[0], densities(a, a[:, order]), 0.8)
+    kept, moved = persistence(correlations(a, a[:, order])[0], active(a, a[:, order]), 1, 0.8)
     assert [row["share"] for row in (kept, moved)] == [1, 1]
-    assert [row["same_number_share"] for row in (kept, moved)] == [3 / 8, 3 / 8]
+    assert [row["same_number"] for row in (kept, moved)] == [3, 3]
 
 
 # --- autoencoders ------------------------------------------------------------------------------------------
@@ -113,9 +124,9 @@ def test_an_autoencoder_started_from_another_and_hardly_trained_keeps_all_number
     windows = Windows(token_directories, 8)
     x = activations(bridge, HOOK, windows[windows.spread(0, 1600)])
     a, b = (autoencoder.encode(x).double().numpy() for autoencoder in (parent, started))
-    for row in started_rows(correlations(a, b)[0], densities(a, b), 0.999):
+    for row in persistence(correlations(a, b)[0], active(a, b), 1, 0.999):
         assert row["features"] > 30
-        assert row["same_number_share"] == row["share"] == 1
+        assert row["same_number"] == row["persisting"] == row["features"]
 
 
 def test_transfer_to_its_own_model_equals_its_evaluation(bridge, token_directories):

@@ -10,18 +10,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from feature_lineage.flow import best_matches
+from feature_lineage.controls import SIDES, sides
 
-_PERSISTENCE = [
-    ("side", pa.string()),
-    ("features", pa.int64()),
-    ("persisting", pa.int64()),
-    ("share", pa.float64()),
-    ("median_r", pa.float64()),
-]
 _PAIR = [("parent", pa.string()), ("child", pa.string()), ("seed", pa.int64())]
-UNTRAINED = pa.schema([("root", pa.string()), ("seed", pa.int64()), *_PERSISTENCE])
-STARTED = pa.schema([*_PAIR, *_PERSISTENCE, ("same_number", pa.int64()), ("same_number_share", pa.float64())])
+PERSISTENCE = pa.schema(
+    [
+        *_PAIR,
+        ("side", pa.string()),
+        ("features", pa.int64()),
+        ("persisting", pa.int64()),
+        ("share", pa.float64()),
+        ("median_r", pa.float64()),
+        ("same_number", pa.int64()),
+    ]
+)
 
 MEASURES = ("variance_explained", "loss_recovered", "l0", "dead_share")
 TRANSFER = pa.schema([*_PAIR, *((f"{prefix}{name}", pa.float64()) for prefix in ("", "own_") for name in MEASURES)])
@@ -45,60 +47,25 @@ LINEAR_MERGE = pa.schema(
 
 
 def persistence(
-    correlations: pa.Table,
-    densities: tuple[np.ndarray, np.ndarray],
-    threshold: float,
-    sides: tuple[str, str],
+    correlations: pa.Table, active: tuple[np.ndarray, np.ndarray], min_active: int, threshold: float
 ) -> list[dict[str, Any]]:
-    """How many features of two autoencoders find each other, as `flow.trace` counts them: one row for each of the two.
+    """How many features of two autoencoders find each other, counted as along an edge: one row for each of the two.
 
     Args:
         correlations: table of `correlation.correlate`.
-        densities: per side, share of the sample's tokens on which each feature fires, float64 [features].
+        active: tokens on which each feature of the one and of the other fires, int64 [features].
+        min_active: a feature that fires on fewer tokens is dead.
         threshold: correlation above which two features are the same.
-        sides: what to call the two.
 
     Returns:
-        `side`; `features`, those that fire in the sample; `persisting`, those of them whose best match correlates above
-        `threshold`, and their `share`; `median_r` of the best matches (`share` and `median_r` are None where there are none).
+        Rows of `PERSISTENCE`, names and seed apart. `same_number` counts features that are the same as the feature of their own
+        number in the other autoencoder: one that starts from another begins with the same features under the same numbers.
     """
-    rows = []
-    for side, density, match in zip(sides, densities, best_matches(correlations, *map(len, densities)), strict=True):
-        features, persisting = int((density > 0).sum()), int((match.r > threshold).sum())
-        matched = match.r[~np.isnan(match.r)]
-        rows.append(
-            {
-                "side": side,
-                "features": features,
-                "persisting": persisting,
-                "share": persisting / features if features else None,
-                "median_r": float(np.median(matched)) if len(matched) else None,
-            }
-        )
-    return rows
-
-
-def same_number(correlations: pa.Table, threshold: float) -> int:
-    """Features that correlate above `threshold` with the feature of their own number in the other autoencoder.
-
-    An autoencoder that starts from another one begins with the same features under the same numbers.
-    """
+    alive = active[0] >= min_active, active[1] >= min_active
     a, b, r = (correlations[name].to_numpy() for name in ("feature_a", "feature_b", "r"))
-    return int(((a == b) & (r > threshold)).sum())
-
-
-def started_rows(
-    correlations: pa.Table, densities: tuple[np.ndarray, np.ndarray], threshold: float
-) -> list[dict[str, Any]]:
-    """Rows of `STARTED`, names and seed apart: `persistence` of a parent's autoencoder and a child's that started from it.
-
-    `same_number`: see there; `same_number_share`: its share of the side's `features`.
-    """
-    kept = same_number(correlations, threshold)
-    return [
-        row | {"same_number": kept, "same_number_share": kept / row["features"] if row["features"] else None}
-        for row in persistence(correlations, densities, threshold, ("parent", "child"))
-    ]
+    kept = int(((a == b) & (r > threshold) & alive[0][a] & alive[1][b]).sum())
+    pair = zip(SIDES, sides(correlations, *alive), strict=True)
+    return [{"side": name, **side.row(threshold), "same_number": kept} for name, side in pair]
 
 
 def transfer_row(transferred: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,9 +21,7 @@ from torch.nn.functional import embedding_bag
 from feature_lineage.autoencoder import SparseAutoencoder, activate
 
 BETAS = (0.9, 0.9999)
-SPARSE_BELOW = (
-    0.03  # share of active entries below which the step over these alone is the faster one (docs/benchmarks.md)
-)
+SPARSE_BELOW = 0.05  # share of active entries below which a step over these alone is faster (docs/benchmarks.md)
 GLANCE = 64  # tokens by which that share is judged
 BUFFER = 1 << 24  # elements of the encoder's product held at a time
 warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")

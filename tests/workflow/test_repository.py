@@ -22,7 +22,7 @@ CONTROLS = {  # what `make controls` adds to the demo
         r"^ *rule (\w+):", (CHECKOUT / "workflow" / "rules" / f"{file}.smk").read_text(), re.MULTILINE
     )
 }
-SWITCHED_OFF = {"make_untrained", "compare_untrained", "compare_started"}  # by default, as they cost an autoencoder
+SWITCHED_OFF = {"make_untrained", "compare_baseline"}  # by default, as they cost an autoencoder
 
 
 def tool(name, *arguments, cwd=CHECKOUT):

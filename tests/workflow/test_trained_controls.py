@@ -21,7 +21,7 @@ JOBS = {
         "transfer_to_linear_merge both 0",
     },
     "untrained": {
-        "compare_untrained",
+        "compare_baseline untrained",
         "make_untrained base-untrained",
         "train_autoencoder base-untrained 0",
         "evaluate_autoencoder base-untrained 0",
@@ -29,7 +29,7 @@ JOBS = {
         "correlate validation base 0 base-untrained 0",
     },
     "started_from_parent": {
-        "compare_started",
+        "compare_baseline started",
         *(f"train_started {a} {b} 0" for a, b in EDGES),
         *(f"collect_started {a} {b} 0 validation" for a, b in EDGES),
         *(f"correlate validation {a} 0 {a}--{b} 0" for a, b in EDGES),
@@ -113,8 +113,8 @@ def test_untrained_model_has_the_roots_shape_and_other_weights(controlled):
 
 
 def test_tables_have_a_row_of_each_comparison(controlled):
-    found = [(row["root"], row["seed"], row["side"]) for row in rows(controlled, "untrained")]
-    assert found == [("base", 0, "root"), ("base", 0, "untrained")]
+    found = [(row["parent"], row["child"], row["seed"], row["side"]) for row in rows(controlled, "untrained")]
+    assert found == [("base", "base-untrained", 0, "parent"), ("base", "base-untrained", 0, "child")]
     found = [(row["parent"], row["child"], row["seed"], row["side"]) for row in rows(controlled, "started")]
     assert found == [(a, b, 0, side) for a, b in EDGES for side in ("parent", "child")]
     for row in rows(controlled, "started"):

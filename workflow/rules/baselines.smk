@@ -40,34 +40,6 @@ rule make_untrained:
         "../scripts/make_untrained.py"
 
 
-rule compare_untrained:
-    input:
-        correlations=seed_correlations(
-            [(root, name) for name, root in UNTRAINED.items()]
-        ),
-        statistics=seed_statistics(UNTRAINED.values()),
-        untrained_statistics=seed_statistics(UNTRAINED),
-    output:
-        table="<results>/controls/untrained.parquet",
-    log:
-        "<logs>/compare_untrained.log",
-    benchmark:
-        "<benchmarks>/compare_untrained.tsv"
-    conda:
-        CONDA
-    threads: 1
-    params:
-        compared=[
-            (root, seed)
-            for seed in study.autoencoder.seeds
-            for root in UNTRAINED.values()
-        ],
-        threshold=study.flow.threshold,
-        code=code("compare_untrained"),
-    script:
-        "../scripts/compare_untrained.py"
-
-
 # --- the parent's autoencoder on the child, as it is ---
 
 SEED_EDGES = [
@@ -166,28 +138,52 @@ use rule collect_features as collect_started with:
         "<benchmarks>/collect_started/{parent}--{child}.seed{seed}.{sample}.tsv"
 
 
-rule compare_started:
+# --- what persists into either ---
+
+# Which pairs are compared, and the name under which the other side's features are.
+BASELINE_PAIRS = {
+    "untrained": [(root, name, name) for name, root in UNTRAINED.items()],
+    "started": [
+        (parent, child, f"{parent}--{child}")
+        for parent, child in study.edges()
+        if STARTED
+    ],
+}
+
+
+rule compare_baseline:
     input:
-        correlations=seed_correlations(
-            [(parent, f"{parent}--{child}") for parent, child in study.edges()]
+        correlations=lambda w: seed_correlations(
+            [(parent, other) for parent, _, other in BASELINE_PAIRS[w.baseline]]
         ),
-        parent_statistics=seed_statistics([parent for parent, _ in study.edges()]),
-        child_statistics=seed_statistics(STARTED),
+        parent_statistics=lambda w: seed_statistics(
+            [parent for parent, _, _ in BASELINE_PAIRS[w.baseline]]
+        ),
+        child_statistics=lambda w: seed_statistics(
+            [other for _, _, other in BASELINE_PAIRS[w.baseline]]
+        ),
     output:
-        table="<results>/controls/started.parquet",
+        table="<results>/controls/{baseline}.parquet",
     log:
-        "<logs>/compare_started.log",
+        "<logs>/compare_baseline/{baseline}.log",
     benchmark:
-        "<benchmarks>/compare_started.tsv"
+        "<benchmarks>/compare_baseline/{baseline}.tsv"
+    wildcard_constraints:
+        baseline="|".join(BASELINE_PAIRS),
     conda:
         CONDA
     threads: 1
     params:
-        compared=SEED_EDGES,
+        compared=lambda w: [
+            (parent, child, seed)
+            for seed in study.autoencoder.seeds
+            for parent, child, _ in BASELINE_PAIRS[w.baseline]
+        ],
         threshold=study.flow.threshold,
-        code=code("compare_started"),
+        min_active=study.flow.min_active,
+        code=code("compare_baseline"),
     script:
-        "../scripts/compare_started.py"
+        "../scripts/compare_baseline.py"
 
 
 # --- the other merge: linear beside SLERP, or SLERP beside a linear one ---

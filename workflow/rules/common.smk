@@ -143,15 +143,6 @@ COMPARED = "|".join(
 )  # whose features are correlated
 
 
-def edge_correlations(seed):
-    """Correlations of every edge between autoencoders of one seed."""
-    pattern = "<results>/correlations/{}/{}.seed{}--{}.seed{}.parquet"
-    return [
-        pattern.format(SAMPLE, parent, seed, child, seed)
-        for parent, child in study.edges()
-    ]
-
-
 def correlation_parts(wildcards):
     """The partial sums that make up a file of correlations, if several jobs share the work."""
     return expand(

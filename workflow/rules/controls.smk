@@ -112,11 +112,7 @@ rule measure_ceiling:
             for model in study.order()
             for a, b in SEED_PAIRS
         ],
-        statistics=[
-            f"<results>/features/{model}/seed{seed}/{SAMPLE}/statistics.parquet"
-            for seed in study.autoencoder.seeds
-            for model in study.order()
-        ],
+        statistics=seed_statistics(study.order()),
     output:
         ceiling="<results>/controls/ceiling.parquet",
     log:
@@ -139,16 +135,8 @@ rule measure_ceiling:
 
 rule summarise_controls:
     input:
-        correlations=[
-            path
-            for seed in study.autoencoder.seeds
-            for path in edge_correlations(seed)
-        ],
-        statistics=[
-            f"<results>/features/{model}/seed{seed}/{SAMPLE}/statistics.parquet"
-            for seed in study.autoencoder.seeds
-            for model in study.order()
-        ],
+        correlations=seed_correlations(study.edges()),
+        statistics=seed_statistics(study.order()),
         tables=expand("<results>/controls/{control}.parquet", control=MEASURED),
     output:
         summary="<results>/controls/summary.json",

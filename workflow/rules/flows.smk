@@ -14,8 +14,8 @@ rule bootstrap_flow:
     benchmark:
         "<benchmarks>/bootstrap_flow/{sample}.{a}.seed{i}--{b}.seed{j}.tsv"
     wildcard_constraints:
-        a="|".join([*study.models, *UNTRAINED, *STARTED]),
-        b="|".join([*study.models, *UNTRAINED, *STARTED]),
+        a=COMPARED,
+        b=COMPARED,
         i="[0-9]+",
         j="[0-9]+",
     conda:
@@ -53,16 +53,8 @@ rule weigh_tokens:
 
 rule trace_flows:
     input:
-        correlations=[
-            path
-            for seed in study.autoencoder.seeds
-            for path in edge_correlations(seed)
-        ],
-        statistics=[
-            f"<results>/features/{model}/seed{seed}/{SAMPLE}/statistics.parquet"
-            for seed in study.autoencoder.seeds
-            for model in study.order()
-        ],
+        correlations=seed_correlations(study.edges()),
+        statistics=seed_statistics(study.order()),
         tokens=[
             f"<results>/features/{model}/seed{seed}/{SAMPLE}/tokens.parquet"
             for seed in study.autoencoder.seeds
@@ -70,8 +62,7 @@ rule trace_flows:
         ],
         bootstrap=[
             path.replace("<results>/correlations", "<results>/flows/bootstrap")
-            for seed in study.autoencoder.seeds
-            for path in edge_correlations(seed)
+            for path in seed_correlations(study.edges())
             if study.flow.bootstrap
         ],
     output:
