@@ -354,7 +354,8 @@ class Flow(Block):
 
 
 class Controls(Block):
-    """What the flow of features is held against; each can be switched off."""
+    """What the flow of features is held against; each can be switched off. Beside the seed ceiling, what is about features and edges
+    is measured on the autoencoders of the first seed."""
 
     ceiling: bool = Field(
         True,
@@ -371,7 +372,7 @@ class Controls(Block):
         description="Compare the raw activations at the hook in place of features.",
     )
     as_published: bool = Field(
-        True,
+        False,
         description="Compare features by the measure of the paper's published code, and by those between it and this one. Time "
         "grows with the features that fire on a token string at all: many times that of the edge's own correlations.",
     )
