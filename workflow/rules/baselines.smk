@@ -112,6 +112,7 @@ use rule train_autoencoder as train_started with:
     benchmark:
         "<benchmarks>/train_started/{parent}--{child}.seed{seed}.tsv"
     params:
+        seed=lambda w: study.autoencoder_seed(w.child, int(w.seed)),
         corpora=lambda w: study.trace(w.child),
         autoencoder=study.autoencoder.model_dump(exclude={"seeds"}) | {"init": "parent"},
 
