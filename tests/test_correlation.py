@@ -198,6 +198,16 @@ def test_a_file_gives_the_bytes_of_memory(tmp_path):
     assert same_bytes(correlate(*files, 0.2), correlate(activations(a), activations(b), 0.2))
 
 
+def test_a_kill_leaves_no_temporary_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(correlation.tempfile, "tempdir", str(tmp_path))
+    dense = mixed(0)[0]
+    with correlation._Copy() as copy:
+        copy.append(sparse.csr_array(dense))
+        copy.append(sparse.csr_array(2 * dense))
+        assert not list(tmp_path.iterdir())
+        np.testing.assert_array_equal(copy.read(1, 3, 900).toarray(), 2 * dense[3:900])
+
+
 def test_without_mkl_scipy_multiplies(monkeypatch):
     a, b = mixed(5)
     whole = correlate(activations(a), activations(b), 0.2)

@@ -9,6 +9,7 @@ fixed by the data alone, so that the result has the same bytes whatever the numb
 
 from __future__ import annotations
 
+import os
 import tempfile
 import warnings
 from collections import deque
@@ -323,30 +324,45 @@ class _Tree:
 
 
 class _Copy:
-    """Matrices, one per leaf, in a file without compression, read back by rows."""
+    """Matrices, one per leaf, in a temporary file without compression, read back by rows; the file has no name to outlive a kill."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self) -> None:
+        self.file = tempfile.TemporaryFile()  # noqa: SIM115
         self.places: list[tuple[int, int, tuple[int, int], np.dtype]] = []
 
+    def __enter__(self) -> _Copy:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+
     def append(self, matrix: sparse.csr_array) -> None:
-        with self.path.open("ab") as file:
-            self.places.append((file.tell(), matrix.nnz, matrix.shape, matrix.dtype))
-            for array in (matrix.indptr.astype(np.int32), matrix.indices.astype(np.int32), matrix.data):
-                array.tofile(file)
+        self.places.append((self.file.tell(), matrix.nnz, matrix.shape, matrix.dtype))
+        for array in (matrix.indptr.astype(np.int32), matrix.indices.astype(np.int32), matrix.data):
+            self.file.write(array.data)
+        self.file.flush()
 
     def read(self, number: int, first: int = 0, last: int | None = None) -> sparse.csr_array:
         """Rows from `first` to before `last` of a leaf's matrix, float64."""
         offset, entries, (rows, columns), dtype = self.places[number]
         last = rows if last is None else min(last, rows)
-        starts = np.fromfile(self.path, np.int32, last - first + 1, offset=offset + 4 * first)
+        starts = self._array(np.int32, last - first + 1, offset + 4 * first)
         low, high = int(starts[0]), int(starts[-1])
         offset += 4 * (rows + 1)
-        indices = np.fromfile(self.path, np.int32, high - low, offset=offset + 4 * low)
+        indices = self._array(np.int32, high - low, offset + 4 * low)
         offset += 4 * entries
-        data = np.fromfile(self.path, dtype, high - low, offset=offset + dtype.itemsize * low)
+        data = self._array(dtype, high - low, offset + dtype.itemsize * low)
         shape = (last - first, columns)
         return sparse.csr_array((data.astype(np.float64, copy=False), indices, starts - low), shape=shape)
+
+    def _array(self, dtype: Any, count: int, offset: int) -> np.ndarray:
+        """Read at a place of its own: several threads read at once."""
+        array = np.empty(count, dtype)
+        rest = memoryview(array).cast("B") if count else b""
+        while len(rest):
+            read = os.preadv(self.file.fileno(), [rest], offset)
+            rest, offset = rest[read:], offset + read
+        return array
 
 
 class _Rows(NamedTuple):
@@ -450,8 +466,7 @@ def _sums(
     window, the sums of one tile a thread.
     """
     a, b = plan.a, plan.b
-    with tempfile.TemporaryDirectory(prefix="correlations-") as folder, full_disk_named(folder):
-        copy_a, copy_b = _Copy(Path(folder, "a")), _Copy(Path(folder, "b"))
+    with _Copy() as copy_a, _Copy() as copy_b, full_disk_named(tempfile.gettempdir()):
         with progress(len(leaves), "range", f"{plan.label}: reading") as bar:
             for leaf in leaves:
                 first, last = plan.bounds[leaf : leaf + 2]
