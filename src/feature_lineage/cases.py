@@ -10,6 +10,7 @@ precision weighs twice as much as recall.
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -143,7 +144,7 @@ def _alike(text: str, texts: Sequence[str]) -> list[str]:
 def _hypothesis(case: Mapping[str, Any]) -> str:
     """A case's hypothesis in words."""
     if "tokens" in case:
-        return " or ".join(f'"{text}"' for text in case["tokens"])
+        return " or ".join(json.dumps(text, ensure_ascii=False) for text in case["tokens"])
     if "pattern" in case:
         return f"a token that matches {case['pattern']}"
     if "characters" in case:
