@@ -26,7 +26,7 @@ def classes_of(*windows, code=False):
     return [[CLASSES[number] for number in row[: len(window)]] for row, window in zip(found, windows, strict=False)]
 
 
-P, S, K, I, N, W, X = CLASSES
+P, S, K, ID, N, W, X = CLASSES
 
 
 @pytest.mark.parametrize(
@@ -39,12 +39,12 @@ P, S, K, I, N, W, X = CLASSES
         ("in¦ 18¦66¦th¦.", False, [W, N, N, N, P]),
         (" caf¦\ufffd¦\ufffd¦ for", False, [W, X, X, W]),
         (f"end¦{END}¦And", False, [W, S, W]),
-        ("\n    ¦if¦ not¦ self¦._¦name¦:\n", True, [S, K, K, I, I, I, P]),
-        ("func¦tion¦ f¦(¦x1¦)¦ end", True, [K, K, I, P, I, P, K]),
+        ("\n    ¦if¦ not¦ self¦._¦name¦:\n", True, [S, K, K, ID, ID, ID, P]),
+        ("func¦tion¦ f¦(¦x1¦)¦ end", True, [K, K, ID, P, ID, P, K]),
         (" =¦ 0¦x¦1F¦;¦  ¦\t", True, [P, N, N, N, P, S, S]),
         ("(¦'¦for¦'¦)", True, [P, P, K, P, P]),
         (" for¦ the¦ir", False, [W, X, X]),
-        ("a.b¦ c", True, [I, I]),
+        ("a.b¦ c", True, [ID, ID]),
     ],
 )
 def test_a_token_is_of_the_class_that_a_reader_would_say(window, code, expected):

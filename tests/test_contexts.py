@@ -1,10 +1,12 @@
 """Top contexts against a dense copy, and tokens as text."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from test_feature_tokens import write_activations
 
-from feature_lineage import correlation
+from feature_lineage import feature_tokens
 from feature_lineage.contexts import CONTEXTS, highlighted, leading, token_texts, top_contexts, window_pieces
 from feature_lineage.logs import InputError
 from feature_lineage.tokens import save_tokenizer
@@ -33,13 +35,13 @@ def dense_contexts(dense, count):
     return rows
 
 
-@pytest.mark.parametrize("piece", [7, 64, 1 << 20])  # smaller than a window's activations, some windows, all
+@pytest.mark.parametrize("block", [1, 7, 64, 1 << 14])  # tokens read at a time; a window has five
 @pytest.mark.parametrize("count", [1, 10, 100])
 @pytest.mark.parametrize("share", [0.02, 0.3, 1.0])
-def test_contexts_are_those_of_a_dense_copy(tmp_path, monkeypatch, piece, count, share):
+def test_contexts_are_those_of_a_dense_copy(tmp_path, monkeypatch, block, count, share):
     dense = few_values(1, share)
     path = write_activations(tmp_path / "a.parquet", dense)
-    monkeypatch.setattr(correlation, "PIECE", piece)
+    monkeypatch.setattr(feature_tokens, "BLOCK", block)
     found = top_contexts(path, (WINDOWS, LENGTH), "contexts", count)
     assert found.schema == CONTEXTS
     assert found.to_pylist() == dense_contexts(dense, count)
@@ -48,10 +50,10 @@ def test_contexts_are_those_of_a_dense_copy(tmp_path, monkeypatch, piece, count,
 def test_no_piece_parts_a_window(tmp_path, monkeypatch):
     dense = few_values(2)
     path = write_activations(tmp_path / "a.parquet", dense)
-    monkeypatch.setattr(correlation, "PIECE", 20)
+    monkeypatch.setattr(feature_tokens, "BLOCK", 7)
     pieces = list(window_pieces(path, (WINDOWS, LENGTH)))
     assert len(pieces) > 5
-    assert all(before[0][-1] < after[0][0] for before, after in zip(pieces, pieces[1:], strict=False))
+    assert all(before[0][-1] < after[0][0] for before, after in pairwise(pieces))
     again = np.zeros_like(dense)
     for window, position, feature, activation in pieces:
         again[window * LENGTH + position, feature] = activation
@@ -89,7 +91,7 @@ def test_texts_of_a_window_join_to_its_text(tokenizer_dir):
 
     text = "    def read(self, name):\n        return name == 'é'\n"
     tokens = load_tokenizer(tokenizer_dir)(text)["input_ids"]
-    texts, special = token_texts(tokenizer_dir)
+    texts, special = token_texts(tokenizer_dir / "tokenizer.json")
     shown = "".join(texts[token] for token in tokens)
     assert shown.replace("\ufffd", "") == text.replace("é", "")
     assert [texts[i] for i in np.flatnonzero(special)] == ["<|endoftext|>"]
@@ -102,6 +104,12 @@ def test_spaces_written_as_a_sign_of_their_own_are_spaces(tmp_path):
     pieces = Tokenizer(models.WordLevel({"</s>": 0, "▁=": 1, "a": 2, "▁▁": 3}, unk_token="</s>"))
     pieces.decoder = decoders.Metaspace()
     save_tokenizer(PreTrainedTokenizerFast(tokenizer_object=pieces, eos_token="</s>"), tmp_path / "tokenizer", {})
-    texts, special = token_texts(tmp_path / "tokenizer")
+    texts, special = token_texts(tmp_path / "tokenizer" / "tokenizer.json")
     assert texts == ["</s>", " =", "a", "  "]
     assert special.tolist() == [True, False, False, False]
+
+
+def test_a_damaged_tokenizer_is_named(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(InputError, match=r"tokenizer\.json: cannot be read"):
+        token_texts(tmp_path / "tokenizer.json")

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import struct
 import xml.etree.ElementTree as ElementTree
 
@@ -109,7 +108,7 @@ def test_a_browser_that_fails_is_named_and_leaves_nothing(tmp_path, monkeypatch)
     (tmp_path / "a.json").write_text(panels().to_json())
     with pytest.raises(InputError, match="does not draw the figures"):
         write_images([tmp_path / "a.json"], [[tmp_path / "a.svg"]])
-    assert sorted(os.listdir(tmp_path)) == ["a.json", "browser"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "browser"]
 
 
 def test_figures_are_drawn_without_network(tmp_path, monkeypatch):

@@ -453,7 +453,7 @@ def read_sample(path: str | Path, tokenizer: str | Path, corpora: Sequence[str])
 
     Args:
         path: file of `samples.draw_sample`.
-        tokenizer: directory.
+        tokenizer: its `tokenizer.json`.
         corpora: names of the sample's corpora, in its order.
     """
     tensors = read_tensors(path)

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from tokenizers import Tokenizer
 
 from feature_lineage.artifacts import read_provenance
-from feature_lineage.correlation import ActivationFile
+from feature_lineage.feature_tokens import activation_blocks
 from feature_lineage.logs import InputError, progress
-from feature_lineage.tokens import load_tokenizer
 
 CONTEXTS = pa.schema(
     [
@@ -29,16 +29,26 @@ TOP = 10  # contexts of a feature
 Pieces = Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]  # windows, positions, features, activations
 
 
-def token_texts(tokenizer: str | Path) -> tuple[list[str], np.ndarray]:
-    """The text of each token of a vocabulary, and whether it is a special one, bool [vocabulary].
+def token_texts(path: str | Path) -> tuple[list[str], np.ndarray]:
+    """The text of each token of a `tokenizer.json`, and whether it is a special one, bool [vocabulary].
 
     Spaces are part of a token's text. A token that is a piece of a character reads U+FFFD.
+
+    Raises:
+        InputError: the file is missing or damaged.
     """
-    found = load_tokenizer(tokenizer)
-    pieces = found.convert_ids_to_tokens(range(len(found)))
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare ones
+        raise InputError(f"{path}: cannot be read ({error}); delete it and run Snakemake again") from error
+    pieces = [tokenizer.id_to_token(i) or "" for i in range(max(tokenizer.get_vocab().values()) + 1)]
+    special = [i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special]
     # Tokenizers that write a space as U+2581 lose it where a token is decoded alone.
-    texts = [piece.replace("▁", " ") if "▁" in piece else found.decode([i]) for i, piece in enumerate(pieces)]
-    return texts, np.isin(np.arange(len(found)), found.all_special_ids)
+    texts = [
+        piece.replace("▁", " ") if "▁" in piece else tokenizer.decode([i], skip_special_tokens=False)
+        for i, piece in enumerate(pieces)
+    ]
+    return texts, np.isin(np.arange(len(texts)), special)
 
 
 def window_pieces(path: str | Path, shape: tuple[int, int]) -> Pieces:
@@ -49,21 +59,19 @@ def window_pieces(path: str | Path, shape: tuple[int, int]) -> Pieces:
         shape: windows of the sample, tokens of a window.
 
     Raises:
-        InputError: the file is missing, damaged, or of a sample of another size.
+        InputError: see `feature_tokens.activation_blocks`.
     """
-    source, length = ActivationFile(path), shape[1]
-    if source.tokens != shape[0] * length:
-        raise InputError(f"{path}: has {source.tokens:,} tokens, the sample {shape[0] * length:,}; run Snakemake again")
-    held = [np.zeros(0, kind) for kind in (np.int32, np.int32, np.float32)]
-    for piece in source.pieces():
+    length = shape[1]
+    held = [np.zeros(0, kind) for kind in (np.int32, np.int32, np.float64)]
+    for first, block in activation_blocks(path, shape[0] * length):
+        entries = block.tocoo()
+        piece = (first + entries.row, entries.col, entries.data)
         held = [np.concatenate(pair) for pair in zip(held, piece, strict=True)]
-        cut = np.searchsorted(held[0], held[0][-1] // length * length)
+        cut = np.searchsorted(held[0], (first + block.shape[0]) // length * length)
         if cut:
             token, feature, activation = (column[:cut] for column in held)
             yield *np.divmod(token, length), feature, activation
             held = [column[cut:] for column in held]
-    if len(held[0]):
-        yield *np.divmod(held[0], length), *held[1:]
 
 
 def leading(group: np.ndarray, value: np.ndarray, number: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -93,8 +101,8 @@ def top_contexts(path: str | Path, shape: tuple[int, int], label: str, count: in
         Schema `CONTEXTS`, ordered by feature and rank; of equal peaks the lower window comes first. Features that never fire have no row.
     """
     features = read_provenance(path)["features"]
-    found = (np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, np.int64))  # features, peaks, windows
-    lowest = np.full(features, -np.inf, np.float32)  # a later window must exceed it
+    found = (np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64))  # features, peaks, windows
+    lowest = np.full(features, -np.inf)  # a later window must exceed it
     with progress(2 * shape[0], "window", label) as bar:
         for window, _, feature, activation in window_pieces(path, shape):
             bar.update(int(window[-1]) + 1 - bar.n)
@@ -117,7 +125,7 @@ def top_contexts(path: str | Path, shape: tuple[int, int], label: str, count: in
     offsets = np.searchsorted(row, np.arange(len(feature) + 1)).astype(np.int32)
     rank = np.arange(len(feature)) - np.searchsorted(feature, feature)
     columns = [
-        *(feature.astype(np.int32), rank.astype(np.int16), window.astype(np.int32), peak),
+        *(feature.astype(np.int32), rank.astype(np.int16), window.astype(np.int32), peak.astype(np.float32)),
         pa.ListArray.from_arrays(offsets, position.astype(np.int16)),
         pa.ListArray.from_arrays(offsets, activation.astype(np.float32)),
     ]
@@ -139,7 +147,7 @@ def _activations(
         parts.append((by_key[place[hit]], position[hit], activation[hit]))
         bar.update(shape[0] + int(window[-1]) + 1 - bar.n)
     if not parts:
-        return tuple(np.zeros(0, kind) for kind in (np.int64, np.int16, np.float32))
+        return tuple(np.zeros(0, kind) for kind in (np.int64, np.int32, np.float64))
     row, position, activation = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.lexsort((position, row))
     return row[order], position[order], activation[order]

@@ -27,7 +27,6 @@ rule categorise_features:
         activations="<results>/features/{model}/seed{seed}/{sample}/activations.parquet",
         sample="<results>/samples/{sample}.safetensors",
         tokenizer="<results>/tokenizer/tokenizer.json",
-        tokenizer_config="<results>/tokenizer/tokenizer_config.json",
     output:
         categories="<results>/features/{model}/seed{seed}/{sample}/categories.parquet",
     log:
@@ -72,7 +71,6 @@ rule find_case:
         contexts=case_features("contexts.parquet"),
         sample=f"<results>/samples/{SAMPLE}.safetensors",
         tokenizer="<results>/tokenizer/tokenizer.json",
-        tokenizer_config="<results>/tokenizer/tokenizer_config.json",
     output:
         case="<results>/cases/{case}/case.json",
         tracking="<results>/cases/{case}/tracking.parquet",

@@ -1,6 +1,5 @@
 """Tell by the tokens that each feature fires on what kind of feature it is."""
 
-from pathlib import Path
 from typing import Any
 
 from feature_lineage.artifacts import provenance, read_tensors, write_table
@@ -12,7 +11,7 @@ from feature_lineage.logs import job
 def main(smk: Any) -> None:
     with job(smk.log[0]):
         sample = read_tensors(smk.input.sample)
-        texts, special = token_texts(Path(smk.input.tokenizer).parent)
+        texts, special = token_texts(smk.input.tokenizer)
         classes = token_classes(sample["tokens"], sample["corpus"], texts, special)
         label = f"categories {smk.wildcards.model} seed{smk.wildcards.seed}"
         table = categorise(smk.input.activations, sample["tokens"], classes, len(texts), label)

@@ -1,6 +1,5 @@
 """Find the feature of a case and follow it down the lineage (the paper's section 4.2)."""
 
-from pathlib import Path
 from typing import Any
 
 from feature_lineage import cases
@@ -10,7 +9,7 @@ from feature_lineage.logs import job
 
 def main(smk: Any) -> None:
     with job(smk.log[0]):
-        sample = cases.read_sample(smk.input.sample, Path(smk.input.tokenizer).parent, smk.params.corpora)
+        sample = cases.read_sample(smk.input.sample, smk.input.tokenizer, smk.params.corpora)
         files = zip(smk.input.activations, smk.input.contexts, strict=True)
         models = {name: cases.Model(*paths) for name, paths in zip(smk.params.models, files, strict=True)}
         features = cases.read_features(smk.input.features)
