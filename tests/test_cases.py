@@ -163,7 +163,7 @@ def fates(pairs, count=4):
         a, b, r = zip(*rows, strict=True)
         table = pa.table({"feature_a": np.array(a), "feature_b": np.array(b), "r": np.array(r, float)})
         edges.append(Edge(parent, child, np.ones(count), np.ones(count), table))
-    models = ["base", "left", "right", "both"]
+    models = ["base", "left", "right", "both", "late"]
     return trace(edges, dict.fromkeys(models, np.ones(count)), models, 0.8, 0).features
 
 
@@ -184,6 +184,11 @@ def test_a_feature_is_followed_down_every_edge_and_through_the_merge():
         ("both", 2, "left", 0.7, "disappearing", False),
         ("both", 1, "right", 0.85, "persisting", True),
     ]
+
+
+def test_below_a_merge_the_kept_feature_is_followed():
+    late = PATHS | {("both", "late"): [(1, 0, 0.9), (2, 3, 0.9)]}
+    assert follow(fates(late), [*EDGES, ("both", "late")], "base", 0, 0)[-1][:3] == ("late", 0, "both")
 
 
 def test_of_two_equal_paths_the_first_is_kept_and_a_path_may_end():

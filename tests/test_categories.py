@@ -44,7 +44,7 @@ P, S, K, ID, N, W, X = CLASSES
         (" =¦ 0¦x¦1F¦;¦  ¦\t", True, [P, N, N, N, P, S, S]),
         ("(¦'¦for¦'¦)", True, [P, P, K, P, P]),
         (" for¦ the¦ir", False, [W, X, X]),
-        ("a.b¦ c", True, [ID, ID]),
+        ("1.x¦ c", True, [N, ID]),  # of two runs in a token the first counts
     ],
 )
 def test_a_token_is_of_the_class_that_a_reader_would_say(window, code, expected):
