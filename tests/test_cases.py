@@ -302,20 +302,26 @@ def test_a_model_without_children_has_no_mean_correlation(lineage):
     assert found["mean_correlation"] is None and found["correlations"] == [] and len(found["nodes"]) == 1
 
 
-@pytest.mark.parametrize(
-    ("feature", "said"), [(7, "7 never fires in the sample of base, seed 0"), (8, "8 is not one of the 8 of base")]
-)
+@pytest.mark.parametrize(("feature", "said"), [(7, "7 never fires in the sample"), (8, "8 is none of the 8 features")])
 def test_a_feature_that_says_nothing_is_refused(lineage, feature, said):
     _, models, features = lineage
     with pytest.raises(InputError, match=f"cases.it.feature: {said}"):
         find_case("it", {"feature": feature}, SAMPLE, models, features, EDGES, 0)
 
 
+def test_a_feature_that_is_silent_in_the_corpora_is_refused(lineage, tmp_path):
+    dense, models, features = lineage
+    silent = dense["both"] * (np.repeat(SAMPLE.corpus, LENGTH) == 0)[:, None]
+    both = models["both"]._replace(activations=write_activations(tmp_path / "a.parquet", silent))
+    with pytest.raises(InputError, match=r"cases\.it\.corpora: feature 4 never fires in them"):
+        find_case("it", {"feature": 4, "corpora": ["code"]}, SAMPLE, {"both": both}, features, EDGES, 0)
+
+
 def test_tokens_on_which_nothing_fires_are_refused(lineage, tmp_path):
     dense, models, features = lineage
     silent = dense["both"] * (SAMPLE.tokens.ravel() != 8)[:, None]
     both = models["both"]._replace(activations=write_activations(tmp_path / "a.parquet", silent))
-    with pytest.raises(InputError, match="no feature of both fires on a token of whitespace"):
+    with pytest.raises(InputError, match=r"cases\.it: no feature fires on a token of whitespace"):
         find_case("it", {"characters": "whitespace"}, SAMPLE, {"both": both}, features, EDGES, 0)
 
 

@@ -14,6 +14,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -292,10 +293,7 @@ def follow(features: pa.Table, edges: Sequence[tuple[str, str]], model: str, fea
         paths = []
         for parent in [one for one, other in edges if other == child and one in tracked]:
             wanted = {"parent": parent, "child": child, "model": parent, "feature": tracked[parent]}
-            match = [pc.equal(rows[column], value) for column, value in wanted.items()]
-            mask = match[0]
-            for other in match[1:]:
-                mask = pc.and_(mask, other)
+            mask = reduce(pc.and_, (pc.equal(rows[column], value) for column, value in wanted.items()))
             (row,) = rows.filter(mask).to_pylist()
             if row["descendant"] is not None:
                 paths.append(Node(child, row["descendant"], parent, row["r"], row["fate"], False))
@@ -347,29 +345,7 @@ def find_case(
     start = next(iter(models))
     corpora = case.get("corpora") or sample.corpora
     inside = np.isin(sample.corpus, [number for number, corpus in enumerate(sample.corpora) if corpus in corpora])
-    alive = living(features, start, seed)
-    everything = read_provenance(models[start].activations)["features"]
-    if "feature" in case:
-        feature = case["feature"]
-        if feature not in alive:
-            what = "never fires in the sample" if feature < everything else f"is not one of the {everything:,}"
-            raise InputError(f"cases.{name}.feature: {feature} {what} of {start}, seed {seed}; name another")
-        label = f"case {name}: tokens"
-        masses = measure([(models[start].activations, feature)], sample, None, inside, (), label).masses[0]
-        if not masses.any():
-            raise InputError(f"cases.{name}: feature {feature} of {start} does not fire in {', '.join(corpora)}")
-        hypothesis = feature_hypothesis(masses)
-    else:
-        hypothesis = matching_tokens(name, case, sample, inside)
-    found = survey(models[start].activations, sample, hypothesis, inside, f"case {name}: features")
-    score = np.zeros(everything)
-    score[list(alive)] = found.score[list(alive)]
-    candidates, _ = leading(np.zeros(everything), score, np.arange(everything), SHOWN)
-    if "feature" not in case:
-        feature = int(candidates[0])
-        if not score[feature]:
-            raise InputError(f"cases.{name}: no feature of {start} fires on {_hypothesis(case)}; name other tokens")
-
+    feature, hypothesis, candidates = _start(name, case, sample, models[start], living(features, start, seed), inside)
     nodes = follow(features, [edge for edge in edges if edge[1] in models], start, feature, seed)
     contexts = [_contexts(models[node.model].contexts, node.feature) for node in nodes]
     shared = list(dict.fromkeys(rows[0]["window"] for node, rows in zip(nodes, contexts, strict=True) if node.kept))
@@ -377,27 +353,19 @@ def find_case(
     measured = measure(columns, sample, hypothesis, inside, shared, f"case {name}: tracking")
     occurrences = int((np.isin(sample.tokens, hypothesis) & inside[:, None]).sum())
     prior = occurrences / (int(inside.sum()) * sample.tokens.shape[1])
-    rows = []
-    for place, (node, windows) in enumerate(zip(nodes, contexts, strict=True)):
-        numbers = {column: float(values[place]) for column, values in measured.support._asdict().items()}
-        rows.append(
-            {
-                **node._asdict(),
-                "ratio": _ratio(numbers["precision"], prior),
-                **numbers,
-                "density": living(features, node.model, seed).get(node.feature, 0.0),
-                "top_tokens": _top_tokens(measured.masses[place], sample.texts),
-                "contexts": [
-                    {
-                        "corpus": sample.corpora[sample.corpus[row["window"]]],
-                        **highlighted(sample.tokens[row["window"]], row["position"], row["activation"], sample.texts),
-                    }
-                    for row in windows
-                ],
-            }
-        )
-    kept = [place for place, node in enumerate(nodes) if node.kept]
-    r = [float(measured.correlations[a, b]) for a, b in combinations(kept, 2)]
+    rows = [
+        {
+            **node._asdict(),
+            "ratio": _ratio(measured.support.precision[place], prior),
+            **{key: float(values[place]) for key, values in measured.support._asdict().items()},
+            "density": living(features, node.model, seed)[node.feature],
+            "top_tokens": _top_tokens(measured.masses[place], sample.texts),
+            "contexts": [_shown(row, sample) for row in contexts[place]],
+        }
+        for place, node in enumerate(nodes)
+    ]
+    kept = list(combinations([place for place, node in enumerate(nodes) if node.kept], 2))
+    r = [float(measured.correlations[pair]) for pair in kept]
     content = {
         "case": name,
         "hypothesis": _hypothesis(case),
@@ -411,18 +379,15 @@ def find_case(
         "mean_correlation": float(np.mean(r)) if r and np.isfinite(r).all() else None,
         "correlations": [
             {"a": nodes[a].model, "b": nodes[b].model, "r": value if math.isfinite(value) else None}
-            for (a, b), value in zip(combinations(kept, 2), r, strict=True)
+            for (a, b), value in zip(kept, r, strict=True)
         ],
-        "candidates": [
-            {"feature": int(other), **{key: float(values[other]) for key, values in found._asdict().items()}}
-            for other in candidates
-        ],
+        "candidates": candidates,
         "nodes": rows,
         "shared": [
             {
                 "corpus": sample.corpora[sample.corpus[window]],
                 "tokens": [sample.texts[token] for token in sample.tokens[window]],
-                "activations": measured.shown[:, number].tolist(),
+                "activations": measured.shown[:, number].tolist(),  # of each node
             }
             for number, window in enumerate(shared)
         ],
@@ -430,6 +395,50 @@ def find_case(
     }
     table = pa.Table.from_pylist([{**row, "case": name, "seed": seed} for row in rows], TRACKING)
     return content, table
+
+
+def _start(
+    name: str,
+    case: Mapping[str, Any],
+    sample: Sample,
+    model: Model,
+    alive: Mapping[int, float],
+    inside: np.ndarray,
+) -> tuple[int, np.ndarray, list[dict[str, Any]]]:
+    """The feature that a case starts from, the tokens of its hypothesis, and the features that fit these best."""
+    everything = read_provenance(model.activations)["features"]
+    if "feature" in case:
+        feature = case["feature"]
+        if feature not in alive:
+            found = "never fires in the sample" if feature < everything else f"is none of the {everything:,} features"
+            raise InputError(f"cases.{name}.feature: {feature} {found}; name another")
+        columns = [(model.activations, feature)]
+        masses = measure(columns, sample, None, inside, (), f"case {name}: tokens").masses[0]
+        if not masses.any():
+            raise InputError(f"cases.{name}.corpora: feature {feature} never fires in them; name others")
+        hypothesis = feature_hypothesis(masses)
+    else:
+        hypothesis = matching_tokens(name, case, sample, inside)
+    found = survey(model.activations, sample, hypothesis, inside, f"case {name}: features")
+    score = np.zeros(everything)
+    score[list(alive)] = found.score[list(alive)]
+    best, _ = leading(np.zeros(everything), score, np.arange(everything), SHOWN)
+    if "feature" not in case:
+        feature = int(best[0])
+        if not score[feature]:
+            raise InputError(f"cases.{name}: no feature fires on {_hypothesis(case)}; name other tokens")
+    candidates = [
+        {"feature": int(other), **{key: float(values[other]) for key, values in found._asdict().items()}}
+        for other in best
+    ]
+    return feature, hypothesis, candidates
+
+
+def _shown(row: Mapping[str, Any], sample: Sample) -> dict[str, Any]:
+    """A row of `CONTEXTS` with its corpus and text."""
+    window = row["window"]
+    text = highlighted(sample.tokens[window], row["position"], row["activation"], sample.texts)
+    return {"corpus": sample.corpora[sample.corpus[window]], **text}
 
 
 def _contexts(path: str | Path, feature: int) -> list[dict[str, Any]]:
