@@ -30,7 +30,9 @@ include: "workflow/rules/correlations.smk"
 include: "workflow/rules/flows.smk"
 include: "workflow/rules/controls.smk"
 include: "workflow/rules/baselines.smk"
+include: "workflow/rules/cases.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/figures.smk"
 
 
 localrules:
@@ -39,6 +41,8 @@ localrules:
     saes,
     flows,
     controls,
+    cases,
+    figures,
 
 
 rule models:
@@ -59,12 +63,24 @@ rule flows:
     input:
         "<results>/flows/summary.json",
         "<results>/flows/sankey.json",
+        "<results>/flows/categories.parquet",
 
 
 rule controls:
     input:
         CONTROLS,
         BASELINES,
+
+
+rule cases:
+    input:
+        CASES,
+
+
+rule figures:
+    input:
+        expand("<results>/figures/{figure}.csv", figure=FIGURES),
+        IMAGES,
 
 
 rule all:
@@ -75,3 +91,5 @@ rule all:
         rules.saes.input,
         rules.flows.input,
         rules.controls.input,
+        rules.cases.input,
+        rules.figures.input,

@@ -398,6 +398,51 @@ class Controls(Block):
     )
 
 
+# --- cases -------------------------------------------------------------------------------------------------
+
+
+class CaseBlock(Block):
+    """What every case has (paper, section 4.2)."""
+
+    model: Name | None = Field(None, description="Model whose features it starts from; the first root when not set.")
+    corpora: list[Name] | None = Field(
+        None,
+        min_length=1,
+        description="Corpora of the sample on which ratio, precision and recall are measured; all of them when not set.",
+    )
+
+
+class TokenCase(CaseBlock):
+    """The feature that fires on some tokens, followed down the lineage."""
+
+    tokens: list[Text] = Field(
+        min_length=1, description="Texts of the tokens as the tokenizer has them, spaces included; some may be missing."
+    )
+
+
+class PatternCase(CaseBlock):
+    """The feature that fires on tokens of a pattern, followed down the lineage."""
+
+    pattern: Text = Field(description="Regular expression that matches the whole text of a token, spaces included.")
+
+
+class CharacterCase(CaseBlock):
+    """The feature that fires on tokens of a class of characters, followed down the lineage."""
+
+    characters: Literal["digits", "letters", "lowercase", "uppercase", "punctuation", "whitespace"] = Field(
+        description="What the token consists of, spaces around it apart."
+    )
+
+
+class FeatureCase(CaseBlock):
+    """The tokens that a feature fires on, and the feature followed down the lineage."""
+
+    feature: int = Field(ge=0, description="Number of the feature, of the first autoencoder seed.")
+
+
+CASES = {"tokens": TokenCase, "pattern": PatternCase, "characters": CharacterCase, "feature": FeatureCase}
+
+
 # --- the study ---------------------------------------------------------------------------------------------
 
 
@@ -423,6 +468,9 @@ class Study(Block):
     autoencoder: Autoencoder = Field(default_factory=Autoencoder, description="The autoencoder of every model.")
     flow: Flow = Field(default_factory=Flow, description="How features are compared.")
     controls: Controls = Field(default_factory=Controls, description="What the flow is held against.")
+    cases: dict[Name, _by_key(CASES)] = Field(
+        {}, description="Features to follow down the lineage, by name of the case."
+    )
 
     @model_validator(mode="after")
     def _hangs_together(self) -> Study:
@@ -466,6 +514,18 @@ class Study(Block):
         if cycle := self._cycle():
             yield f"models.{cycle[0]}", " -> ".join(cycle), "a lineage without cycles"
             return
+
+        for name, case in self.cases.items():
+            if case.model is not None and case.model not in self.models:
+                yield f"cases.{name}.model", case.model, "a model of this study: " + ", ".join(self.models)
+            for corpus in case.corpora or ():
+                if corpus not in self.flow_corpora():
+                    yield f"cases.{name}.corpora", corpus, "a corpus of the sample: " + ", ".join(self.flow_corpora())
+            if isinstance(case, PatternCase):
+                try:
+                    re.compile(case.pattern)
+                except re.error as error:
+                    yield f"cases.{name}.pattern", case.pattern, f"a regular expression ({error})"
 
         layer = int(self.autoencoder.hook.split(".")[1])
         for name, model in self.models.items():
@@ -577,6 +637,11 @@ class Study(Block):
         blocks = [b.training.block for name in self.ancestors(model) if hasattr(b := self.models[name], "training")]
         return blocks[-1] if blocks else Training().block
 
+    def case_models(self, case: str) -> list[str]:
+        """The model that a case starts from, and its descendants, parents before children."""
+        start = self.cases[case].model or self.order()[0]
+        return [start, *(name for name in self.order() if name != start and start in self.ancestors(name))]
+
     def flow_corpora(self) -> list[str]:
         """Corpora of the comparison sample."""
         return list(self.flow.corpora or self.corpora)
@@ -611,6 +676,7 @@ _NOTHING = object()
 _KINDS = {
     "corpora": (CORPORA, 2),
     "models": (MODELS, 2),
+    "cases": (CASES, 2),
     "tokenizer": (TOKENIZERS, 1),
 }  # and where pydantic names the kind
 _TYPE = re.compile(r"(literal\[|list\[|constrained-|str$|float$)")  # what pydantic calls a member of a union

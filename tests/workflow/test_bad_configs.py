@@ -94,7 +94,23 @@ BAD = [
     ({"flow.min_active": 0}, "flow.min_active", "0", "greater than or equal to 1"),
     ({"flow.tokens": 8}, "flow.tokens", "8", "at least two blocks of 8 tokens"),
     ({"flow.corpora": ["lua"]}, "flow.corpora", "'lua'", "prose, code"),
-    ({"cases": {}}, "cases", "a block with no keys", "no such key"),
+    ({"cases.it": {}}, "cases.it", "a block with no keys", "tokens, pattern, characters, feature"),
+    (
+        {"cases.it": {"tokens": ["="], "pattern": "="}},
+        "cases.it.pattern",
+        "'='",
+        "no such key, but model, corpora, tokens",
+    ),
+    ({"cases.it": {"tokens": []}}, "cases.it.tokens", "[]", "at least 1 item"),
+    ({"cases.it": {"tokens": [""]}}, "cases.it.tokens.0", "''", "at least 1 character"),
+    ({"cases.it": {"tokens": "="}}, "cases.it.tokens", "'='", "list"),
+    ({"cases.it": {"pattern": "(="}}, "cases.it.pattern", "'(='", "a regular expression (missing )"),
+    ({"cases.it": {"characters": "vowels"}}, "cases.it.characters", "'vowels'", "'digits', 'letters'"),
+    ({"cases.it": {"feature": -1}}, "cases.it.feature", "-1", "greater than or equal to 0"),
+    ({"cases.it": {"feature": 3, "model": "bass"}}, "cases.it.model", "'bass'", "base, coder, writer, both"),
+    ({"cases.it": {"feature": 3, "corpora": ["lua"]}}, "cases.it.corpora", "'lua'", "of the sample: prose, code"),
+    ({"cases.a/b": {"feature": 3}}, "cases.a/b", "'a/b'", "a name of letters and digits"),
+    ({"case": {}}, "case", "a block with no keys", "did you mean cases?"),
 ]
 
 

@@ -23,6 +23,7 @@ CONTROLS = {  # what `make controls` adds to the demo
     )
 }
 SWITCHED_OFF = {"make_untrained", "compare_baseline"}  # by default, as they cost an autoencoder
+NO_BROWSER = {"export_figures"}
 
 
 def tool(name, *arguments, cwd=CHECKOUT):
@@ -69,7 +70,7 @@ def test_a_dry_run_plans_every_step_of_a_study(bare, profile, config):
     assert run.returncode == 0, run.stdout + run.stderr
     planned = {job.split()[0] for job in read_plan(run.stdout + run.stderr)}
     every = {rule.values[0] for rule in RULES}
-    optional = {"import_model", "import_tokenizer", "train_tokenizer", "correlate_part"} | SWITCHED_OFF
+    optional = {"import_model", "import_tokenizer", "train_tokenizer", "correlate_part"} | SWITCHED_OFF | NO_BROWSER
     if config == "config.yaml":
         optional |= CONTROLS
     assert every - planned <= optional

@@ -11,14 +11,18 @@ from feature_lineage.artifacts import read_provenance, sha256
 LIBRARY = "src/feature_lineage"
 MODELS = ("base", "coder", "writer", "both")
 EDGES = (("base", "coder"), ("base", "writer"), ("coder", "both"), ("writer", "both"))
-FLOWS = {"trace_flows", "draw_sankey", "draw_curves", "write_report"}
+CASE = "find_case article"
+FLOWS = {"trace_flows", "draw_sankey", "draw_curves", "write_report", "count_categories", CASE, "tabulate_figures"}
 CHANGED = "Params have changed"
 
 
 def features(model, seed=0):
     """Jobs of a model's autoencoder."""
-    jobs = (f"train_autoencoder {model} {seed}", f"evaluate_autoencoder {model} {seed}")
-    return {*jobs, f"collect_features {model} {seed} validation", f"weigh_tokens {model} {seed} validation"}
+    jobs = {f"train_autoencoder {model} {seed}", f"evaluate_autoencoder {model} {seed}"}
+    rules = ["collect_features", "weigh_tokens", "categorise_features"] + ["collect_contexts"] * (
+        seed == 0
+    )  # for the case
+    return jobs | {f"{rule} {model} {seed} validation" for rule in rules}
 
 
 def correlations(*edges, seed=0):
@@ -60,7 +64,7 @@ def test_a_figure_edited_draws_the_figures_again_and_trains_nothing(copy):
     copy.add_statement(f"{LIBRARY}/figures.py", "sankey")
     plan = copy.plan()
     drawn = {"draw_sankey", "draw_curves", "draw_training", "draw_autoencoders", "draw_sweep both"}
-    assert set(plan) == drawn | {"write_report"}
+    assert set(plan) == drawn | {"write_report", "tabulate_figures"}
     assert causes(plan) == drawn
     assert all(CHANGED in plan[job] for job in drawn)
 
@@ -111,6 +115,21 @@ def test_a_model_and_its_corpus_added_rerun_none_that_stand(copy):
 def test_a_seed_added_trains_the_autoencoders_of_that_seed_alone(copy):
     copy.config["autoencoder"]["seeds"] = [0, 1]
     assert set(copy.plan()) == all_features(seed=1) | FLOWS | {"draw_autoencoders"}
+
+
+@pytest.mark.parametrize("case", [{"pattern": " ?in"}, {"feature": 3}, {"characters": "digits", "model": "coder"}])
+def test_a_case_added_adds_its_own_job_alone(copy, case):
+    copy.config["cases"]["other"] = case
+    assert set(copy.plan()) == {"find_case other"}
+    copy.config["cases"] = {"other": case}
+    assert set(copy.plan()) == {"find_case other"}
+
+
+def test_a_case_changed_is_looked_for_again_alone(copy):
+    copy.config["cases"]["article"] = {"tokens": [" a"]}
+    plan = copy.plan()
+    assert set(plan) == {CASE}
+    assert CHANGED in plan[CASE]
 
 
 def test_another_threshold_reruns_the_flows_and_below(copy):

@@ -66,6 +66,7 @@ STUDY = {
         "transfer": False,
         "linear_merge": False,
     },
+    "cases": {"article": {"tokens": [" the", "the"]}},
 }
 
 
@@ -85,8 +86,8 @@ class Run:
 
 
 def environment() -> dict[str, str]:
-    """A user's environment: nothing points at the checkout that the tests are in."""
-    return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    """A user's environment: nothing points at the checkout that the tests are in, and there is no browser that draws images."""
+    return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"BROWSER_PATH": "none"}
 
 
 @dataclass

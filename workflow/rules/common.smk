@@ -162,6 +162,23 @@ def seed_statistics(names):
     ]
 
 
+def all_features(file):
+    """A file of each autoencoder of the study, seed by seed."""
+    return [
+        f"<results>/features/{model}/seed{seed}/{SAMPLE}/{file}"
+        for seed in study.autoencoder.seeds
+        for model in study.order()
+    ]
+
+
+def case_features(file):
+    """A file of each autoencoder that a case may lead to."""
+    return lambda wildcards: expand(
+        f"<results>/features/{{model}}/seed{study.autoencoder.seeds[0]}/{SAMPLE}/{file}",
+        model=study.case_models(wildcards.case),
+    )
+
+
 def seed_correlations(pairs):
     """Correlations between some pairs of autoencoders, seed by seed."""
     pattern = "<results>/correlations/{}/{}.seed{}--{}.seed{}.parquet"

@@ -1,0 +1,214 @@
+"""What kind of token each feature is about, by measured statistics.
+
+Every occurrence of a token in the sample is of one class:
+
+- `indentation and line breaks`: white space alone; and the special token that parts documents.
+- `punctuation`: neither letter, digit nor underscore in it.
+- the rest belongs to a word: the longest run of letters, digits and underscores that it is in (in prose with apostrophes between
+  letters), across tokens, as far as the window goes. A run that begins with a digit is a `number`. In code, a run that is a reserved word
+  of Python or Lua is a `keyword` and any other, strings and comments among them, an `identifier`. In prose, a token that
+  holds a whole run is a `word` and one that holds a piece of it a `part of word`; so is a piece of a character.
+
+A corpus is code if at least `CODE` of its tokens in the sample hold one of = ( ) { } [ ] < > _.
+
+A feature's category is the class with more than half of its activation mass, the sum of its activations. Before that, it is `position` if
+more than half of the mass lies on one position in the window, whatever the tokens there, and it fires on at least as many tokens as a
+window has positions, so that one or two occurrences do not decide. A feature with neither is `mixed`.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from feature_lineage.artifacts import read_provenance
+from feature_lineage.contexts import leading, window_pieces
+from feature_lineage.logs import progress
+
+CLASSES = (
+    "punctuation",
+    "indentation and line breaks",
+    "keyword",
+    "identifier",
+    "number",
+    "word",
+    "part of word",
+)
+PUNCTUATION, SPACE, KEYWORD, IDENTIFIER, NUMBER, WORD, PART = range(len(CLASSES))
+CATEGORIES = (*CLASSES, "position", "mixed")
+MAJORITY = 0.5  # share of the mass that a category takes more than
+CODE = 0.05  # share of a corpus's tokens with a sign of code in it
+TOP_TOKENS = 5
+TILE_BYTES = 1 << 28  # mass of each token and feature, as many features at a time
+
+LUA = "and break do else elseif end false for function goto if in local nil not or repeat return then true until while"
+KEYWORDS = frozenset([*keyword.kwlist, *LUA.split()])
+_SIGN_OF_CODE = re.compile(r"[=(){}\[\]<>_]")
+_RUN = {True: re.compile(r"\w+"), False: re.compile(r"\w+(?:['’]\w+)*")}  # in code, in prose
+
+CATEGORISED = pa.schema(
+    [
+        ("feature", pa.int32()),
+        ("category", pa.string()),
+        ("share", pa.float64()),
+        (
+            "tokens",
+            pa.list_(pa.struct([("token", pa.int32()), ("share", pa.float64()), ("ratio", pa.float64())])),
+        ),
+    ]
+)
+COUNTS = pa.schema(
+    [
+        ("parent", pa.string()),
+        ("child", pa.string()),
+        ("seed", pa.int64()),
+        ("side", pa.string()),
+        ("category", pa.string()),
+        ("corpus", pa.string()),
+        ("fate", pa.string()),
+        ("features", pa.int64()),
+    ]
+)
+
+
+def code_corpora(tokens: np.ndarray, corpus: np.ndarray, texts: Sequence[str], special: np.ndarray) -> np.ndarray:
+    """Whether each corpus of a sample is code, bool [corpora]; for the arguments see `token_classes`."""
+    sign = np.array([bool(_SIGN_OF_CODE.search(text)) for text in texts]) & ~special
+    share = sign[tokens].mean(axis=1)
+    windows = np.bincount(corpus)
+    return np.bincount(corpus, share) >= CODE * np.maximum(windows, 1)
+
+
+def token_classes(tokens: np.ndarray, corpus: np.ndarray, texts: Sequence[str], special: np.ndarray) -> np.ndarray:
+    """The class of every token occurrence of a sample.
+
+    Args:
+        tokens: token numbers, int [windows, length].
+        corpus: corpus of each window, int [windows].
+        texts: text of each token of the vocabulary (`contexts.token_texts`).
+        special: whether each is a special token, bool [vocabulary].
+
+    Returns:
+        Numbers of `CLASSES`, uint8 [windows, length].
+    """
+    texts = ["\n" if is_special else text for text, is_special in zip(texts, special, strict=True)]
+    alone = [PART if "\ufffd" in text else SPACE if not text.strip() else PUNCTUATION for text in texts]
+    classes = np.array(alone, np.uint8)[tokens]
+    code = code_corpora(tokens, corpus, texts, special)[corpus]
+    with progress(len(tokens), "window", "token classes") as bar:
+        for row, (window, is_code) in enumerate(zip(tokens.tolist(), code.tolist(), strict=True)):
+            pieces = [texts[token] for token in window]
+            starts = [0, *accumulate(map(len, pieces))]
+            free = 0  # a token with two runs in it is of the first one's class
+            for run in _RUN[is_code].finditer("".join(pieces)):
+                first, last = bisect_right(starts, run.start()) - 1, bisect_right(starts, run.end() - 1) - 1
+                classes[row, max(first, free) : last + 1] = _class(run[0], is_code, last > first)
+                free = last + 1
+            bar.update()
+    return classes
+
+
+def _class(run: str, is_code: bool, several: bool) -> int:
+    if run[0].isdigit():
+        return NUMBER
+    if is_code:
+        return KEYWORD if run in KEYWORDS else IDENTIFIER
+    return PART if several else WORD
+
+
+def categorise(path: str | Path, tokens: np.ndarray, classes: np.ndarray, vocabulary: int, label: str) -> pa.Table:
+    """The category of each feature, and the tokens with most of its activation.
+
+    The file is read once for every `TILE_BYTES` of features × vocabulary; memory does not grow with the sample.
+
+    Args:
+        path: activations, a file of `features.feature_batches`.
+        tokens: token numbers of the sample, int [windows, length].
+        classes: their classes (`token_classes`).
+        vocabulary: tokens of the vocabulary.
+        label: name in the progress bar.
+
+    Returns:
+        One row a feature, schema `CATEGORISED`. `share` is that of the category in the feature's mass, for `mixed` that of the largest class.
+        Of each of the five tokens with most of the mass, its share of it and the log-likelihood ratio of the token, in nats:
+        log(share / share of the token in the sample). Null, and no tokens, for a feature that never fires.
+    """
+    (windows, length), features = tokens.shape, read_provenance(path)["features"]
+    tile = max(1, TILE_BYTES // (8 * vocabulary))
+    unigram = np.bincount(tokens.ravel(), minlength=vocabulary) / tokens.size
+    on_class, on_position = np.zeros(features * len(CLASSES)), np.zeros(features * length)
+    active = np.zeros(features, np.int64)
+    lists: list[list[dict[str, Any]]] = []
+    with progress(windows * -(-features // tile), "window", label) as bar:
+        for first in range(0, features, tile):
+            mass = np.zeros((min(tile, features - first), vocabulary))
+            for window, position, feature, activation in window_pieces(path, tokens.shape):
+                if not first:
+                    key = feature * len(CLASSES) + classes[window, position]
+                    on_class += np.bincount(key, activation, len(on_class))
+                    on_position += np.bincount(feature * length + position, activation, len(on_position))
+                    active += np.bincount(feature, minlength=features)
+                here = (feature >= first) & (feature < first + len(mass))
+                key = (feature[here] - first).astype(np.int64) * vocabulary + tokens[window[here], position[here]]
+                np.add.at(mass.reshape(-1), key, activation[here].astype(np.float64))
+                bar.update(windows * (first // tile) + int(window[-1]) + 1 - bar.n)
+            lists += _top_tokens(mass, unigram)
+    on_class, on_position = on_class.reshape(features, -1), on_position.reshape(features, -1)
+    total = on_class.sum(1)
+    fires = total > 0
+    class_share, position_share = (
+        np.divide(mass.max(1), total, out=np.zeros(features), where=fires) for mass in (on_class, on_position)
+    )
+    on_one = (position_share > MAJORITY) & (active >= length)
+    names = np.where(class_share > MAJORITY, np.array(CLASSES, object)[on_class.argmax(1)], "mixed")
+    names[on_one] = "position"
+    share = np.where(on_one, position_share, class_share)
+    columns = [pa.array(names, pa.string(), mask=~fires), pa.array(share, mask=~fires), lists]
+    return pa.table([np.arange(features, dtype=np.int32), *columns], schema=CATEGORISED)
+
+
+def _top_tokens(mass: np.ndarray, unigram: np.ndarray) -> list[list[dict[str, Any]]]:
+    """For each row of masses [features, vocabulary], its tokens with the largest."""
+    feature, token = np.nonzero(mass)
+    order, _ = leading(feature, mass[feature, token], token, TOP_TOKENS)
+    total = mass.sum(1)
+    lists: list[list[dict[str, Any]]] = [[] for _ in mass]
+    for row, number in zip(feature[order].tolist(), token[order].tolist(), strict=True):
+        share = float(mass[row, number] / total[row])
+        lists[row].append({"token": number, "share": share, "ratio": float(np.log(share / unigram[number]))})
+    return lists
+
+
+def count_categories(
+    features: pa.Table, categories: Mapping[tuple[str, int], pa.Table], tokens: Mapping[tuple[str, int], pa.Table]
+) -> pa.Table:
+    """Living features of both sides of each edge by category, corpus and fate.
+
+    Args:
+        features: table of schema `flow.FEATURES`.
+        categories: table of `categorise` for each model and seed.
+        tokens: table of `feature_tokens.token_masses` for each model and seed: its corpus is the one with most of a feature's mass.
+
+    Returns:
+        Schema `COUNTS`; `side` is `parent` or `child`. Combinations without features have no row.
+    """
+    frame = features.select(["parent", "child", "seed", "model", "feature", "fate"]).to_pandas()
+    frame = frame[frame["fate"] != "dead"]
+    rows: list[dict[str, Any]] = []
+    for (parent, child, seed, model), alive in frame.groupby(["parent", "child", "seed", "model"], sort=False):
+        side = {"parent": parent, "child": child, "seed": seed, "side": "parent" if model == parent else "child"}
+        alive = alive.assign(
+            category=categories[model, seed]["category"].to_pandas()[alive["feature"]].to_numpy(),
+            corpus=tokens[model, seed]["corpus"].to_pandas()[alive["feature"]].to_numpy(),
+        )
+        for (category, corpus, fate), count in alive.groupby(["category", "corpus", "fate"]).size().items():
+            rows.append({**side, "category": category, "corpus": corpus, "fate": fate, "features": count})
+    return pa.Table.from_pylist(rows, COUNTS)

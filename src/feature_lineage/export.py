@@ -1,0 +1,150 @@
+"""Figures for papers: SVG and PNG by a browser, and the numbers behind each figure as CSV.
+
+They carry no provenance of their own: it is in the figure's JSON, from which they are made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import csv
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from choreographer.browsers.chromium import Chromium
+
+from feature_lineage.artifacts import KEY, read_json, staged
+from feature_lineage.logs import InputError, logger
+
+WIDTH, HEIGHT, SCALE = 960, 460, 2  # in pixels where the figure does not say; PNG has SCALE times as many
+POINT = ("panel", "trace", "line")  # the kind of line tells traces of one name apart
+AXES = ("x", "y", "z")
+BAND = ("source", "target", "value")
+
+
+# --- numbers -----------------------------------------------------------------------------------------------
+
+
+def numbers(figure: Mapping[str, Any]) -> tuple[Sequence[str], list[tuple[Any, ...]]]:
+    """The numbers behind a figure, in long form.
+
+    Args:
+        figure: plotly's JSON, arrays as lists or as base64.
+
+    Returns:
+        Names of the columns, and the rows: source, target and value of each band of a Sankey diagram; else panel, trace, kind of
+        line and the coordinates of each point, without those that no trace has.
+    """
+    flows = [trace for trace in figure["data"] if trace["type"] == "sankey"]
+    if flows:
+        return BAND, [row for trace in flows for row in _bands(trace)]
+    found = [name for name in AXES if any(name in trace for trace in figure["data"])]
+    rows = [
+        (_panel(figure["layout"], trace), trace.get("name", ""), trace.get("line", {}).get("dash", ""), *point)
+        for trace in figure["data"]
+        for point in _points(trace, found)
+    ]
+    return (*POINT, *found), rows
+
+
+def _bands(trace: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
+    labels = decoded(trace["node"]["label"])
+    for source, target, value in zip(*(decoded(trace["link"][name]) for name in BAND), strict=True):
+        yield labels[source], labels[target], value
+
+
+def _points(trace: Mapping[str, Any], names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    axes = {name: decoded(trace[name]) for name in names if name in trace}
+    if "z" in axes:
+        for y, line in zip(axes["y"], axes["z"], strict=True):
+            for x, z in zip(axes["x"], line, strict=True):
+                yield x, y, z
+        return
+    for place in range(max(map(len, axes.values()), default=0)):
+        yield tuple(axes[name][place] if name in axes else None for name in names)
+
+
+def decoded(values: Any) -> list[Any]:
+    """A list of plotly's JSON; typed arrays are in base64, little-endian."""
+    if not isinstance(values, Mapping):
+        return list(values)
+    array = np.frombuffer(base64.b64decode(values["bdata"]), np.dtype(values["dtype"]).newbyteorder("<"))
+    shape = [int(size) for size in str(values.get("shape", array.size)).split(",")]
+    return array.reshape(shape).tolist()
+
+
+def _panel(layout: Mapping[str, Any], trace: Mapping[str, Any]) -> str:
+    """The title of the panel that a trace is in; empty in a figure of one. Panels' titles come first among the annotations."""
+    panels = sum(key.startswith("xaxis") for key in layout)
+    number = int(trace.get("xaxis", "x")[1:] or 1)
+    titles = [note.get("text", "") for note in layout.get("annotations", ())]
+    return titles[number - 1] if 1 < panels <= len(titles) else ""
+
+
+def write_numbers(figure: Mapping[str, Any], path: str | Path) -> None:
+    """Write the numbers behind a figure as CSV."""
+    columns, rows = numbers(figure)
+    with staged(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+# --- images ------------------------------------------------------------------------------------------------
+
+
+def find_browser() -> str | None:
+    """The Chromium, Chrome or alike that draws images: `BROWSER_PATH` if it is set, else one that is installed."""
+    if path := os.environ.get("BROWSER_PATH"):
+        return path if os.access(path, os.X_OK) and Path(path).is_file() else None
+    return Chromium.find_browser(skip_local=False)
+
+
+def write_images(figures: Sequence[str | Path], outputs: Sequence[Sequence[str | Path]]) -> None:
+    """Draw figures in one browser, without network.
+
+    Args:
+        figures: files of plotly's JSON.
+        outputs: for each of them, the images to write; their suffixes say in which format.
+
+    Raises:
+        InputError: there is no browser, or it fails.
+    """
+    browser = find_browser()
+    if browser is None:
+        raise InputError("no browser is found; install Chromium or Chrome, or set BROWSER_PATH to one")
+    tasks = []
+    with ExitStack() as stack:
+        for path, images in zip(figures, outputs, strict=True):
+            figure = {key: value for key, value in read_json(path).items() if key != KEY}
+            for image in map(Path, images):
+                temporary = stack.enter_context(staged(image))
+                options = {
+                    "format": image.suffix[1:],
+                    "width": figure["layout"].get("width", WIDTH),
+                    "height": figure["layout"].get("height", HEIGHT),
+                    "scale": SCALE if image.suffix == ".png" else 1,
+                }
+                tasks.append({"fig": figure, "path": temporary, "opts": options})
+        try:
+            asyncio.run(_draw(browser, tasks))
+        except Exception as error:  # of kaleido, choreographer and the browser, of many kinds
+            raise InputError(
+                f"{browser}: does not draw the figures ({type(error).__name__}: {error}); set BROWSER_PATH to another browser, or to "
+                "none to go without images"
+            ) from error
+        logger.info("%d images drawn by %s", len(tasks), browser)
+
+
+async def _draw(browser: str, tasks: list[dict[str, Any]]) -> None:
+    from kaleido import Kaleido
+
+    # Chromium refuses its sandbox to root alone.
+    async with Kaleido(path=browser, mathjax=False, enable_sandbox=os.geteuid() != 0) as kaleido:
+        for task in tasks:
+            image = await kaleido.calc_fig(task["fig"], opts=task["opts"])
+            task["path"].write_bytes(image)

@@ -1,0 +1,158 @@
+"""Classes of tokens as a reader would tell them, and categories against a dense copy."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from test_feature_tokens import sparse_activations, write_activations
+
+from feature_lineage import categories
+from feature_lineage.categories import CATEGORISED, CLASSES, categorise, code_corpora, count_categories, token_classes
+from feature_lineage.feature_tokens import TOKENS
+from feature_lineage.flow import FEATURES as FATES
+
+END = "<|endoftext|>"
+
+
+def classes_of(*windows, code=False):
+    """The class of each token of some windows of one corpus, given as texts."""
+    windows = [list(window) for window in windows]
+    length = max(map(len, windows))
+    # What fills a window up, and makes the corpus code or prose.
+    sign = "(" if code else "."
+    filled = [[*window, *[sign] * (length - len(window))] for window in windows] + [[sign] * length]
+    texts = sorted({text for window in filled for text in window})
+    tokens = np.array([[texts.index(text) for text in window] for window in filled])
+    found = token_classes(tokens, np.zeros(len(tokens), int), texts, np.array([text == END for text in texts]))
+    return [[CLASSES[number] for number in row[: len(window)]] for row, window in zip(found, windows, strict=False)]
+
+
+P, S, K, ID, N, W, X = CLASSES
+
+
+@pytest.mark.parametrize(
+    ("window", "code", "expected"),
+    [
+        ("The¦ cat¦ sat¦.¦\n", False, [W, W, W, P, S]),
+        (" un¦believ¦able¦,¦ so", False, [X, X, X, P, W]),
+        (" don¦'t¦ say¦ '¦twas¦'", False, [X, X, W, P, W, P]),
+        (" rock¦ ’¦n", False, [W, P, W]),
+        ("in¦ 18¦66¦th¦.", False, [W, N, N, N, P]),
+        (" caf¦\ufffd¦\ufffd¦ for", False, [W, X, X, W]),
+        (f"end¦{END}¦And", False, [W, S, W]),
+        ("\n    ¦if¦ not¦ self¦._¦name¦:\n", True, [S, K, K, ID, ID, ID, P]),
+        ("func¦tion¦ f¦(¦x1¦)¦ end", True, [K, K, ID, P, ID, P, K]),
+        (" =¦ 0¦x¦1F¦;¦  ¦\t", True, [P, N, N, N, P, S, S]),
+        ("(¦'¦for¦'¦)", True, [P, P, K, P, P]),
+        (" for¦ the¦ir", False, [W, X, X]),
+        ("1.x¦ c", True, [N, ID]),  # of two runs in a token the first counts
+    ],
+)
+def test_a_token_is_of_the_class_that_a_reader_would_say(window, code, expected):
+    assert classes_of(window.split("¦"), code=code) == [expected]
+
+
+def test_words_end_with_their_window():
+    assert classes_of([" be", "fore"], ["hand", " s"]) == [[X, X], [W, W]]
+
+
+def test_a_corpus_is_code_by_its_tokens():
+    texts = ["the", " x", "=", "(", END]
+    prose = [0, 1] * 10
+    window = {"prose": prose, "sparse": [*prose[:-1], 2], "bracketed": [*prose[:-2], 3, 2], "ends": [4] * 20}
+    tokens = np.array(list(window.values()))
+    found = code_corpora(tokens, np.arange(4), texts, np.array([text == END for text in texts]))
+    assert dict(zip(window, found.tolist(), strict=True)) == {
+        "prose": False,
+        "sparse": True,  # 5 %
+        "bracketed": True,
+        "ends": False,  # a special token is no sign, whatever it is written as
+    }
+
+
+# --- features ----------------------------------------------------------------------------------------------
+
+
+def sample(seed, windows=300, length=5, vocabulary=7):
+    random = np.random.default_rng(seed)
+    tokens = random.integers(0, vocabulary, (windows, length))
+    classes = np.where(random.random(tokens.shape) < 0.2, random.integers(0, len(CLASSES), tokens.shape), tokens)
+    return tokens, classes.astype(np.uint8)  # mostly the token's own
+
+
+def dense_category(activation, tokens, classes):
+    """(category, share, [(token, share, ratio)]) of one feature's activations [windows, length], by the module's words."""
+    mass = activation.sum()
+    if not mass:
+        return None, None, []
+    shares = [(token, activation[tokens == token].sum() / mass) for token in np.unique(tokens)]
+    shares = sorted(((token, share) for token, share in shares if share), key=lambda pair: (-pair[1], pair[0]))[:5]
+    listed = [(token, share, np.log(share / np.mean(tokens == token))) for token, share in shares]
+    place = activation.sum(0).max() / mass
+    if place > 0.5 and np.count_nonzero(activation) >= activation.shape[1]:
+        return "position", place, listed
+    by_class = {name: activation[classes == number].sum() / mass for number, name in enumerate(CLASSES)}
+    name = max(by_class, key=by_class.get)
+    return (name if by_class[name] > 0.5 else "mixed"), by_class[name], listed
+
+
+@pytest.mark.parametrize("tile", [8, 8 * 7 * 5, 1 << 20])  # one feature at a time, five, all
+def test_categories_are_those_of_a_dense_copy(tmp_path, monkeypatch, tile):
+    tokens, classes = sample(0)
+    dense = sparse_activations(1, tokens.size, 20)
+    flat, kinds, place = tokens.ravel(), classes.ravel(), np.arange(tokens.size) % 5
+    dense[:, 0] *= kinds == kinds[0]
+    dense[:, 1] *= 0.05 + (kinds == kinds[0])
+    dense[:, 2] *= flat == 2
+    dense[:, 3] *= place == 0
+    dense[:, 4] *= 0.2 + (place == 4)
+    dense[:, 5] *= np.arange(tokens.size) == np.argmax(dense[:, 5])  # one occurrence: no position
+    dense[:, 6] = 0
+    path = write_activations(tmp_path / "a.parquet", dense)
+    monkeypatch.setattr(categories, "TILE_BYTES", tile)
+    found = categorise(path, tokens, classes, 7, "categories")
+    assert found.schema == CATEGORISED
+    assert found["feature"].to_pylist() == list(range(20))
+    for feature, row in enumerate(found.to_pylist()):
+        activation = dense[:, feature].astype(np.float64).reshape(tokens.shape)
+        name, share, listed = dense_category(activation, tokens, classes)
+        assert (row["category"], row["share"]) == (name, share if share is None else pytest.approx(share))
+        assert [entry["token"] for entry in row["tokens"]] == [token for token, _, _ in listed]
+        np.testing.assert_allclose([(e["share"], e["ratio"]) for e in row["tokens"]], [t[1:] for t in listed] or [])
+    names = found["category"].to_pylist()
+    assert names[0] == CLASSES[kinds[0]] and names[3] == "position" and names[5] != "position" and names[6] is None
+    assert {"mixed", "position", CLASSES[2], CLASSES[kinds[0]]} <= set(names)
+
+
+def test_half_of_the_mass_is_no_majority(tmp_path):
+    tokens, classes = np.array([[0, 1], [1, 0]]), np.array([[0, 1], [1, 0]], np.uint8)
+    dense = np.array([[1, 1, 3], [1, 2, 0], [0, 0, 0], [0, 0, 0]], np.float32)
+    path = write_activations(tmp_path / "a.parquet", dense)
+    found = categorise(path, tokens, classes, 2, "categories")
+    assert found["category"].to_pylist() == ["mixed", "position", CLASSES[0]]
+
+
+def test_living_features_are_counted_by_category_corpus_and_fate():
+    fates = ["persisting", "dead", "disappearing", "persisting"]
+    columns = {"parent": "a", "child": "b", "seed": 0}
+    rows = [{**columns, "model": "a", "feature": i, "fate": fate} for i, fate in enumerate(fates)]
+    rows += [{**columns, "model": "b", "feature": 0, "fate": "emerging"}]
+    features = pa.Table.from_pylist(rows, FATES)
+    kinds = {("a", 0): [W, P, W, W], ("b", 0): ["mixed"]}
+    corpora = {("a", 0): ["x", "x", "x", "y"], ("b", 0): ["y"]}
+    found = count_categories(
+        features,
+        {
+            key: pa.Table.from_pylist([{"category": kind} for kind in found], CATEGORISED)
+            for key, found in kinds.items()
+        },
+        {key: pa.Table.from_pylist([{"corpus": corpus} for corpus in found], TOKENS) for key, found in corpora.items()},
+    )
+    counted = [
+        tuple(row[name] for name in ("side", "category", "corpus", "fate", "features")) for row in found.to_pylist()
+    ]
+    assert sorted(counted) == [
+        ("child", "mixed", "y", "emerging", 1),
+        ("parent", W, "x", "disappearing", 1),
+        ("parent", W, "x", "persisting", 1),
+        ("parent", W, "y", "persisting", 1),
+    ]

@@ -1,0 +1,129 @@
+"""The numbers behind figures, read back from plotly's JSON; images by a browser, if there is one."""
+
+import csv
+import json
+import struct
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+from plotly.subplots import make_subplots
+
+from feature_lineage import export
+from feature_lineage.export import find_browser, numbers, write_images, write_numbers
+from feature_lineage.figures import sankey
+from feature_lineage.logs import InputError
+
+
+def as_json(figure):
+    return json.loads(figure.to_json())
+
+
+def panels():
+    figure = make_subplots(rows=1, cols=2, subplot_titles=("left", "right"))
+    figure.add_scatter(x=np.array([1, 2, 3]), y=np.array([0.5, np.nan, 0.25]), name="a", row=1, col=1)
+    figure.add_scatter(x=["p", "q"], y=[1, 2], name="a", line={"dash": "dot"}, row=1, col=2)
+    figure.add_vline(x=2, annotation_text="no title")
+    return figure
+
+
+def test_points_are_listed_with_panel_trace_and_kind_of_line():
+    columns, rows = numbers(as_json(panels()))
+    assert columns == ("panel", "trace", "line", "x", "y")
+    assert [row[:4] for row in rows] == [
+        ("left", "a", "", 1),
+        ("left", "a", "", 2),
+        ("left", "a", "", 3),
+        ("right", "a", "dot", "p"),
+        ("right", "a", "dot", "q"),
+    ]
+    np.testing.assert_equal([row[4] for row in rows], [0.5, np.nan, 0.25, 1, 2])
+
+
+def test_arrays_in_base64_are_read_exactly():
+    values = np.random.default_rng(0).standard_normal((50, 3))
+    for kind in ("f8", "f4", "i4", "u1", "i2"):
+        array = (values * 40).astype(kind) if kind[0] == "f" else np.abs(values * 40).astype(kind)
+        found = as_json(go.Figure(go.Heatmap(x=np.arange(3), y=np.arange(50), z=array)))
+        assert "bdata" in found["data"][0]["z"]
+        columns, rows = numbers(found)
+        assert columns == ("panel", "trace", "line", "x", "y", "z")
+        assert [row[3:5] for row in rows[:4]] == [(0, 0), (1, 0), (2, 0), (0, 1)]
+        np.testing.assert_array_equal(np.array([row[5] for row in rows], kind).reshape(50, 3), array)
+
+
+def test_a_trace_without_y_has_its_x():
+    assert numbers(as_json(go.Figure(go.Histogram(x=np.array([1.5, 2.5]), name="h"))))[1] == [
+        ("", "h", "", 1.5),
+        ("", "h", "", 2.5),
+    ]
+    assert numbers(as_json(go.Figure()))[1] == []
+
+
+def test_bands_of_the_flow_are_listed_by_their_ends(tmp_path):
+    summary = {
+        "threshold": 0.8,
+        "models": ["base", "child"],
+        "origins": {"base": {"base": 9}, "child": {"base": 4, "child": 3}},
+        "bands": [{"parent": "base", "child": "child", "origin": "base", "features": 4}],
+    }
+    write_numbers(as_json(sankey(summary)), tmp_path / "sankey.csv")
+    with (tmp_path / "sankey.csv").open(newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file)) == [["source", "target", "value"], ["base", "child (from base)", "4"]]
+
+
+def test_names_with_commas_quotes_and_breaks_stay_in_their_cell(tmp_path):
+    name = 'a, "b"\nc'
+    write_numbers(as_json(go.Figure(go.Scatter(x=[1], y=[2], name=name))), tmp_path / "a.csv")
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file))[1] == ["", name, "", "1", "2"]
+
+
+# --- images ------------------------------------------------------------------------------------------------
+
+
+def test_the_browser_that_the_environment_names_is_taken(tmp_path, monkeypatch):
+    browser = tmp_path / "browser"
+    browser.write_text("#!/bin/sh\n")
+    monkeypatch.setenv("BROWSER_PATH", str(browser))
+    assert find_browser() is None  # it cannot be run
+    browser.chmod(0o755)
+    assert find_browser() == str(browser)
+    monkeypatch.setenv("BROWSER_PATH", "none")
+    assert find_browser() is None
+
+
+def test_without_a_browser_the_remedy_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("BROWSER_PATH", "none")
+    with pytest.raises(InputError, match="install Chromium"):
+        write_images([], [])
+
+
+def test_a_browser_that_fails_is_named_and_leaves_nothing(tmp_path, monkeypatch):
+    browser = tmp_path / "browser"
+    browser.write_text("#!/bin/sh\nexit 3\n")
+    browser.chmod(0o755)
+    monkeypatch.setenv("BROWSER_PATH", str(browser))
+    (tmp_path / "a.json").write_text(panels().to_json())
+    with pytest.raises(InputError, match="does not draw the figures"):
+        write_images([tmp_path / "a.json"], [[tmp_path / "a.svg"]])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "browser"]
+
+
+def test_figures_are_drawn_without_network(tmp_path, monkeypatch):
+    if find_browser() is None:
+        pytest.skip("there is no browser; install Chromium")
+    for name in ("http_proxy", "https_proxy"):  # whatever asks for more than local files fails
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    (tmp_path / "a.json").write_text(panels().update_layout(height=300).to_json())
+    (tmp_path / "b.json").write_text(go.Figure(go.Bar(x=["<b>x</b>"], y=[1])).to_json())
+    outputs = [[tmp_path / f"{name}.{kind}" for kind in ("svg", "png")] for name in "ab"]
+    write_images([tmp_path / "a.json", tmp_path / "b.json"], outputs)
+    for name, height in (("a", 300), ("b", export.HEIGHT)):
+        root = ElementTree.parse(tmp_path / f"{name}.svg").getroot()
+        assert (root.get("width"), root.get("height")) == (str(export.WIDTH), str(height))
+        png = (tmp_path / f"{name}.png").read_bytes()
+        assert png[:8] == b"\x89PNG\r\n\x1a\n"
+        assert struct.unpack(">II", png[16:24]) == (export.SCALE * export.WIDTH, export.SCALE * height)
+    assert "right" in "".join(ElementTree.parse(tmp_path / "a.svg").getroot().itertext())

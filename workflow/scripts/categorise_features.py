@@ -1,0 +1,22 @@
+"""Tell by the tokens that each feature fires on what kind of feature it is."""
+
+from typing import Any
+
+from feature_lineage.artifacts import provenance, read_tensors, write_table
+from feature_lineage.categories import CATEGORISED, categorise, token_classes
+from feature_lineage.contexts import token_texts
+from feature_lineage.logs import job
+
+
+def main(smk: Any) -> None:
+    with job(smk.log[0]):
+        sample = read_tensors(smk.input.sample)
+        texts, special = token_texts(smk.input.tokenizer)
+        classes = token_classes(sample["tokens"], sample["corpus"], texts, special)
+        label = f"categories {smk.wildcards.model} seed{smk.wildcards.seed}"
+        table = categorise(smk.input.activations, sample["tokens"], classes, len(texts), label)
+        write_table(smk.output.categories, table, CATEGORISED, provenance(smk.input, smk.params))
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,19 @@
+"""Find the windows of the sample on which each feature has its highest activations."""
+
+from typing import Any
+
+from feature_lineage.artifacts import provenance, read_tensors, write_table
+from feature_lineage.contexts import CONTEXTS, top_contexts
+from feature_lineage.logs import job
+
+
+def main(smk: Any) -> None:
+    with job(smk.log[0]):
+        shape = read_tensors(smk.input.sample)["tokens"].shape
+        label = f"contexts {smk.wildcards.model} seed{smk.wildcards.seed}"
+        table = top_contexts(smk.input.activations, shape, label)
+        write_table(smk.output.contexts, table, CONTEXTS, provenance(smk.input, smk.params))
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,20 @@
+"""Count the features of each category, corpus and fate along every edge."""
+
+from typing import Any
+
+from feature_lineage.artifacts import provenance, read_table, write_table
+from feature_lineage.categories import COUNTS, count_categories
+from feature_lineage.logs import job
+
+
+def main(smk: Any) -> None:
+    with job(smk.log[0]):
+        names = [(model, seed) for seed in smk.params.seeds for model in smk.params.models]
+        categories = dict(zip(names, map(read_table, smk.input.categories), strict=True))
+        tokens = dict(zip(names, map(read_table, smk.input.tokens), strict=True))
+        counts = count_categories(read_table(smk.input.features), categories, tokens)
+        write_table(smk.output.counts, counts, COUNTS, provenance(smk.input, smk.params))
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,16 @@
+"""Draw each figure as SVG and PNG."""
+
+from typing import Any
+
+from feature_lineage.export import write_images
+from feature_lineage.logs import job
+
+
+def main(smk: Any) -> None:
+    with job(smk.log[0]):
+        images = list(smk.output.images)
+        write_images(smk.input.figures, list(zip(images[::2], images[1::2], strict=True)))
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,17 @@
+"""Write the numbers behind each figure as CSV."""
+
+from typing import Any
+
+from feature_lineage.artifacts import read_json
+from feature_lineage.export import write_numbers
+from feature_lineage.logs import job
+
+
+def main(smk: Any) -> None:
+    with job(smk.log[0]):
+        for figure, table in zip(smk.input.figures, smk.output.tables, strict=True):
+            write_numbers(read_json(figure), table)
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821
