@@ -30,6 +30,7 @@ include: "workflow/rules/correlations.smk"
 include: "workflow/rules/flows.smk"
 include: "workflow/rules/controls.smk"
 include: "workflow/rules/baselines.smk"
+include: "workflow/rules/interpretation.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -39,6 +40,7 @@ localrules:
     saes,
     flows,
     controls,
+    interpretations,
 
 
 rule models:
@@ -67,6 +69,12 @@ rule controls:
         BASELINES,
 
 
+rule interpretations:
+    input:
+        INTERPRETATIONS,
+        "<results>/figures/scores.json",
+
+
 rule all:
     default_target: True
     input:
@@ -75,3 +83,4 @@ rule all:
         rules.saes.input,
         rules.flows.input,
         rules.controls.input,
+        rules.interpretations.input,
