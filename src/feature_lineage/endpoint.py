@@ -222,15 +222,24 @@ class Endpoint:
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item], label: str) -> list[Result]:
         """`function` of each item, as many at once as the service allows; the first error ends all, after replies under way."""
-        results: dict[Future[Result], int] = {}
+        errors: list[BaseException] = []
+
+        def work(item: Item) -> Result:
+            try:
+                return function(item)
+            except BaseException as error:
+                errors.append(error)
+                self._stop.set()
+                raise
+
         with (
             stop_signal() as stopping,
             progress(len(items), "feature", label) as bar,
             ThreadPoolExecutor(self.service.parallel) as pool,
         ):
             try:
-                results = {pool.submit(function, item): place for place, item in enumerate(items)}
-                waiting = set(results)
+                results = [pool.submit(work, item) for item in items]
+                waiting: set[Future[Result]] = set(results)
                 while waiting:
                     done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
                     for future in done:
@@ -238,10 +247,10 @@ class Endpoint:
                     bar.update(len(done))
                     if stopping():
                         raise Stopped(f"{label}: stopped; the replies so far are kept, run Snakemake again to go on")
-            except BaseException:
+            except BaseException as error:
                 self._stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
-                raise
+                raise (errors or [error])[0] from None
         return [future.result() for future in results]
 
     def _answer(
@@ -337,13 +346,15 @@ class Endpoint:
         raw = client.chat.completions.with_raw_response.create(**request)
         entry: dict[str, Any] = {"reply": digest, "usd": worst, "prompt_tokens": 0, "completion_tokens": 0}
         entry |= {"model": self.service.model, "text": None, "finish": "unreadable", "tokens": []}
-        with suppress(Exception):  # anything can stand in the body: what is not a completion has no text
+        # Anything can stand in the body: what is not a completion has no text, and without its usage costs the most it can.
+        with suppress(Exception):
+            usage = json.loads(raw.text)["usage"]
+            prompt, completion = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
+            if prompt >= 0 and completion >= 0:
+                entry |= {"prompt_tokens": prompt, "completion_tokens": completion}
+                entry["usd"] = cost(self.service, prompt, completion)
+        with suppress(Exception):
             body = json.loads(raw.text)
-            if isinstance(usage := body.get("usage"), dict):
-                prompt, completion = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
-                if prompt >= 0 and completion >= 0:
-                    entry |= {"prompt_tokens": prompt, "completion_tokens": completion}
-                    entry["usd"] = cost(self.service, prompt, completion)
             choice = body["choices"][0]
             if isinstance(text := choice["message"]["content"], str):
                 entry |= {"text": self._hidden(text), "finish": str(choice.get("finish_reason"))}

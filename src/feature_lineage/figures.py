@@ -124,10 +124,10 @@ def curves(table: pd.DataFrame, threshold: float) -> go.Figure:
 
 
 SCORES = {
-    "simulation": "simulation of the explanation, Pearson r",
-    "shuffled": "control: another feature's explanation, Pearson r",
-    "detection": "detection by the explanation, balanced accuracy",
-    "token_mean": "baseline: mean activation of each token, Pearson r",
+    "simulation": ("explanation,<br>simulated", "Pearson r"),
+    "shuffled": ("control: another<br>feature's explanation", "Pearson r"),
+    "detection": ("explanation,<br>detection", "balanced accuracy"),
+    "token_mean": ("baseline: mean<br>of each token", "Pearson r"),
 }
 
 
@@ -141,8 +141,10 @@ def scores(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
         tables: rows of schema `interpretation.INTERPRETATIONS` by name of the autoencoder.
     """
     shown = [name for name in SCORES if any(table[name].notna().any() for table in tables.values())] or ["token_mean"]
-    titles = [f"{name}: {SCORES[score].split(',')[0]}" for score in shown for name in tables]
-    figure = make_subplots(rows=len(shown), cols=len(tables), shared_yaxes=True, subplot_titles=titles)
+    figure = make_subplots(
+        rows=len(shown), cols=len(tables), shared_yaxes=True, column_titles=list(tables),
+        row_titles=[SCORES[score][0] for score in shown], vertical_spacing=0.3 / len(shown),
+    )  # fmt: skip
     palette = dict(zip(("persisting", "not persisting", "single token"), COLOURS, strict=False))
     for row, score in enumerate(shown, start=1):
         edges = np.linspace(0 if score == "detection" else -1, 1, 21)
@@ -159,7 +161,7 @@ def scores(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
                     name=group, legendgroup=group, showlegend=row == column == 1, marker=style, row=row, col=column,
                     hovertemplate=f"{group}: %{{customdata}} of {counts.sum()} features at %{{x:.2f}}<extra></extra>",
                 )  # fmt: skip
-            figure.update_xaxes(title_text=SCORES[score].rsplit(", ", 1)[1], row=row, col=column)
+            figure.update_xaxes(title_text=SCORES[score][1], row=row, col=column)
     figure.update_yaxes(tickformat=".0%", rangemode="tozero")
     asked = any(table["model_used"].notna().any() for table in tables.values())
     text = "Scores of explanations" if asked else "Scores of the token-statistics baseline; no language model was asked"
@@ -167,7 +169,9 @@ def scores(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
         title={"text": f"{text} (share of each group's features)"},
         barmode="overlay",
         template="plotly_white",
-        height=140 + 250 * len(shown),
+        height=180 + 230 * len(shown),
+        legend={"orientation": "h", "y": 1 + 0.18 / len(shown), "yanchor": "bottom"},
+        margin={"t": 130},
     )
     figure.update_annotations(font_size=12)
     return figure

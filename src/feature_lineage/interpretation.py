@@ -352,7 +352,8 @@ def _take(chosen: dict[int, int], pairs: np.ndarray, count: int) -> None:
 
 def quantised(activations: np.ndarray, maximum: float) -> np.ndarray:
     """Activations as whole numbers from 0 to 10, int64: min(10, ⌊10 relu(a) / maximum⌋) (Bills et al. 2023)."""
-    return np.minimum(LEVELS, np.floor(LEVELS * np.maximum(activations, 0) / maximum)).astype(np.int64)
+    share = np.maximum(activations, 0) / maximum if maximum > 0 else np.zeros(np.shape(activations))
+    return np.minimum(LEVELS, np.floor(LEVELS * share)).astype(np.int64)
 
 
 def written(token: str) -> str:
@@ -523,7 +524,14 @@ def interpret(
     Returns:
         A row of schema `INTERPRETATIONS` for each feature. A score that is missing is None and has its reason.
     """
-    explained = run(lambda one: ask(explain_prompt(one, texts), read_explanation, "x" * 150), evidence, "explaining")
+
+    def explain(one: Evidence) -> Answer:
+        for what, excerpts in (("explained", one.explain), ("scored", one.score)):
+            if not excerpts.activations.any():  # nothing to pay for
+                return Answer(None, f"never active in the excerpts to be {what}", 0, 0, 0.0)
+        return ask(explain_prompt(one, texts), read_explanation, "x" * 150)
+
+    explained = run(explain, evidence, "explaining")
     others: dict[int, str] = {}
     for fate in {one.fate for one in chosen}:
         same = [i for i, one in enumerate(chosen) if one.fate == fate and explained[i].value is not None]
@@ -565,8 +573,6 @@ def interpret(
 def _simulate(
     explanation: str, excerpts: Excerpts, texts: Sequence[str], ask: Ask
 ) -> tuple[dict[str, float], str | None, list[Answer]]:
-    if not excerpts.activations.size or np.ptp(excerpts.activations) == 0:
-        return {}, "constant activations where it is scored", []  # nothing to pay for
     answers: list[Answer] = []
     for first in range(0, len(excerpts.tokens), SIMULATED):
         part = excerpts.tokens[first : first + SIMULATED]
