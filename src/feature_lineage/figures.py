@@ -163,13 +163,14 @@ def scores(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
                 )  # fmt: skip
             figure.update_xaxes(title_text=SCORES[score][1], row=row, col=column)
     figure.update_yaxes(tickformat=".0%", rangemode="tozero")
+    height = 180 + 230 * len(shown)
     asked = any(table["model_used"].notna().any() for table in tables.values())
     text = "Scores of explanations" if asked else "Scores of the token-statistics baseline; no language model was asked"
     figure.update_layout(
-        title={"text": f"{text} (share of each group's features)"},
+        title={"text": f"{text} (share of each group's features)", "y": 1 - 25 / height},
         barmode="overlay",
         template="plotly_white",
-        height=180 + 230 * len(shown),
+        height=height,
         legend={"orientation": "h", "y": 1 + 0.18 / len(shown), "yanchor": "bottom"},
         margin={"t": 130},
     )
