@@ -296,7 +296,13 @@ BAD = [
     ("flow.floor", 0.9, "flow", "floor", "floor (0.9) must not exceed threshold (0.8)"),
     ("flow.corpora", ["latin"], "flow.corpora", "'latin'", "a corpus of this study"),
     ("flow.tokens", 10, "flow.tokens", "10", "two blocks of 24"),
-    ("interpretation", {"model": "m"}, "interpretation.prompt_price", "None", "0 if it costs nothing"),
+    (
+        "interpretation",
+        {"model": "m", "completion_price": 0},
+        "interpretation.prompt_price",
+        "None",
+        "0 if it costs nothing",
+    ),
     (
         "interpretation",
         {"model": "m", "prompt_price": 10, "completion_price": 0},

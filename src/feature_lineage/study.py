@@ -678,7 +678,7 @@ def _problem(entry: Any) -> tuple[str, Any, str]:
     kinds, at = _KINDS.get(str(loc[0]) if loc else "", ({}, 0))
     if len(loc) > at and loc[at] in kinds:
         del loc[at]
-    key = ".".join(str(part) for i, part in enumerate(loc) if i < 3 or not _TYPE.match(str(part)))
+    key = ".".join(str(part) for i, part in enumerate(loc) if i < 2 or not _TYPE.match(str(part)))
     kind = entry["type"]
     if kind == "extra_forbidden":
         allowed = _siblings(entry["loc"])
