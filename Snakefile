@@ -31,6 +31,7 @@ include: "workflow/rules/flows.smk"
 include: "workflow/rules/controls.smk"
 include: "workflow/rules/baselines.smk"
 include: "workflow/rules/cases.smk"
+include: "workflow/rules/interpretation.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/figures.smk"
 
@@ -43,6 +44,7 @@ localrules:
     controls,
     cases,
     figures,
+    interpretations,
 
 
 rule models:
@@ -83,6 +85,12 @@ rule figures:
         IMAGES,
 
 
+rule interpretations:
+    input:
+        INTERPRETATIONS,
+        "<results>/figures/scores.json",
+
+
 rule all:
     default_target: True
     input:
@@ -93,3 +101,4 @@ rule all:
         rules.controls.input,
         rules.cases.input,
         rules.figures.input,
+        rules.interpretations.input,

@@ -8,7 +8,17 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from feature_lineage.artifacts import read_json, read_provenance
-from feature_lineage.figures import COLOURS, autoencoders, colours, curves, sankey, sweep, training, write_figure
+from feature_lineage.figures import (
+    COLOURS,
+    autoencoders,
+    colours,
+    curves,
+    sankey,
+    scores,
+    sweep,
+    training,
+    write_figure,
+)
 
 RECORD = {"digest": "abc", "parameters": {"text": "</script><b>"}}
 SUMMARY = {
@@ -65,16 +75,21 @@ def figures():
             for t in (0.3, 0.4, 0.5)
         ]
     )
+    interpreted = pd.DataFrame(
+        {"fate": ["persisting", "not persisting"], "single_token": [True, False], "model_used": ["m", "m"]}
+        | {"simulation": [0.5, np.nan], "detection": [0.9, 0.4], "shuffled": [0.1, 0.0], "token_mean": [0.4, 0.3]}
+    )
     return {
         "sankey": sankey(SUMMARY),
         "curves": curves(shares, 0.42),
         "sweep": sweep(table, 0.58, ["lua", "bible"], {"base": {"corpora": {"lua": {"accuracy": 0.3}}}}),
         "training": training({"base": curve, "lua": curve}),
         "autoencoders": autoencoders({"base, seed 0": sae}),
+        "scores": scores({"base": interpreted, "lua": interpreted}),
     }
 
 
-KINDS = ["sankey", "curves", "sweep", "training", "autoencoders"]
+KINDS = ["sankey", "curves", "sweep", "training", "autoencoders", "scores"]
 
 
 class Page(HTMLParser):

@@ -103,6 +103,16 @@ def test_template_counts_byte_for_byte(package):
     assert len({plain, one, hashed()}) == 3
 
 
+def test_prompts_of_a_module_count_byte_for_byte(package):
+    folder, hashed = package
+    found = {hashed()}
+    (folder / "prompts").mkdir()
+    for name, text in (("unused_a", "none"), ("inner_a", "one"), ("inner_a", "one "), ("inner_b", "two")):
+        (folder / "prompts" / f"{name}.txt").write_text(text)
+        found.add(hashed())
+    assert len(found) == 4
+
+
 def test_modules_that_import_each_other_end(package):
     folder, hashed = package
     (folder / "inner.py").write_text("from feature_lineage import outer\n\nvalue = 1\n")

@@ -296,6 +296,25 @@ BAD = [
     ("flow.floor", 0.9, "flow", "floor", "floor (0.9) must not exceed threshold (0.8)"),
     ("flow.corpora", ["latin"], "flow.corpora", "'latin'", "a corpus of this study"),
     ("flow.tokens", 10, "flow.tokens", "10", "two blocks of 24"),
+    (
+        "interpretation",
+        {"model": "m", "completion_price": 0},
+        "interpretation.prompt_price",
+        "None",
+        "0 if it costs nothing",
+    ),
+    (
+        "interpretation",
+        {"model": "m", "prompt_price": 10, "completion_price": 0},
+        "interpretation.budget_usd",
+        "None",
+        "the most that may be spent",
+    ),
+    ("interpretation.budget_usd", -1, "interpretation.budget_usd", "-1", "greater than 0"),
+    ("interpretation.features", "some", "interpretation.features", "not shown as it may be a key", "'all'"),
+    ("interpretation.key_env", "sk-1234", "interpretation.key_env", "not shown as it may be a key", "[A-Z_]"),
+    ("interpretation.key", "sk-1234", "interpretation.key", "not shown as it may be a key", "no such key"),
+    ("interpretation.base_url", "http://me:pw@host", "interpretation.base_url", "not shown", "http"),
 ]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import plotly.io as pio
@@ -119,6 +120,61 @@ def curves(table: pd.DataFrame, threshold: float) -> go.Figure:
         template="plotly_white",
         height=440,
     )
+    return figure
+
+
+SCORES = {
+    "simulation": ("explanation,<br>simulated", "Pearson r"),
+    "shuffled": ("control: another<br>feature's explanation", "Pearson r"),
+    "detection": ("explanation,<br>detection", "balanced accuracy"),
+    "token_mean": ("baseline: mean<br>of each token", "Pearson r"),
+}
+
+
+def scores(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
+    """How well explanations predict activations, persisting features against the others (the paper's figure 6).
+
+    A row of panels for each score that was measured, the token-statistics baseline last; a column for each autoencoder. Single-token
+    features, which anything predicts well, are shown again as an outline.
+
+    Args:
+        tables: rows of schema `interpretation.INTERPRETATIONS` by name of the autoencoder.
+    """
+    shown = [name for name in SCORES if any(table[name].notna().any() for table in tables.values())] or ["token_mean"]
+    figure = make_subplots(
+        rows=len(shown), cols=len(tables), shared_yaxes=True, column_titles=list(tables),
+        row_titles=[SCORES[score][0] for score in shown], vertical_spacing=0.3 / len(shown),
+    )  # fmt: skip
+    palette = dict(zip(("persisting", "not persisting", "single token"), COLOURS, strict=False))
+    for row, score in enumerate(shown, start=1):
+        edges = np.linspace(0 if score == "detection" else -1, 1, 21)
+        for column, table in enumerate(tables.values(), start=1):
+            groups = {fate: table.loc[table["fate"] == fate, score] for fate in ("persisting", "not persisting")}
+            groups["single token"] = table.loc[table["single_token"].astype(bool), score]
+            for group, values in groups.items():
+                counts = np.histogram(values.dropna(), edges)[0]
+                style: dict[str, Any] = {"color": palette[group], "opacity": 0.55}
+                if group == "single token":
+                    style = {"color": "rgba(0,0,0,0)", "line": {"color": palette[group], "width": 1.5}}
+                figure.add_bar(
+                    x=(edges[:-1] + edges[1:]) / 2, y=counts / max(1, counts.sum()), width=np.diff(edges), customdata=counts,
+                    name=group, legendgroup=group, showlegend=row == column == 1, marker=style, row=row, col=column,
+                    hovertemplate=f"{group}: %{{customdata}} of {counts.sum()} features at %{{x:.2f}}<extra></extra>",
+                )  # fmt: skip
+            figure.update_xaxes(title_text=SCORES[score][1], row=row, col=column)
+    figure.update_yaxes(tickformat=".0%", rangemode="tozero")
+    height = 180 + 230 * len(shown)
+    asked = any(table["model_used"].notna().any() for table in tables.values())
+    text = "Scores of explanations" if asked else "Scores of the token-statistics baseline; no language model was asked"
+    figure.update_layout(
+        title={"text": f"{text} (share of each group's features)", "y": 1 - 25 / height},
+        barmode="overlay",
+        template="plotly_white",
+        height=height,
+        legend={"orientation": "h", "y": 1 + 0.18 / len(shown), "yanchor": "bottom"},
+        margin={"t": 130},
+    )
+    figure.update_annotations(font_size=12)
     return figure
 
 

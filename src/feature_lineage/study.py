@@ -443,6 +443,42 @@ class FeatureCase(CaseBlock):
 CASES = {"tokens": TokenCase, "pattern": PatternCase, "characters": CharacterCase, "feature": FeatureCase}
 
 
+class Interpretation(Block):
+    """Explanations of features by a language model, and how well they predict activations (paper, appendix C)."""
+
+    features: Annotated[int, Field(ge=2)] | Literal["all"] = Field(
+        200,
+        description="Features per model and autoencoder seed, half of them persisting and half not, as far as there are; or `all` "
+        "that live.",
+    )
+    model: Text | None = Field(
+        None,
+        description="Language model that explains features and simulates activations. Not set, none is asked and nothing is paid: the "
+        "scores are those of the token-statistics baseline.",
+    )
+    base_url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s@]+$")] = Field(
+        "https://api.openai.com/v1", description="Endpoint that speaks the OpenAI chat-completions protocol."
+    )
+    key_env: Annotated[str, StringConstraints(pattern=r"^[A-Z_][A-Z0-9_]*$", max_length=64)] = Field(
+        "OPENAI_API_KEY",
+        description="Name of the environment variable that holds the key. The key itself stands nowhere.",
+    )
+    budget_usd: float | None = Field(
+        None,
+        gt=0,
+        description="The most that all requests of the study may cost, those already paid counted; each model and seed has an equal "
+        "share. May be left out where both prices are 0.",
+    )
+    prompt_price: float | None = Field(
+        None, ge=0, description="USD per million tokens of prompts; 0 for an endpoint of your own."
+    )
+    completion_price: float | None = Field(None, ge=0, description="USD per million tokens of replies.")
+    parallel: int = Field(8, ge=1, le=256, description="Requests under way at once.")
+    timeout: float = Field(
+        120.0, gt=0, description="Seconds after which a request without a reply is given up and sent again."
+    )
+
+
 # --- the study ---------------------------------------------------------------------------------------------
 
 
@@ -470,6 +506,9 @@ class Study(Block):
     controls: Controls = Field(default_factory=Controls, description="What the flow is held against.")
     cases: dict[Name, _by_key(CASES)] = Field(
         {}, description="Features to follow down the lineage, by name of the case."
+    )
+    interpretation: Interpretation = Field(
+        default_factory=Interpretation, description="How features are explained, and by whom."
     )
 
     @model_validator(mode="after")
@@ -567,6 +606,23 @@ class Study(Block):
                 False,
                 "true with variant jumprelu: the width of its thresholds' band is in those units",
             )
+
+        asked = self.interpretation
+        if asked.model is not None:
+            prices = {name: getattr(asked, name) for name in ("prompt_price", "completion_price")}
+            for name, price in prices.items():
+                if price is None:
+                    yield (
+                        f"interpretation.{name}",
+                        None,
+                        "a price where interpretation.model is named; 0 if it costs nothing",
+                    )
+            if asked.budget_usd is None and any(prices.values()):
+                yield (
+                    "interpretation.budget_usd",
+                    None,
+                    "the most that may be spent, where interpretation.model has a price",
+                )
 
     def _cycle(self) -> list[str] | None:
         def walk(name: str, path: list[str]) -> list[str] | None:
@@ -673,6 +729,13 @@ def load_study(config: dict[str, Any]) -> Study:
 _NOTHING = object()
 
 
+class _Hidden:
+    """Stands for a text that may be a key, put where the name of its variable belongs."""
+
+    def __repr__(self) -> str:
+        return "a text, not shown as it may be a key"
+
+
 _KINDS = {
     "corpora": (CORPORA, 2),
     "models": (MODELS, 2),
@@ -685,10 +748,12 @@ _TYPE = re.compile(r"(literal\[|list\[|constrained-|str$|float$)")  # what pydan
 def _problem(entry: Any) -> tuple[str, Any, str]:
     """(key, value found, what is allowed) of one of pydantic's errors."""
     loc = [part for part in entry["loc"] if part != "[key]"]
+    if loc[:1] == ["interpretation"] and len(loc) > 1 and isinstance(entry["input"], str):
+        entry = entry | {"input": _Hidden()}
     kinds, at = _KINDS.get(str(loc[0]) if loc else "", ({}, 0))
     if len(loc) > at and loc[at] in kinds:
         del loc[at]
-    key = ".".join(str(part) for i, part in enumerate(loc) if i < 3 or not _TYPE.match(str(part)))
+    key = ".".join(str(part) for i, part in enumerate(loc) if i < 2 or not _TYPE.match(str(part)))
     kind = entry["type"]
     if kind == "extra_forbidden":
         allowed = _siblings(entry["loc"])

@@ -12,7 +12,9 @@ LIBRARY = "src/feature_lineage"
 MODELS = ("base", "coder", "writer", "both")
 EDGES = (("base", "coder"), ("base", "writer"), ("coder", "both"), ("writer", "both"))
 CASE = "find_case article"
+INTERPRETATIONS = {"draw_scores", *(f"interpret_features {model} 0" for model in MODELS)}
 FLOWS = {"trace_flows", "draw_sankey", "draw_curves", "write_report", "count_categories", CASE, "tabulate_figures"}
+FLOWS |= INTERPRETATIONS
 CHANGED = "Params have changed"
 
 
@@ -63,7 +65,7 @@ def test_comments_docstrings_and_layout_rerun_nothing(copy):
 def test_a_figure_edited_draws_the_figures_again_and_trains_nothing(copy):
     copy.add_statement(f"{LIBRARY}/figures.py", "sankey")
     plan = copy.plan()
-    drawn = {"draw_sankey", "draw_curves", "draw_training", "draw_autoencoders", "draw_sweep both"}
+    drawn = {"draw_sankey", "draw_curves", "draw_training", "draw_autoencoders", "draw_sweep both", "draw_scores"}
     assert set(plan) == drawn | {"write_report", "tabulate_figures"}
     assert causes(plan) == drawn
     assert all(CHANGED in plan[job] for job in drawn)
@@ -106,7 +108,7 @@ def test_a_model_and_its_corpus_added_rerun_none_that_stand(copy):
     copy.config["models"]["new"] = copy.config["models"]["coder"] | {"train": ["more"]}
     plan = copy.plan()
     own = {"build_corpus more", "encode_corpus more", "train_model new", "evaluate_model new"}
-    own |= features("new") | correlations(("base", "new"))
+    own |= features("new") | correlations(("base", "new")) | {"interpret_features new 0"}
     assert set(plan) == own | FLOWS | {"draw_training", "draw_autoencoders"}
     assert "Missing output files" in plan["train_model new"]
     assert "Set of input files has changed" in plan["trace_flows"]
@@ -114,7 +116,8 @@ def test_a_model_and_its_corpus_added_rerun_none_that_stand(copy):
 
 def test_a_seed_added_trains_the_autoencoders_of_that_seed_alone(copy):
     copy.config["autoencoder"]["seeds"] = [0, 1]
-    assert set(copy.plan()) == all_features(seed=1) | FLOWS | {"draw_autoencoders"}
+    interpretations = {f"interpret_features {model} 1" for model in MODELS}
+    assert set(copy.plan()) == all_features(seed=1) | FLOWS | interpretations | {"draw_autoencoders"}
 
 
 @pytest.mark.parametrize("case", [{"pattern": " ?in"}, {"feature": 3}, {"characters": "digits", "model": "coder"}])

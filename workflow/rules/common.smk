@@ -216,3 +216,21 @@ def control_parts(wildcards):
         f"<results>/controls/{wildcards.control}/{parent}--{child}{seed}.parquet"
         for parent, child in study.edges()
     ]
+
+
+# Whose features are explained.
+INTERPRETED = [
+    (model, seed) for seed in study.autoencoder.seeds for model in study.order()
+]
+INTERPRETATIONS = [
+    f"<results>/interpretations/{model}/seed{seed}.parquet"
+    for model, seed in INTERPRETED
+]
+
+
+def language_model():
+    """Where explanations come from, if a language model is named; of the budget, the share of one job."""
+    block = study.interpretation.model_dump(exclude={"features", "budget_usd"})
+    budget = study.interpretation.budget_usd
+    share = None if budget is None else budget / len(INTERPRETED)
+    return {**block, "budget": share} if block["model"] is not None else None

@@ -6,6 +6,7 @@ FIGURES = {
     "curves": "<results>/figures/curves.json",
     "training": "<results>/figures/training.json",
     "autoencoders": "<results>/figures/autoencoders.json",
+    "scores": "<results>/figures/scores.json",
     **{f"sweep-{model}": f"<results>/figures/sweep-{model}.json" for model in MERGES},
 }
 BROWSER = find_browser()

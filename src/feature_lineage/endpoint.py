@@ -1,0 +1,497 @@
+"""Questions to a language model behind an OpenAI-compatible endpoint: within a budget, and with no reply ever paid twice.
+
+Every reply is written to a ledger the moment it arrives, under a digest of the endpoint and the whole request, so that a job that is
+killed, or run again with other settings, asks only what it has not asked before. A request is written there before it is sent, with
+the most that it can cost: one whose reply never arrives (a time-out, a dropped connection, a kill) may have been billed, so it goes on
+counting against the budget, though it is asked again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import random
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import openai
+
+from feature_lineage.artifacts import full_disk_named
+from feature_lineage.logs import InputError, Stopped, logger, progress, stop_signal
+
+OPENAI = "https://api.openai.com/v1"
+ATTEMPTS = 3  # replies to one question, until one can be read
+TRIES = 8  # sendings of one request, until a reply arrives
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between two tries; they double
+LONGEST_RETRY_AFTER = 600.0  # seconds that an endpoint may ask us to wait
+TEMPERATURES = (0.0, 0.5, 1.0)  # one an attempt: the same question at 0 would get the same reply
+ALTERNATIVES = 20  # log-probabilities asked for per token: the API's most
+MESSAGE_TOKENS = 32  # what a message's frame is counted as, generously
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+
+class Malformed(ValueError):
+    """A reply that cannot be read; the message says why."""
+
+
+class BudgetSpent(Exception):
+    """The request could cost more than is left."""
+
+
+class Service(NamedTuple):
+    """Where the language model is and what it costs.
+
+    Attributes:
+        model: its name there.
+        base_url: of the endpoint.
+        key_env: environment variable that holds the key; the key itself is in no attribute.
+        prompt_price: USD per million tokens of prompts.
+        completion_price: USD per million tokens of replies.
+        budget: USD that all requests of the ledger may cost; None for no limit.
+        parallel: requests under way at once.
+        timeout: seconds until a request is given up.
+    """
+
+    model: str
+    base_url: str
+    key_env: str
+    prompt_price: float
+    completion_price: float
+    budget: float | None
+    parallel: int
+    timeout: float
+
+
+class Prompt(NamedTuple):
+    """A question: what the system and the user say, tokens of its reply at most and as a rule, and if log-probabilities help."""
+
+    system: str
+    user: str
+    limit: int
+    expected: int
+    logprobs: bool = False
+
+
+class Reply(NamedTuple):
+    """A reply: its text, and per token of it the text and the log-probabilities of the whole numbers that might have stood there."""
+
+    text: str
+    tokens: list[tuple[str, dict[str, float]]]
+
+
+class Answer(NamedTuple):
+    """What a reply was read as, or None and the reason; and what all replies to the question cost."""
+
+    value: Any
+    reason: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    usd: float
+
+
+Ask = Callable[[Prompt, Callable[[Reply], Any], Any], Answer]
+
+
+# --- the ledger --------------------------------------------------------------------------------------------
+
+
+class Ledger:
+    """Requests sent and replies received, one JSON object a line, on disk before anything else happens with them.
+
+    In memory are the places of the replies only. A last line that a kill cut short is removed.
+
+    Raises:
+        InputError: another line is damaged, or another job uses the ledger.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("a+b")
+        self._lock = threading.Lock()
+        with suppress(OSError):  # some network file systems have no locks
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._file.close()
+                raise InputError(f"{path}: another job is using these replies; let it end, or end it first") from None
+        self._places: dict[str, tuple[int, int]] = {}
+        self._open: dict[str, list[float]] = {}  # requests without a reply, and what each may have cost
+        self._spent = 0.0
+        self._size = 0
+        self._file.seek(0)
+        for number, line in enumerate(self._file, 1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                self._count(json.loads(line), len(line))
+            except (ValueError, KeyError, TypeError, IndexError):
+                self._file.close()
+                raise InputError(
+                    f"{path}: line {number} is damaged; delete that line, and what it holds is asked and paid again"
+                ) from None
+        self._file.truncate(self._size)
+
+    def close(self) -> None:
+        """Let another job use the ledger."""
+        self._file.close()
+
+    @property
+    def spent(self) -> float:
+        """USD: what the replies cost, and the most that requests without a reply can have cost."""
+        return self._spent
+
+    def reply(self, digest: str) -> dict[str, Any] | None:
+        """The reply to a request, if there is one."""
+        place = self._places.get(digest)
+        return json.loads(os.pread(self._file.fileno(), *place[::-1])) if place else None
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """Append an entry: `asked` (with `usd`, the most it can cost), `unpaid` or `reply` (with `usd`), each a request's digest."""
+        line = json.dumps(entry, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+        with self._lock, full_disk_named(self.path):
+            try:
+                self._file.write(line)
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            except OSError:
+                with suppress(OSError):
+                    os.ftruncate(self._file.fileno(), self._size)
+                raise
+            self._count(entry, len(line))
+
+    def _count(self, entry: dict[str, Any], length: int) -> None:
+        if "asked" in entry:
+            self._open.setdefault(entry["asked"], []).append(float(entry["usd"]))
+            self._spent += float(entry["usd"])
+        else:
+            digest = entry["reply"] if "reply" in entry else entry["unpaid"]
+            self._spent -= self._open[digest].pop()
+            if not self._open[digest]:
+                del self._open[digest]
+            if "reply" in entry:
+                self._places[digest] = (self._size, length)
+                self._spent += float(entry["usd"])
+        self._size += length
+
+
+# --- the endpoint ------------------------------------------------------------------------------------------
+
+
+class Endpoint:
+    """A language model that answers questions in parallel, each paid once.
+
+    Args:
+        service: where it is and what it costs.
+        ledger: where its replies are kept.
+    """
+
+    def __init__(self, service: Service, ledger: Ledger) -> None:
+        self.service, self.ledger = service, ledger
+        self._key = os.environ.get(service.key_env, "")
+        self._client: openai.OpenAI | None = None
+        self._logprobs = True
+        self._resume = 0.0  # no request before this time: the endpoint asked for a pause
+        self._stop = threading.Event()
+        self._money = threading.Condition()
+        self._under_way = 0
+        self._digests: dict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    def ask(self, prompt: Prompt, parse: Callable[[Reply], Any], guess: Any = None) -> Answer:
+        """Ask until `parse` can read the reply, `ATTEMPTS` times at most; `guess` is for `Estimate.ask`.
+
+        Args:
+            prompt: the question.
+            parse: turns a reply into a value, or raises `Malformed`.
+            guess: not used here.
+
+        Raises:
+            InputError: the endpoint refuses the key, the model or the request, or does not answer.
+        """
+        return self._answer(prompt, parse, self._fetch)
+
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item], label: str) -> list[Result]:
+        """`function` of each item, as many at once as the service allows; the first error ends all, after replies under way."""
+        errors: list[BaseException] = []
+
+        def work(item: Item) -> Result:
+            try:
+                return function(item)
+            except BaseException as error:
+                errors.append(error)
+                self._stop.set()
+                raise
+
+        with (
+            stop_signal() as stopping,
+            progress(len(items), "feature", label) as bar,
+            ThreadPoolExecutor(self.service.parallel) as pool,
+        ):
+            try:
+                results = [pool.submit(work, item) for item in items]
+                waiting: set[Future[Result]] = set(results)
+                while waiting:
+                    done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        future.result()
+                    bar.update(len(done))
+                    if stopping():
+                        raise Stopped(f"{label}: stopped; the replies so far are kept, run Snakemake again to go on")
+            except BaseException as error:
+                self._stop.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise (errors or [error])[0] from None
+        return [future.result() for future in results]
+
+    def _answer(
+        self, prompt: Prompt, parse: Callable[[Reply], Any], fetch: Callable[[Prompt, int], dict[str, Any]]
+    ) -> Answer:
+        spent: tuple[int, int, float] = (0, 0, 0.0)
+        reason = ""
+        for attempt in range(ATTEMPTS):
+            try:
+                entry = fetch(prompt, attempt)
+            except BudgetSpent:
+                return Answer(None, "interpretation.budget_usd is spent", *spent)
+            spent = (
+                spent[0] + entry["prompt_tokens"],
+                spent[1] + entry["completion_tokens"],
+                spent[2] + entry["usd"],
+            )
+            try:
+                if entry["text"] is None or entry["finish"] == "length":
+                    raise Malformed(f"no whole text ({entry['finish']})")
+                tokens = [(token, dict(numbers)) for token, numbers in entry["tokens"]]
+                return Answer(parse(Reply(entry["text"], tokens)), None, *spent)
+            except Malformed as error:
+                reason = f"malformed reply, {ATTEMPTS} times: {error}"
+        return Answer(None, reason, *spent)
+
+    # One request.
+
+    def _request(self, prompt: Prompt, attempt: int, logprobs: bool) -> dict[str, Any]:
+        request = {
+            "model": self.service.model,
+            "messages": [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}],
+            "max_tokens": prompt.limit,
+            "temperature": TEMPERATURES[attempt],
+        }
+        return request | ({"logprobs": True, "top_logprobs": ALTERNATIVES} if logprobs else {})
+
+    def _digest(self, request: dict[str, Any]) -> str:
+        text = json.dumps([self.service.base_url, request], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def stored(self, prompt: Prompt, attempt: int) -> dict[str, Any] | None:
+        """The reply to an attempt of a question, if it is in the ledger; one without log-probabilities serves too."""
+        for logprobs in (prompt.logprobs, False):
+            if found := self.ledger.reply(self._digest(self._request(prompt, attempt, logprobs))):
+                return found
+        return None
+
+    def _fetch(self, prompt: Prompt, attempt: int) -> dict[str, Any]:
+        with self._digests[self._digest(self._request(prompt, attempt, prompt.logprobs))]:
+            return self.stored(prompt, attempt) or self._send(prompt, attempt)
+
+    def _send(self, prompt: Prompt, attempt: int) -> dict[str, Any]:
+        service, problem, pause = self.service, "", FIRST_WAIT
+        worst = cost(service, most_prompt_tokens(prompt), prompt.limit)
+        for _ in range(TRIES):
+            self._wait(self._resume - time.monotonic())
+            request = self._request(prompt, attempt, prompt.logprobs and self._logprobs)
+            digest = self._digest(request)
+            client = self._connected()
+            self._reserve(digest, worst)
+            after, entry = 0.0, None
+            try:
+                entry = self._call(client, request, digest, worst)
+            except openai.APIConnectionError as error:
+                problem = self._hidden(error)
+                # Never sent; after a time-out or a broken connection nobody knows.
+                if type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):
+                    entry = {"unpaid": digest}
+            except openai.APIStatusError as error:
+                problem, entry = f"status {error.status_code}, {self._hidden(error)}", {"unpaid": digest}
+                if "logprobs" in request and error.status_code in (400, 422) and "logprob" in str(error):
+                    self._logprobs = False
+                    logger.warning("%s: gives no log-probabilities; numbers are read from its text", service.base_url)
+                    continue
+                if (error.status_code not in (408, 409, 429) and error.status_code < 500) or _quota(error):
+                    raise self._refused(problem) from None
+                after = _retry_after(error.response.headers.get("retry-after"))
+                self._resume = max(self._resume, time.monotonic() + after)
+            finally:
+                self._settle(entry)
+            if entry and "reply" in entry:
+                return entry
+            self._wait(max(after, pause * random.uniform(0.5, 1)))
+            pause = min(2 * pause, LONGEST_WAIT)
+        raise InputError(
+            f"{service.base_url} did not answer {TRIES} times in a row (model {service.model!r}; last: {problem}); what was paid is "
+            f"kept in {self.ledger.path}: run Snakemake again when it answers, or lower interpretation.parallel"
+        )
+
+    def _call(self, client: openai.OpenAI, request: dict[str, Any], digest: str, worst: float) -> dict[str, Any]:
+        """Send a request; what came back as an entry of the ledger, whatever it is, since it may be billed."""
+        raw = client.chat.completions.with_raw_response.create(**request)
+        entry: dict[str, Any] = {"reply": digest, "usd": worst, "prompt_tokens": 0, "completion_tokens": 0}
+        entry |= {"model": self.service.model, "text": None, "finish": "unreadable", "tokens": []}
+        # Anything can stand in the body: what is not a completion has no text, and without its usage costs the most it can.
+        with suppress(Exception):
+            usage = json.loads(raw.text)["usage"]
+            prompt, completion = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
+            if prompt >= 0 and completion >= 0:
+                entry |= {"prompt_tokens": prompt, "completion_tokens": completion}
+                entry["usd"] = cost(self.service, prompt, completion)
+        with suppress(Exception):
+            body = json.loads(raw.text)
+            choice = body["choices"][0]
+            if isinstance(text := choice["message"]["content"], str):
+                entry |= {"text": self._hidden(text), "finish": str(choice.get("finish_reason"))}
+                entry["tokens"] = _numbers(choice.get("logprobs"), entry["text"])
+        return entry
+
+    def _connected(self) -> openai.OpenAI:
+        service = self.service
+        if self._client:
+            return self._client
+        if not self._key and service.base_url == OPENAI:
+            raise InputError(
+                f"interpretation.key_env: the environment variable {service.key_env} is not set; export the key for {service.base_url} in it"
+            )
+        self._client = openai.OpenAI(
+            api_key=self._key or "none", base_url=service.base_url, max_retries=0, timeout=service.timeout
+        )
+        return self._client
+
+    def _refused(self, problem: str) -> InputError:
+        service = self.service
+        return InputError(
+            f"{service.base_url} refuses requests for model {service.model!r}: {problem}; check interpretation.model, "
+            f"interpretation.base_url, the key in the environment variable {service.key_env} and what is left on its account; what was "
+            f"paid is kept in {self.ledger.path}"
+        )
+
+    def _hidden(self, text: object) -> str:
+        """Text without the key, which some endpoints quote; a word as short as `none` is no key."""
+        return str(text).replace(self._key, "***") if len(self._key) >= 8 else str(text)
+
+    # Waiting and money.
+
+    def _wait(self, seconds: float) -> None:
+        if self._stop.wait(max(0.0, seconds)):
+            raise Stopped("another request failed")
+
+    def _reserve(self, digest: str, worst: float) -> None:
+        """Write that a request is sent, once it is sure that the budget holds it; waits for those under way, which may cost less."""
+        with self._money:
+            while self.service.budget is not None and self.ledger.spent + worst > self.service.budget + 1e-9:
+                if not self._under_way:
+                    raise BudgetSpent
+                self._money.wait()
+            self.ledger.write({"asked": digest, "usd": worst})
+            self._under_way += 1
+
+    def _settle(self, entry: dict[str, Any] | None) -> None:
+        with self._money:
+            try:
+                if entry:
+                    self.ledger.write(entry)
+            finally:
+                self._under_way -= 1
+                self._money.notify_all()
+
+
+def most_prompt_tokens(prompt: Prompt) -> int:
+    """Tokens of a prompt at most: a token of text has at least one byte."""
+    return len(prompt.system.encode()) + len(prompt.user.encode()) + 2 * MESSAGE_TOKENS
+
+
+def cost(service: Service, prompt_tokens: int, completion_tokens: int) -> float:
+    """USD for so many tokens."""
+    return (prompt_tokens * service.prompt_price + completion_tokens * service.completion_price) / 1e6
+
+
+def _quota(error: openai.APIStatusError) -> bool:
+    return "insufficient_quota" in (error.code, error.type) or "insufficient_quota" in str(error)
+
+
+def _retry_after(header: str | None) -> float:
+    """Seconds that a `Retry-After` header asks for: a number or a date."""
+    seconds = 0.0
+    with suppress(TypeError, ValueError):
+        try:
+            seconds = float(header or 0)
+        except ValueError:
+            seconds = parsedate_to_datetime(header or "").timestamp() - time.time()
+    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER)
+
+
+def _numbers(logprobs: Any, text: str) -> list[tuple[str, dict[str, float]]]:
+    """Of a completion's log-probabilities, each token and the whole numbers among its alternatives; nothing if they don't fit the text."""
+    found: list[tuple[str, dict[str, float]]] = []
+    with suppress(KeyError, TypeError, ValueError, AttributeError):
+        for token in logprobs["content"]:
+            numbers: dict[str, float] = {}
+            for other in token["top_logprobs"]:
+                if other["token"].strip().isascii() and other["token"].strip().isdigit():
+                    numbers.setdefault(other["token"].strip(), float(other["logprob"]))
+            found.append((token["token"], numbers))
+        if "".join(token for token, _ in found) == text:
+            return found
+    return []
+
+
+# --- what it will cost -------------------------------------------------------------------------------------
+
+
+class Estimate:
+    """Answers from the ledger, and counts what the others will cost: the same questions, before the first is paid."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.requests, self.prompt_tokens, self.completion_tokens, self.usd = 0, 0, 0, 0.0
+
+    def ask(self, prompt: Prompt, parse: Callable[[Reply], Any], guess: Any) -> Answer:
+        """The stored answer, or `guess` in its place."""
+
+        def fetch(prompt: Prompt, attempt: int) -> dict[str, Any]:
+            if not (found := self.endpoint.stored(prompt, attempt)):
+                raise LookupError
+            return found
+
+        try:
+            return self.endpoint._answer(prompt, parse, fetch)
+        except LookupError:
+            # Three bytes a token: English has four or five, lists of tokens and numbers two or three.
+            tokens = most_prompt_tokens(prompt) // 3
+            self.requests += 1
+            self.prompt_tokens += tokens
+            self.completion_tokens += prompt.expected
+            self.usd += cost(self.endpoint.service, tokens, prompt.expected)
+            return Answer(guess, None, 0, 0, 0.0)
+
+    def check(self) -> None:
+        """Log the estimate; raises `InputError` if it exceeds what is left of the budget."""
+        service, spent = self.endpoint.service, self.endpoint.ledger.spent
+        text = f"{self.requests:,} requests, {self.prompt_tokens:,} prompt and {self.completion_tokens:,} reply tokens, USD {self.usd:.2f}"
+        if service.budget is None:
+            logger.info("estimate: %s; no budget is set", text)
+            return
+        left = f"USD {max(0.0, service.budget - spent):.2f} is left of this job's share of the budget, {service.budget:.2f}"
+        logger.info("estimate: %s; %s", text, left)
+        if self.requests and spent + self.usd > service.budget:
+            raise InputError(
+                f"interpretation.budget_usd: {text} are estimated, but {left}; raise budget_usd, or lower interpretation.features; "
+                "nothing was sent"
+            )

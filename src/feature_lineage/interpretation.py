@@ -1,0 +1,655 @@
+"""What a language model makes of features, and how well its explanations predict them (paper, appendix C; Bricken et al. 2023, Bills et al. 2023).
+
+The windows of the sample are parted into two sides, documents kept together. Of a feature, excerpts are drawn from both sides in the same
+way: those on one side are explained; on the other the explanation is held against the true activations. The side that is explained also
+gives the baseline that needs no language model: at each token, the feature's mean activation on that token of the vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from pathlib import Path
+from string import Template
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from scipy import stats
+
+from feature_lineage.correlation import ActivationFile
+from feature_lineage.endpoint import Answer, Ask, Endpoint, Estimate, Malformed, Prompt, Reply
+from feature_lineage.flow import SINGLE_TOKEN
+from feature_lineage.logs import InputError, logger, progress
+from feature_lineage.tokens import load_tokenizer
+
+INTERPRETATIONS = pa.schema(
+    [
+        ("feature", pa.int32()),
+        ("fate", pa.string()),
+        ("single_token", pa.bool_()),
+        ("explanation", pa.string()),
+        ("simulation", pa.float64()),
+        ("simulation_spearman", pa.float64()),
+        ("detection", pa.float64()),
+        ("shuffled", pa.float64()),
+        ("token_mean", pa.float64()),
+        ("token_mean_spearman", pa.float64()),
+        ("reason", pa.string()),
+        ("model_used", pa.string()),
+        ("prompt_tokens", pa.int64()),
+        ("completion_tokens", pa.int64()),
+        ("cost_usd", pa.float64()),
+    ]
+)
+PERSISTING, OTHERS = "persisting", "not persisting"
+
+# Excerpts of each side, after Bricken et al.: a feature's highest activations, two from each tenth of its range, random ones, and
+# its strongest tokens elsewhere; a third of a paper's window each.
+TOP, OF_BAND, BANDS, RANDOM, ELSEWHERE = 10, 2, 10, 5, 10
+EXCERPT = 9  # tokens
+LEVELS = 10
+UNITS = 8  # a document with more than this fraction of its corpus's windows is cut
+
+SIMULATED = 15  # excerpts in a request: longer lists make a language model lose count
+SNIPPETS = 10  # with and without activation, in a detection request
+EXPLANATION_TOKENS = 120
+
+
+# --- features and windows ----------------------------------------------------------------------------------
+
+
+def mixed(numbers: np.ndarray, seed: int) -> np.ndarray:
+    """A random-looking uint64 for each number (splitmix64): draws by it stay when other numbers come or go."""
+    with np.errstate(over="ignore"):
+        z = numbers.astype(np.uint64) + np.uint64(seed + 1) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+
+class Chosen(NamedTuple):
+    """A feature, its fate (`PERSISTING` or `OTHERS`) and whether it is a single-token feature (see `flow.strata`)."""
+
+    feature: int
+    fate: str
+    single_token: bool
+
+
+def choose(
+    lineages: pa.Table, tokens: pa.Table, model: str, autoencoder: int, count: int | str, seed: int
+) -> list[Chosen]:
+    """Features to interpret, as many that persist as that do not, as far as there are.
+
+    A feature persists if it does on any edge to a child of its model; in a model without children, if it persists from a parent. Dead
+    features are left out. A larger `count` keeps those of a smaller one.
+
+    Args:
+        lineages: table of schema `flow.LINEAGES`.
+        tokens: table of `feature_tokens.token_masses` of the model.
+        model: the model.
+        autoencoder: seed of its autoencoder.
+        count: how many, or "all" that live.
+        seed: of the draw.
+
+    Returns:
+        The features of each fate, in the order of the draw.
+    """
+    found: dict[str, list[int]] = {PERSISTING: [], OTHERS: []}
+    for batch in lineages.select(["model", "seed", "feature", "origin", "chain", "fates"]).to_batches():
+        for row in batch.to_pylist():
+            if (row["model"], row["seed"]) == (model, autoencoder) and row["origin"] is not None:
+                below = [edge["fate"] == "persisting" for edge in row["fates"]]
+                found[PERSISTING if any(below) or (not below and row["chain"]) else OTHERS].append(row["feature"])
+    shares = np.nan_to_num(tokens["token_share"].to_numpy())
+    chosen = []
+    for fate, features in found.items():
+        order = np.asarray(features, np.int64)[np.argsort(mixed(np.asarray(features, np.int64), seed))]
+        order = order if count == "all" else order[: int(count) // 2]
+        chosen += [Chosen(int(feature), fate, bool(shares[feature] >= SINGLE_TOKEN)) for feature in order]
+    return chosen
+
+
+def sides(corpus: np.ndarray, document: np.ndarray, seed: int) -> np.ndarray:
+    """Part the windows of a sample in two halves, the documents of each corpus at random.
+
+    Documents stay whole, unless one has more than an eighth of its corpus's windows, which is then cut. A window belongs to the document
+    of its first token.
+
+    Args:
+        corpus: of each window, int [windows], ascending.
+        document: of each token, int [windows, length].
+        seed: of the draw.
+
+    Returns:
+        0 for windows to explain on, 1 for windows to score on; int8 [windows].
+    """
+    side = np.zeros(len(corpus), np.int8)
+    for number in np.unique(corpus):
+        windows = np.flatnonzero(corpus == number)
+        longest = max(1, len(windows) // UNITS)
+        first = document[windows, 0]
+        place = np.arange(len(windows)) - np.searchsorted(
+            first, first
+        )  # windows of a corpus are in the order of its documents
+        _, unit = np.unique(np.stack([first, place // longest]), axis=1, return_inverse=True)
+        sizes = np.bincount(unit)
+        taken = [0, 0]
+        of_unit = np.zeros(len(sizes), np.int8)
+        for one in np.random.default_rng([seed, 5, int(number)]).permutation(len(sizes)):
+            of_unit[one] = taken[1] < taken[0]
+            taken[of_unit[one]] += sizes[one]
+        side[windows] = of_unit[unit]
+    return side
+
+
+# --- excerpts ----------------------------------------------------------------------------------------------
+
+
+class Excerpts(NamedTuple):
+    """Pieces of windows of one side: `tokens` int [excerpts, width], a feature's `activations` float64 of the same shape."""
+
+    tokens: np.ndarray
+    activations: np.ndarray
+
+
+class Evidence(NamedTuple):
+    """What is known of a feature: its maximum, excerpts to explain and to score, and the baseline's prediction for the latter.
+
+    `token_means` is float64 of the shape of `score.tokens`: the feature's mean activation on each token on the other side; where the
+    token does not occur there, its mean on that side.
+    """
+
+    feature: int
+    maximum: float
+    explain: Excerpts
+    score: Excerpts
+    token_means: np.ndarray
+
+
+def gather(
+    path: str | Path,
+    maxima: np.ndarray,
+    features: Sequence[int],
+    tokens: np.ndarray,
+    side: np.ndarray,
+    seed: int,
+    label: str,
+) -> list[Evidence]:
+    """Draw excerpts of some features and read their activations, in two passes over the file; only what is drawn stays in memory.
+
+    Args:
+        path: activations, a file of `features.feature_batches`.
+        maxima: each feature's highest activation, float64 [all features].
+        features: those to draw for.
+        tokens: the sample, int [windows, length].
+        side: of each window (see `sides`).
+        seed: of the draws; those of a feature depend on no other feature.
+        label: name in the progress bar.
+
+    Raises:
+        InputError: the file is damaged or of another sample.
+    """
+    if not features:
+        return []
+    windows, length = tokens.shape
+    width = min(EXCERPT, length)
+    number = np.asarray(features, np.int64)
+    with progress(2 * tokens.size, "tok", label) as bar:
+        read = partial(_whole_windows, path, tokens.shape, number, bar)
+        candidates = _candidates(read(), maxima[number], number, side, seed)
+        place, window, start = _draw(candidates, number, tokens, side, width, seed)
+        order = np.argsort(place * windows + window)
+        place, window, start = place[order], window[order], start[order]
+        key = place * windows + window
+        text = tokens[window[:, None], start[:, None] + np.arange(width)]
+        activations = np.zeros(text.shape)
+        scored = side[window] == 1
+        vocabulary = int(tokens.max()) + 1
+        wanted = np.unique(place[scored, None] * vocabulary + text[scored])
+        sums, total = np.zeros(len(wanted)), np.zeros(len(number))
+        for at, position, who, activation in read():
+            i = np.minimum(np.searchsorted(key, who * windows + at), len(key) - 1)
+            hit = key[i] == who * windows + at
+            i, offset = i[hit], position[hit] - start[i[hit]]
+            inside = (offset >= 0) & (offset < width)
+            activations[i[inside], offset[inside]] = activation[hit][inside]
+            other = side[at] == 0
+            total += np.bincount(who[other], activation[other], minlength=len(number))
+            if len(wanted):
+                sought = who[other] * vocabulary + tokens[at[other], position[other]]
+                j = np.minimum(np.searchsorted(wanted, sought), len(wanted) - 1)
+                same = wanted[j] == sought
+                sums += np.bincount(j[same], activation[other][same], minlength=len(wanted))
+    counts = np.bincount(tokens[side == 0].ravel(), minlength=vocabulary)
+    seen = counts[wanted % vocabulary]
+    average = total / max(1, counts.sum())
+    means = np.where(seen > 0, sums / np.maximum(seen, 1), average[wanted // vocabulary])
+    evidence = []
+    bounds = np.searchsorted(place, np.arange(len(number) + 1))
+    for one, feature in enumerate(features):
+        rows = slice(*bounds[one : one + 2])
+        parts = [Excerpts(text[rows][part], activations[rows][part]) for part in (~scored[rows], scored[rows])]
+        predicted = means[np.searchsorted(wanted, one * vocabulary + parts[1].tokens)]
+        evidence.append(Evidence(int(feature), float(maxima[feature]), *parts, predicted))
+    return evidence
+
+
+_Entries = Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
+
+
+def _whole_windows(path: str | Path, shape: tuple[int, int], features: np.ndarray, bar: Any) -> _Entries:
+    """The activations of some features: windows, positions, places in `features` and activations, never half a window at a time."""
+    file = ActivationFile(path)
+    windows, length = shape
+    if file.tokens != windows * length:
+        raise InputError(f"{path}: has {file.tokens:,} tokens, the sample {windows * length:,}; run Snakemake again")
+    places = np.full(file.features, -1)
+    places[features] = np.arange(len(features))
+    rest = [np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)]
+    done = 0
+    for token, feature, activation in file.pieces():
+        place = places[feature]
+        keep = place >= 0
+        new = (token[keep].astype(np.int64), place[keep], activation[keep].astype(np.float64))
+        rest = [np.concatenate(pair) for pair in zip(rest, new, strict=True)]
+        cut = np.searchsorted(rest[0], int(token[-1]) // length * length)
+        yield rest[0][:cut] // length, rest[0][:cut] % length, rest[1][:cut], rest[2][:cut]
+        rest = [part[cut:] for part in rest]
+        bar.update(int(token[-1]) - done)
+        done = int(token[-1])
+    yield rest[0] // length, rest[0] % length, rest[1], rest[2]
+    bar.update(windows * length - done)
+
+
+class _Candidates(NamedTuple):
+    """Windows that excerpts may be taken from, ordered by group and rank; `position` is that of the highest activation."""
+
+    group: np.ndarray
+    rank: np.ndarray
+    window: np.ndarray
+    position: np.ndarray
+
+
+def _group(place: np.ndarray | int, side: np.ndarray | int, band: np.ndarray | int) -> Any:
+    """Band `BANDS` is that of the highest activations, whatever they are."""
+    return (place * 2 + side) * (BANDS + 1) + band
+
+
+def _candidates(
+    entries: _Entries, maxima: np.ndarray, features: np.ndarray, side: np.ndarray, seed: int
+) -> _Candidates:
+    kept = _Candidates(*(np.zeros(0, kind) for kind in (np.int64, np.float64, np.int64, np.int64)))
+    for window, position, place, activation in entries:
+        order = np.lexsort((position, -activation, window, place))
+        order = order[np.r_[True, (np.diff(window[order]) != 0) | (np.diff(place[order]) != 0)][: len(order)]]
+        window, position, place, peak = window[order], position[order], place[order], activation[order]
+        band = np.minimum(BANDS * peak / maxima[place], BANDS - 1).astype(np.int64)
+        draw = mixed((features[place] << 32) + window, seed) / 2.0**64
+        new = _Candidates(
+            np.concatenate([_group(place, side[window], band), _group(place, side[window], BANDS)]),
+            np.concatenate([draw, -peak]),
+            np.tile(window, 2),
+            np.tile(position, 2),
+        )
+        both = _Candidates(*(np.concatenate(pair) for pair in zip(kept, new, strict=True)))
+        order = np.lexsort((both.window, both.rank, both.group))
+        group = both.group[order]
+        within = np.arange(len(group)) - np.searchsorted(group, group)
+        # The highest may be among a band's: enough of it that two more are left.
+        order = order[within < np.where(group % (BANDS + 1) == BANDS, TOP, TOP + OF_BAND)]
+        kept = _Candidates(*(column[order] for column in both))
+    return kept
+
+
+def _draw(
+    candidates: _Candidates, features: np.ndarray, tokens: np.ndarray, side: np.ndarray, width: int, seed: int
+) -> np.ndarray:
+    """Place of the feature, window and first position of each excerpt, int64 [3, excerpts]; no window twice for one feature."""
+    length = tokens.shape[1]
+    by_token = np.argsort(tokens, axis=None, kind="stable")
+    ordered = tokens.ravel()[by_token]
+    of_side = [np.flatnonzero(side == which) for which in (0, 1)]
+    drawn: list[tuple[int, int, int]] = []
+    for place, feature in enumerate(features.tolist()):
+        for which, windows in enumerate(of_side):
+            random = np.random.default_rng([seed, 7, feature, which])
+            chosen: dict[int, int] = {}
+            for band in (BANDS, *reversed(range(BANDS))):
+                group = _group(place, which, band)
+                rows = slice(*np.searchsorted(candidates.group, [group, group + 1]))
+                found = np.stack([candidates.window[rows], candidates.position[rows]], 1)
+                _take(chosen, found, TOP if band == BANDS else OF_BAND)
+                if band == BANDS:
+                    strongest = np.unique(tokens[found[:, 0], found[:, 1]])
+            spare = random.choice(windows, min(len(windows), RANDOM + len(chosen)), replace=False)
+            _take(chosen, np.stack([spare, random.integers(length, size=len(spare))], 1), RANDOM)
+            found = [by_token[slice(*np.searchsorted(ordered, [token, token + 1]))] for token in strongest]
+            spare = np.concatenate([np.zeros(0, np.int64), *found])
+            spare = random.choice(spare, min(len(spare), 8 * (ELSEWHERE + len(chosen))), replace=False)
+            found = np.stack(np.divmod(spare, length), 1)
+            _take(chosen, found[side[found[:, 0]] == which], ELSEWHERE)
+            drawn += [(place, window, position) for window, position in chosen.items()]
+    found = np.asarray(drawn, np.int64).reshape(-1, 3).T
+    found[2] = np.clip(found[2] - width // 2, 0, length - width)
+    return found
+
+
+def _take(chosen: dict[int, int], pairs: np.ndarray, count: int) -> None:
+    """Add the first `count` of some (window, position) whose window is new."""
+    for window, position in pairs.tolist():
+        if count and window not in chosen:
+            chosen[window] = position
+            count -= 1
+
+
+# --- questions and replies ---------------------------------------------------------------------------------
+
+
+def quantised(activations: np.ndarray, maximum: float) -> np.ndarray:
+    """Activations as whole numbers from 0 to 10, int64: min(10, ⌊10 relu(a) / maximum⌋) (Bills et al. 2023)."""
+    share = np.maximum(activations, 0) / maximum if maximum > 0 else np.zeros(np.shape(activations))
+    return np.minimum(LEVELS, np.floor(LEVELS * share)).astype(np.int64)
+
+
+def written(token: str) -> str:
+    """A token as it stands in a prompt: one line, control characters escaped."""
+    return json.dumps(token, ensure_ascii=False)[1:-1].replace('\\"', '"')
+
+
+def token_texts(tokenizer: str | Path) -> list[str]:
+    """Each token of a tokenizer's vocabulary, `written`."""
+    loaded = load_tokenizer(tokenizer)
+    return [written(loaded.decode([token])) for token in range(len(loaded))]
+
+
+@cache
+def _template(name: str) -> tuple[str, Template]:
+    text = Path(__file__).with_name("prompts").joinpath(f"interpretation_{name}.txt").read_text(encoding="utf-8")
+    system, user = text.split("\n---\n")
+    return system, Template(user.strip())
+
+
+def explain_prompt(evidence: Evidence, texts: Sequence[str]) -> Prompt:
+    """Ask for an explanation: the excerpts of the first side, the strongest first, with their quantised activations."""
+    tokens, activations = evidence.explain
+    levels = quantised(activations, evidence.maximum)
+    parts = []
+    for number, row in enumerate(np.argsort(-activations.max(1, initial=0), kind="stable"), 1):
+        lines = [f"{texts[token]}\t{level}" for token, level in zip(tokens[row], levels[row], strict=True)]
+        parts.append("\n".join([f"Excerpt {number}:", *lines]))
+    system, user = _template("explain")
+    return Prompt(system, user.substitute(excerpts="\n\n".join(parts)), EXPLANATION_TOKENS, EXPLANATION_TOKENS // 3)
+
+
+def read_explanation(reply: Reply) -> str:
+    """The explanation, on one line."""
+    text = " ".join(reply.text.split())
+    if not text:
+        raise Malformed("an empty explanation")
+    return text
+
+
+def simulate_prompt(explanation: str, tokens: np.ndarray, texts: Sequence[str]) -> Prompt:
+    """Ask for the activation at each token of some excerpts, int [excerpts, width], which are numbered through."""
+    numbers = np.arange(1, tokens.size + 1).reshape(tokens.shape)
+    parts = [
+        "\n".join(f"{number}\t{texts[token]}" for number, token in zip(*row, strict=True))
+        for row in zip(numbers, tokens, strict=True)
+    ]
+    system, user = _template("simulate")
+    text = user.substitute(explanation=explanation, excerpts="\n\n".join(parts))
+    return Prompt(system, text, 64 + 10 * tokens.size, 5 * tokens.size, logprobs=True)
+
+
+_LINE = re.compile(r"^[ ]*(\d+)[\t :]+(\d+(?:\.\d+)?)[ \r]*$", re.MULTILINE)
+
+
+def read_simulation(reply: Reply, count: int) -> np.ndarray:
+    """The activation at each of `count` tokens, float64 from 0 to 10.
+
+    Where the reply's log-probabilities show what other whole numbers might have stood in a number's place, their expected value over
+    those from 0 to 10; otherwise the number itself.
+
+    Raises:
+        Malformed: a line is missing, double or more than a number, or a number is out of range.
+    """
+    lines = list(_LINE.finditer(reply.text))
+    other = len([line for line in reply.text.splitlines() if line.strip() and not line.strip().startswith("```")])
+    numbers = [int(line[1]) for line in lines]
+    if other != len(lines) or sorted(numbers) != list(range(1, count + 1)):
+        raise Malformed(f"{len(set(numbers))} numbered lines of {other}, not the {count} asked for")
+    starts = {}
+    at = 0
+    for token, alternatives in reply.tokens:
+        # Where the number begins: some tokens bring the tab or blank before it along.
+        starts[at + len(token) - len(token.lstrip())] = (token.strip(), alternatives)
+        at += len(token)
+    values = np.zeros(count)
+    for line in lines:
+        value = float(line[2])
+        if value > LEVELS:
+            raise Malformed(f"an activation of {line[2]}, more than {LEVELS}")
+        token, alternatives = starts.get(line.start(2), ("", {}))
+        if token == line[2]:  # a number of several tokens has no log-probability of its own
+            weights = {int(n): math.exp(p) for n, p in alternatives.items() if int(n) <= LEVELS}
+            if (total := sum(weights.values())) > 0:
+                value = sum(n * weight for n, weight in weights.items()) / total
+        values[int(line[1]) - 1] = value
+    return values
+
+
+def detect_prompt(explanation: str, tokens: np.ndarray, texts: Sequence[str]) -> Prompt:
+    """Ask which excerpts, int [excerpts, width], have activation."""
+    lines = [f"{number}\t" + "".join(texts[token] for token in row) for number, row in enumerate(tokens, 1)]
+    system, user = _template("detect")
+    text = user.substitute(explanation=explanation, snippets="\n".join(lines))
+    return Prompt(system, text, 64 + 4 * len(tokens), 2 * len(tokens))
+
+
+def read_detection(reply: Reply, count: int) -> np.ndarray:
+    """Which of `count` excerpts are said to have activation, bool [count]."""
+    found = re.search(r"\[[\d,\s]*\]", reply.text)
+    try:
+        numbers = json.loads(found[0]) if found else None
+    except ValueError:
+        numbers = None
+    if numbers is None or any(not 1 <= number <= count for number in numbers):
+        raise Malformed(f"no JSON list of numbers from 1 to {count}")
+    said = np.zeros(count, bool)
+    said[np.asarray(numbers, np.int64) - 1] = True
+    return said
+
+
+# --- scores ------------------------------------------------------------------------------------------------
+
+
+def pearson(predicted: np.ndarray, true: np.ndarray) -> float | None:
+    """Pearson correlation over all elements; None if either side is constant."""
+    return (
+        None
+        if np.ptp(predicted) == 0 or np.ptp(true) == 0
+        else float(np.corrcoef(predicted.ravel(), true.ravel())[0, 1])
+    )
+
+
+def spearman(predicted: np.ndarray, true: np.ndarray) -> float | None:
+    """Spearman's rank correlation over all elements; None if either side is constant."""
+    return pearson(stats.rankdata(predicted), stats.rankdata(true))
+
+
+def balanced_accuracy(said: np.ndarray, true: np.ndarray) -> float:
+    """Mean of the shares of the true ones and of the others that are told right; both bool of one length, neither kind missing."""
+    return float((said[true].mean() + (~said[~true]).mean()) / 2)
+
+
+def _correlated(name: str, predicted: np.ndarray, true: np.ndarray) -> tuple[dict[str, float], str | None]:
+    if not true.size or np.ptp(true) == 0:
+        return {}, "constant activations where it is scored"
+    if (r := pearson(predicted, true)) is None:
+        return {}, f"constant {name}"
+    return {"pearson": r, "spearman": spearman(predicted, true)}, None
+
+
+def baseline(chosen: Chosen, evidence: Evidence) -> dict[str, Any]:
+    """A feature's row with the score of the token-statistics baseline alone."""
+    row: dict[str, Any] = dict.fromkeys(INTERPRETATIONS.names)
+    row |= chosen._asdict() | {"prompt_tokens": 0, "completion_tokens": 0, "cost_usd": 0.0}
+    scores, reason = _correlated("prediction", evidence.token_means, evidence.score.activations)
+    row |= {"token_mean": scores.get("pearson"), "token_mean_spearman": scores.get("spearman")}
+    row["reason"] = f"token_mean: {reason}" if reason else None
+    return row
+
+
+Run = Callable[[Callable[[Any], Any], Sequence[Any], str], list[Any]]
+
+
+def interpret(
+    chosen: Sequence[Chosen], evidence: Sequence[Evidence], texts: Sequence[str], model: str, ask: Ask, run: Run
+) -> list[dict[str, Any]]:
+    """Explain each feature and score the explanation, by itself and with another feature's as a control.
+
+    Args:
+        chosen: the features; the control takes the explanation of the next one of the same fate, of the last the first's.
+        evidence: of each.
+        texts: of each token of the vocabulary, as `written`.
+        model: name for the rows.
+        ask: `Endpoint.ask` or `Estimate.ask`.
+        run: calls a function for each of some items, `Endpoint.map` or one after another.
+
+    Returns:
+        A row of schema `INTERPRETATIONS` for each feature. A score that is missing is None and has its reason.
+    """
+
+    def explain(one: Evidence) -> Answer:
+        for what, excerpts in (("explained", one.explain), ("scored", one.score)):
+            if not excerpts.activations.any():  # nothing to pay for
+                return Answer(None, f"never active in the excerpts to be {what}", 0, 0, 0.0)
+        return ask(explain_prompt(one, texts), read_explanation, "x" * 150)
+
+    explained = run(explain, evidence, "explaining")
+    others: dict[int, str] = {}
+    for fate in {one.fate for one in chosen}:
+        same = [i for i, one in enumerate(chosen) if one.fate == fate and explained[i].value is not None]
+        if len(same) > 1:
+            others |= {i: explained[other].value for i, other in zip(same, [*same[1:], same[0]], strict=True)}
+
+    def score(i: int) -> dict[str, Any]:
+        row = baseline(chosen[i], evidence[i]) | {"model_used": model, "explanation": explained[i].value}
+        reasons = [row["reason"]] if row["reason"] else []
+        answers = [explained[i]]
+
+        def add(name: str, scores: dict[str, Any], reason: str | None, asked: Sequence[Answer]) -> None:
+            row.update(scores)
+            answers.extend(asked)
+            reasons.extend([f"{name}: {reason}"] if reason else [])
+
+        if explained[i].value is None:
+            reasons.append(f"explanation: {explained[i].reason}")
+        else:
+            found, reason, asked = _simulate(explained[i].value, evidence[i].score, texts, ask)
+            scores = {"simulation": found.get("pearson"), "simulation_spearman": found.get("spearman")}
+            add("simulation", scores, reason, asked)
+            add("detection", *_detect(explained[i].value, evidence[i].score, texts, ask))
+            if i in others:
+                found, reason, asked = _simulate(others[i], evidence[i].score, texts, ask)
+                add("shuffled", {"shuffled": found.get("pearson")}, reason, asked)
+            else:
+                reasons.append("shuffled: no other feature of this fate has an explanation")
+        return row | {
+            "reason": "; ".join(reasons) or None,
+            "prompt_tokens": sum(answer.prompt_tokens for answer in answers),
+            "completion_tokens": sum(answer.completion_tokens for answer in answers),
+            "cost_usd": sum(answer.usd for answer in answers),
+        }
+
+    return run(score, range(len(chosen)), "scoring")
+
+
+def _simulate(
+    explanation: str, excerpts: Excerpts, texts: Sequence[str], ask: Ask
+) -> tuple[dict[str, float], str | None, list[Answer]]:
+    answers: list[Answer] = []
+    for first in range(0, len(excerpts.tokens), SIMULATED):
+        part = excerpts.tokens[first : first + SIMULATED]
+        prompt = simulate_prompt(explanation, part, texts)
+        answers.append(ask(prompt, partial(read_simulation, count=part.size), np.zeros(part.size)))
+        if answers[-1].value is None:
+            return {}, answers[-1].reason, answers
+    simulated = np.concatenate([answer.value for answer in answers])
+    return *_correlated("simulation", simulated, excerpts.activations.ravel()), answers
+
+
+def _detect(
+    explanation: str, excerpts: Excerpts, texts: Sequence[str], ask: Ask
+) -> tuple[dict[str, float], str | None, list[Answer]]:
+    active = excerpts.activations.max(1, initial=0) > 0
+    chosen = [np.flatnonzero(active == kind) for kind in (True, False)]
+    if not all(map(len, chosen)):
+        return {}, f"the feature is active in {'all' if active.any() else 'none'} of the excerpts", []
+    # Excerpts are in the order of the sample: evenly spaced ones favour no activation.
+    spaced = [rows[np.unique(np.linspace(0, len(rows) - 1, SNIPPETS).round().astype(int))] for rows in chosen]
+    rows = np.sort(np.concatenate(spaced))
+    answer = ask(
+        detect_prompt(explanation, excerpts.tokens[rows], texts),
+        partial(read_detection, count=len(rows)),
+        np.zeros(len(rows), bool),
+    )
+    if answer.value is None:
+        return {}, answer.reason, [answer]
+    return {"detection": balanced_accuracy(answer.value, active[rows])}, None, [answer]
+
+
+def ask_endpoint(
+    chosen: Sequence[Chosen], evidence: Sequence[Evidence], texts: Sequence[str], endpoint: Endpoint
+) -> list[dict[str, Any]]:
+    """`interpret` through an endpoint, once it is sure that the budget is enough.
+
+    Raises:
+        InputError: the estimate exceeds the budget (nothing is sent), or the endpoint refuses or does not answer.
+    """
+    estimate = Estimate(endpoint)
+    model = endpoint.service.model
+    interpret(chosen, evidence, texts, model, estimate.ask, lambda function, items, _: list(map(function, items)))
+    estimate.check()
+    rows = interpret(chosen, evidence, texts, model, endpoint.ask, endpoint.map)
+    missing = sum(row["simulation"] is None for row in rows)
+    logger.info(
+        "%s: USD %.4f for %d features, %d of them without a simulation score; USD %.4f in the ledger with what may have been billed",
+        model, sum(row["cost_usd"] for row in rows), len(rows), missing, endpoint.ledger.spent,
+    )  # fmt: skip
+    return rows
+
+
+def verdict(table: pd.DataFrame) -> str:
+    """In a sentence or two, whether the explanations predict activations better than token statistics do.
+
+    Args:
+        table: rows of schema `INTERPRETATIONS`, of one model or of several.
+    """
+    means = table["token_mean"].dropna()
+    if table["model_used"].isna().all():
+        if means.empty:
+            return "No feature was scored."
+        return (
+            "No language model was asked. The scores are those of the token-statistics baseline, which predicts at each token the "
+            f"feature's mean activation on that token: mean Pearson correlation {means.mean():.2f} over {len(means):,} features."
+        )
+    names = " and ".join(sorted(table["model_used"].dropna().unique()))
+    both = table.dropna(subset=["simulation", "token_mean"])
+    difference = both["simulation"] - both["token_mean"]
+    if len(both) < 2 or np.ptp(difference) == 0:
+        return f"Too few explanations of {names} could be scored to compare them with the token-statistics baseline ({len(both)})."
+    interval = stats.ttest_rel(both["simulation"], both["token_mean"]).confidence_interval(0.95)
+    verb = "beat" if interval.low > 0 else "do worse than" if interval.high < 0 else "do not beat"
+    text = (
+        f"The explanations of {names} {verb} the token-statistics baseline: mean Pearson correlation {both['simulation'].mean():.2f} "
+        f"against {both['token_mean'].mean():.2f} over the same {len(both):,} features, a difference of {difference.mean():+.2f} (95 % "
+        f"interval {interval.low:+.2f} to {interval.high:+.2f}); they are better for {(difference > 0).mean():.0%} of the features."
+    )
+    shuffled = table["shuffled"].dropna()
+    return text if shuffled.empty else f"{text} Another feature's explanation reaches {shuffled.mean():.2f}."

@@ -1,0 +1,416 @@
+"""Questions to a language model: what a fault costs, what a kill loses (nothing that arrived), and where the key never is."""
+
+import json
+import logging
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from scripted_endpoint import KEY, KEY_ENV, ask_many, completion, echo, question, read_number, serve, service, status
+
+from feature_lineage import endpoint as module
+from feature_lineage.endpoint import Endpoint, Estimate, Ledger, Reply, cost, most_prompt_tokens
+from feature_lineage.logs import InputError, Stopped
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setenv(KEY_ENV, KEY)
+    monkeypatch.setattr(module, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(module, "LONGEST_WAIT", 0.05)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "replies.jsonl"
+
+
+def lines(path, kind):
+    return [entry for entry in map(json.loads, path.read_text().splitlines()) if kind in entry]
+
+
+def first(step):
+    """The first time that a question is asked something goes wrong; the second time it is answered."""
+    seen = set()
+
+    def script(body, number):
+        text = body["messages"][1]["content"]
+        if text in seen:
+            return echo(body, number)
+        seen.add(text)
+        return step
+
+    return script
+
+
+def test_answers_come_in_order_in_parallel_and_are_paid_once(path):
+    with serve(lambda body, number: echo(body, number) | {"wait": 0.02}) as server:
+        answers = ask_many(server.url, path, 40)
+        again = ask_many(server.url, path, 40)
+    assert [answer.value for answer in answers] == list(range(40))
+    assert again == answers
+    assert len(server.bodies) == 40 and set(server.paid.values()) == {1}
+    assert 1 < server.most <= 4
+    assert set(server.keys) == {f"Bearer {KEY}"}
+    assert answers[0][2:] == (100, 10, pytest.approx(110e-6))
+    assert Ledger(path).spent == pytest.approx(40 * 110e-6)
+
+
+def test_more_questions_and_another_order_ask_only_what_is_new(path):
+    with serve(echo) as server:
+        ask_many(server.url, path, 5)
+        ask_many(server.url, path, 8, parallel=1, timeout=4.0, budget=1.0)
+        assert len(server.bodies) == 8
+        ask_many(server.url, path, 8, model="another")
+        assert len(server.bodies) == 16
+
+
+def test_one_question_asked_by_several_at_once_is_paid_once(path):
+    with serve(lambda body, number: echo(body, number) | {"wait": 0.05}) as server:
+        endpoint = Endpoint(service(server.url), Ledger(path))
+        answers = endpoint.map(lambda _: endpoint.ask(question(7), read_number), range(8), "asking")
+    assert {answer.value for answer in answers} == {7} and len(server.bodies) == 1
+
+
+UNPAID = [status(429, Retry_After="0.03"), status(429), status(500), status(503, Retry_After="soon"), status(408)]
+LOST = [{"drop": True}, completion("1") | {"wait": 1.5}]
+
+
+@pytest.mark.parametrize("step", UNPAID + LOST, ids=["429 wait", "429", "500", "503", "408", "dropped", "slow"])
+def test_a_fault_is_tried_again_and_what_may_have_been_billed_counts(path, step):
+    with serve(first(step)) as server:
+        answers = ask_many(server.url, path, 6, parallel=6, timeout=5.0 if step in UNPAID else 1.0)
+    assert [answer.value for answer in answers] == list(range(6))
+    assert len(server.bodies) == 12
+    assert sum(answer.usd for answer in answers) == pytest.approx(6 * 110e-6)
+    lost = 0 if step in UNPAID else sum(cost(service(""), most_prompt_tokens(question(n)), 50) for n in range(6))
+    assert Ledger(path).spent == pytest.approx(6 * 110e-6 + lost)
+
+
+def test_a_storm_of_429_is_waited_for_by_all(path):
+    """While the endpoint asks for a pause nobody sends."""
+    times = []
+
+    def script(body, number):
+        times.append(time.monotonic())
+        return status(429, Retry_After="0.4") if number == 0 else echo(body, number)
+
+    with serve(script) as server:
+        answers = ask_many(server.url, path, 20, parallel=2)
+    assert [answer.value for answer in answers] == list(range(20))
+    assert sum(at > times[0] + 0.3 for at in times) >= 18
+
+
+def test_an_endpoint_that_never_answers_ends_the_job_and_keeps_what_was_paid(path):
+    with serve(lambda body, number: echo(body, number) if number < 3 else status(503)) as server:
+        with pytest.raises(InputError, match=r"did not answer 8 times in a row.*status 503.*replies\.jsonl"):
+            ask_many(server.url, path, 6, parallel=1)
+        assert len(server.bodies) == 3 + 8
+    assert len(lines(path, "reply")) == 3
+    with pytest.raises(InputError, match=r"did not answer.*Connection error"):
+        ask_many(server.url, path, 6, parallel=1)
+    assert Ledger(path).spent == pytest.approx(3 * 110e-6), "a connection that is refused costs nothing"
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        status(401, f"Incorrect API key provided: {KEY}"),
+        status(403),
+        status(404, "no such model"),
+        status(400, "bad request"),
+        status(429, "You exceeded your current quota", "insufficient_quota"),
+    ],
+    ids=["401", "403", "404", "400", "quota"],
+)
+def test_a_refusal_ends_the_job_at_once_and_names_the_remedy(path, step, caplog):
+    with serve(lambda body, number: echo(body, number) if number < 2 else step) as server:
+        with pytest.raises(InputError) as error, caplog.at_level(logging.DEBUG):
+            ask_many(server.url, path, 30, parallel=1)
+        assert len(server.bodies) == 3
+    for part in (server.url, "'scripted'", KEY_ENV, "interpretation.model", str(path)):
+        assert part in str(error.value)
+    assert KEY not in str(error.value) + caplog.text + path.read_text()
+    assert len(lines(path, "reply")) == 2
+
+
+def test_a_key_that_is_not_set_is_named_before_anything_is_sent(path, monkeypatch):
+    monkeypatch.delenv(KEY_ENV)
+    with pytest.raises(InputError, match=f"interpretation.key_env.*{KEY_ENV} is not set"):
+        ask_many(module.OPENAI, path, 1)
+    with serve(echo) as server:  # an endpoint of one's own may need none
+        assert ask_many(server.url, path, 1)[0].value == 0
+
+
+GARBAGE = {
+    "no JSON": {"raw": b"<html>busy</html>"},
+    "a list": {"raw": b"[1]"},
+    "half a body": {"raw": b'{"choices": [{"mess'},
+    "no choices": completion("1", choices=[]),
+    "no text": completion(None, finish="content_filter"),
+    "cut off": completion("1", finish="length"),
+    "words": completion("about seven"),
+    "nothing": completion(""),
+}
+
+
+@pytest.mark.parametrize("step", GARBAGE.values(), ids=GARBAGE.keys())
+def test_a_malformed_reply_is_paid_stored_and_asked_again_three_times_at_most(path, step):
+    with serve(lambda body, number: step) as server:
+        (answer,) = ask_many(server.url, path, 1)
+        assert ask_many(server.url, path, 1) == [answer]
+        assert len(server.bodies) == 3
+    assert answer.value is None and answer.reason.startswith("malformed reply, 3 times: ")
+    assert [body["temperature"] for body in server.bodies] == [0, 0.5, 1]
+    assert len(lines(path, "reply")) == 3 and answer.usd == pytest.approx(Ledger(path).spent) and answer.usd > 0
+
+
+def test_a_malformed_reply_followed_by_a_good_one_is_an_answer_that_cost_both(path):
+    with serve(first(completion("seven"))) as server:
+        answers = ask_many(server.url, path, 4)
+    assert [answer.value for answer in answers] == [0, 1, 2, 3] and len(server.bodies) == 8
+    assert {answer.prompt_tokens for answer in answers} == {200}
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": "many"}, {"prompt_tokens": -5, "completion_tokens": 1}])
+def test_a_reply_without_its_usage_counts_as_the_most_it_can_cost(path, usage):
+    with serve(lambda body, number: echo(body, number) | {"usage": usage}) as server:
+        (answer,) = ask_many(server.url, path, 1)
+    assert answer.value == 0
+    assert answer.usd == pytest.approx(cost(service(""), most_prompt_tokens(question(0)), 50))
+
+
+def test_the_budget_is_never_exceeded_even_if_every_reply_costs_the_most(path):
+    worst = cost(service(""), most_prompt_tokens(question(0)), 50)
+    full = {"prompt_tokens": most_prompt_tokens(question(0)), "completion_tokens": 50}
+    with serve(lambda body, number: echo(body, number) | {"usage": full, "wait": 0.01}) as server:
+        answers = ask_many(server.url, path, 10, budget=4.5 * worst)
+        ask_many(server.url, path, 10, budget=4.5 * worst)
+        assert len(server.bodies) == 4
+        assert Ledger(path).spent == pytest.approx(4 * worst)
+        assert [answer.reason for answer in answers].count("interpretation.budget_usd is spent") == 6
+        assert sum(a.value is not None for a in ask_many(server.url, path, 10, budget=7.5 * worst)) == 7
+        assert len(server.bodies) == 7
+
+
+def test_cheap_replies_free_what_was_set_aside_for_them(path):
+    worst = cost(service(""), most_prompt_tokens(question(0)), 50)
+    with serve(lambda body, number: completion("1", 1, 1) | {"wait": 0.01}) as server:
+        answers = ask_many(server.url, path, 9, budget=1.5 * worst)
+    assert all(answer.value == 1 for answer in answers) and server.most == 1
+
+
+# --- log-probabilities -------------------------------------------------------------------------------------
+
+
+def ask_logprobs(server, path):
+    return Endpoint(service(server.url), Ledger(path)).ask(question(3)._replace(logprobs=True), lambda reply: reply)
+
+
+def test_numbers_among_the_alternatives_are_kept(path):
+    top = [{"token": " 3", "logprob": -0.1}, {"token": "4", "logprob": -2.5}, {"token": "x", "logprob": -4}]
+    with serve(lambda body, number: completion("3", logprobs=[{"token": "3", "top_logprobs": top}])) as server:
+        found = ask_logprobs(server, path).value
+    assert found == Reply("3", [("3", {"3": -0.1, "4": -2.5})])
+    assert (server.bodies[0]["logprobs"], server.bodies[0]["top_logprobs"]) == (True, 20)
+
+
+@pytest.mark.parametrize("logprobs", [None, [{"token": "other", "top_logprobs": []}], [{"token": None}], [3]])
+def test_log_probabilities_that_are_missing_or_do_not_fit_are_left_out(path, logprobs):
+    with serve(lambda body, number: completion("3", logprobs=logprobs)) as server:
+        assert ask_logprobs(server, path).value == Reply("3", [])
+
+
+def test_an_endpoint_that_refuses_log_probabilities_is_asked_without(path):
+    def script(body, number):
+        return status(400, "logprobs are not supported") if "logprobs" in body else echo(body, number)
+
+    with serve(script) as server:
+        assert ask_logprobs(server, path).value == Reply("3", [])
+        endpoint = Endpoint(service(server.url), Ledger(path.with_name("other.jsonl")))
+        for number in range(3):
+            endpoint.ask(question(number)._replace(logprobs=True), lambda reply: reply)
+        assert len(server.bodies) == 2 + 4
+        ledger = path.read_bytes()
+        endpoint = Endpoint(service(server.url), Ledger(path))
+        endpoint.ask(question(3)._replace(logprobs=True), lambda reply: reply)
+        assert len(server.bodies) == 6 and path.read_bytes() == ledger
+
+
+# --- the estimate ------------------------------------------------------------------------------------------
+
+
+def test_the_estimate_counts_what_is_not_stored_and_refuses_before_the_first_request(path, caplog):
+    with serve(echo) as server:
+        ask_many(server.url, path, 3)
+        ledger = Ledger(path)
+        for count, budget in ((3, 1e-9), (10, 1e-3)):
+            estimate = Estimate(Endpoint(service(server.url, budget=budget), ledger))
+            answers = [estimate.ask(question(number), read_number, -1) for number in range(count)]
+            assert [answer.value for answer in answers] == [0, 1, 2] + [-1] * (count - 3)
+            assert estimate.requests == count - 3
+            assert estimate.usd == pytest.approx((estimate.prompt_tokens + 5 * (count - 3)) / 1e6)
+            with caplog.at_level(logging.INFO):
+                estimate.check()  # all is paid already, or the budget is enough
+            assert "estimate: " in caplog.text
+        estimate = Estimate(Endpoint(service(server.url, budget=4e-4), ledger))
+        for number in range(10):
+            estimate.ask(question(number), read_number, -1)
+        with pytest.raises(
+            InputError, match=r"interpretation\.budget_usd: 7 requests.*interpretation\.features.*nothing"
+        ):
+            estimate.check()
+        assert len(server.bodies) == 3
+
+
+# --- the ledger --------------------------------------------------------------------------------------------
+
+
+def test_a_ledger_cut_anywhere_keeps_all_whole_lines(path):
+    with serve(echo) as server:
+        ask_many(server.url, path, 3, parallel=1)
+    whole = path.read_bytes()
+    for cut in range(0, len(whole), 11):
+        path.write_bytes(whole[:cut])
+        ledger = Ledger(path)
+        kept = whole[:cut].rfind(b"\n") + 1
+        assert path.read_bytes() == whole[:kept]
+        assert len(ledger._places) == whole[:kept].count(b'{"reply"')
+        ledger.write({"asked": "x", "usd": 1.0})
+        ledger.close()
+        assert Ledger(path).spent >= 1
+
+
+def test_a_damaged_line_is_named_and_two_jobs_do_not_share_a_ledger(path):
+    ledger = Ledger(path)
+    ledger.write({"asked": "x", "usd": 1.0})
+    with pytest.raises(InputError, match=r"replies\.jsonl: another job"):
+        Ledger(path)
+    ledger.close()
+    path.write_text(path.read_text() + "{broken\n" + path.read_text())
+    with pytest.raises(InputError, match=r"replies\.jsonl: line 2 is damaged"):
+        Ledger(path)
+
+
+def test_a_full_disk_leaves_no_part_of_a_line(path, monkeypatch):
+    ledger = Ledger(path)
+    ledger.write({"asked": "x", "usd": 1.0})
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "fsync", full)
+        with pytest.raises(InputError, match=r"replies\.jsonl: the disk is full"):
+            ledger.write({"unpaid": "x"})
+    assert len(path.read_text().splitlines()) == 1
+    ledger.write({"unpaid": "x"})
+    ledger.close()
+    assert Ledger(path).spent == 0
+
+
+def test_asked_to_stop_the_job_keeps_the_replies_under_way(path):
+    def script(body, number):
+        if number == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return echo(body, number) | {"wait": 0.05}
+
+    with serve(script) as server:
+        with pytest.raises(Stopped, match="replies so far are kept"):
+            ask_many(server.url, path, 400)
+        assert len(server.bodies) == len(lines(path, "reply")) < 100
+
+
+def test_killed_at_random_points_nothing_that_arrived_is_lost_or_asked_again(path):
+    """A reply is paid and received once its line is in the ledger; one that was under way at the kill may be asked again."""
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    points, count, parallel = random.Random(seed), 400, 4
+    jobs = multiprocessing.get_context("forkserver")
+    jobs.set_forkserver_preload(["feature_lineage.endpoint", "scripted_endpoint"])
+    rounds = []
+    with serve(lambda body, number: echo(body, number) | {"wait": 0.005}) as server:
+        for _ in range(8):
+            job = jobs.Process(target=ask_many, args=(server.url, path, count), kwargs={"parallel": parallel})
+            before = len(server.bodies)
+            job.start()
+            while len(server.bodies) == before:
+                time.sleep(0.002)
+            time.sleep(points.uniform(0, 0.1))
+            job.kill()
+            job.join()
+            text = path.read_bytes()
+            whole = text[: text.rfind(b"\n") + 1].decode().splitlines()
+            stored = {entry["reply"] for entry in map(json.loads, whole) if "reply" in entry}
+            rounds.append((stored, len(server.bodies)))
+        answers = ask_many(server.url, path, count, parallel=parallel)
+    assert [answer.value for answer in answers] == list(range(count))
+    assert 0 < len(rounds[-1][0]) < count, "killed before or after all of it: no test"
+    digest = Endpoint(service(server.url), Ledger(path))._digest
+    digests = [digest(body) for body in server.bodies]
+    for stored, sent in rounds:
+        assert not stored & set(digests[sent:]), "a reply that was stored was asked again"
+    assert stored <= {entry["reply"] for entry in lines(path, "reply")}
+    assert len(lines(path, "reply")) == count, "each reply is stored once"
+    assert len(digests) - count <= parallel * len(rounds)
+    asked_again = len(digests) - count
+    print(f"{asked_again} requests under way at {len(rounds)} kills were asked again")
+
+
+# --- another's server --------------------------------------------------------------------------------------
+
+
+def test_the_server_of_transformers_is_understood(path, tiny_model, tokenizer_dir, tmp_path):
+    """It runs a random model: what comes back is nonsense, but comes back by the protocol, with its usage."""
+    if not (find_spec("fastapi") and find_spec("uvicorn")):
+        pytest.skip("`transformers serve` needs fastapi and uvicorn, which are not installed")
+    from feature_lineage.language_model import save_model
+    from feature_lineage.tokens import load_tokenizer
+
+    folder, home = tmp_path / "model", tmp_path / "home"
+    save_model(tiny_model(), tokenizer_dir, folder, {})
+    tokenizer = load_tokenizer(tokenizer_dir)
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
+    tokenizer.save_pretrained(folder)
+    (home / "hub").mkdir(parents=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        Path(sys.executable).with_name("transformers"),
+        "serve",
+        folder,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    with (tmp_path / "server.txt").open("w") as output:
+        server = subprocess.Popen(
+            [*command, "--device", "cpu"], env=os.environ | {"HF_HOME": str(home)}, stdout=output, stderr=output
+        )
+        try:
+            while "Application startup complete" not in (tmp_path / "server.txt").read_text():
+                assert server.poll() is None, (tmp_path / "server.txt").read_text()
+                time.sleep(0.1)
+            place = service(f"http://127.0.0.1:{port}/v1", model=str(folder), timeout=60.0, parallel=1)
+            endpoint = Endpoint(place, Ledger(path))
+            (answer,) = endpoint.map(
+                lambda n: endpoint.ask(question(n, limit=8), lambda reply: reply.text), [1], "asking"
+            )
+        finally:
+            server.kill()
+            server.wait()
+    assert answer.prompt_tokens > 0 and 0 < answer.completion_tokens <= 3 * 8
+    assert all(
+        isinstance(entry["text"], str) and entry["finish"] in ("length", "stop") for entry in lines(path, "reply")
+    )
+    assert answer.usd == pytest.approx(endpoint.ledger.spent)

@@ -1,0 +1,477 @@
+"""Excerpts, questions and scores against dense float64 copies, and whole interpretations through a scripted endpoint."""
+
+import json
+import math
+import re
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from scipy import stats
+from scripted_endpoint import KEY, KEY_ENV, completion, serve, service, status
+from test_feature_tokens import write_activations
+
+from feature_lineage import correlation, endpoint, interpretation
+from feature_lineage.endpoint import Endpoint, Ledger, Malformed, Reply
+from feature_lineage.figures import scores
+from feature_lineage.flow import LINEAGES
+from feature_lineage.interpretation import INTERPRETATIONS, OTHERS, PERSISTING, Chosen
+from feature_lineage.logs import InputError
+
+LENGTH, WINDOWS, VOCABULARY, FEATURES = 24, 240, 50, 10
+
+
+@pytest.fixture(scope="module")
+def sample():
+    """Two corpora of 120 windows with documents of very unequal length, and activations: feature f likes token f, the last is dead."""
+    random = np.random.default_rng(0)
+    tokens = random.integers(VOCABULARY, size=(WINDOWS, LENGTH))
+    corpus = np.repeat([0, 1], WINDOWS // 2)
+    ends = [np.sort(random.choice(WINDOWS // 2 * LENGTH, 30, replace=False)), np.array([100, 2600])]
+    position = np.arange(WINDOWS // 2 * LENGTH).reshape(-1, LENGTH)
+    document = np.concatenate([np.searchsorted(end, position, side="right") for end in ends])
+    dense = (random.random((tokens.size, FEATURES)) < 0.03) * random.exponential(0.3, (tokens.size, FEATURES))
+    dense[tokens.ravel()[:, None] == np.arange(FEATURES)] += 3
+    dense[:, -1] = 0
+    return tokens, corpus, document, dense.astype(np.float32)
+
+
+@pytest.fixture
+def gathered(sample, tmp_path, monkeypatch):
+    """A function that gathers evidence, reading a few activations at a time."""
+    tokens, corpus, document, dense = sample
+    path = write_activations(tmp_path / "a.parquet", dense)
+    side = interpretation.sides(corpus, document, 0)
+
+    def gather(features, seed=0, piece=777):
+        monkeypatch.setattr(correlation, "PIECE", piece)
+        return interpretation.gather(path, dense.max(0).astype(float), features, tokens, side, seed, "test")
+
+    return gather, side
+
+
+def located(sample, excerpts, feature):
+    """Window of each excerpt: its tokens and activations stand there, and random tokens stand nowhere else."""
+    tokens, _, _, dense = sample
+    values = dense[:, feature].reshape(tokens.shape)
+    spread = np.lib.stride_tricks.sliding_window_view
+    text, active = spread(tokens, interpretation.EXCERPT, 1), spread(values, interpretation.EXCERPT, 1)
+    windows = []
+    for row, activations in zip(*excerpts, strict=True):
+        (window,), (start,) = np.nonzero((text == row).all(2))
+        np.testing.assert_array_equal(active[window, start], activations)
+        windows.append(window)
+    return windows
+
+
+# --- features and windows ----------------------------------------------------------------------------------
+
+
+def test_sides_are_halves_that_share_no_document_but_the_longest(sample):
+    _, corpus, document, _ = sample
+    side = interpretation.sides(corpus, document, 3)
+    for number in (0, 1):
+        assert 0.4 <= side[corpus == number].mean() <= 0.6
+    assert not np.array_equal(side, interpretation.sides(corpus, document, 4))
+    for number, one in set(zip(corpus.tolist(), document[:, 0].tolist(), strict=True)):
+        rows = (corpus == number) & (document[:, 0] == one)
+        if rows.sum() <= WINDOWS // 2 // interpretation.UNITS:
+            assert len(set(side[rows])) == 1
+    assert set(side[(corpus == 1) & (document[:, 0] == 1)]) == {0, 1}, (
+        "a document that is nearly all of its corpus is cut"
+    )
+
+
+def lineage(feature, fates=(), chain=False, origin="base", model="base", seed=0):
+    fates = [{"child": "c", "fate": fate, "descendant": 1, "r": 0.9} for fate in fates]
+    chain = [{"model": "p", "feature": 1, "r": 0.9}] * chain
+    return dict(model=model, seed=seed, feature=feature, density=0.1, origin=origin, chain=chain, fates=fates)
+
+
+def test_features_are_chosen_equally_of_both_fates_and_stay_chosen():
+    rows = [lineage(f, ["persisting", "disappearing"] if f < 30 else ["disappearing"] * 2) for f in range(100)]
+    rows += [
+        lineage(100, ["dead"], origin=None),
+        lineage(101, ["persisting"], model="other"),
+        lineage(102, ["persisting"], seed=1),
+    ]
+    table = pa.Table.from_pylist(rows, LINEAGES)
+    shares = pa.table({"token_share": pa.array([0.95 if f % 2 else None for f in range(103)])})
+    found = {n: interpretation.choose(table, shares, "base", 0, n, 5) for n in (20, 40, 80, "all")}
+    for count, persisting, others in ((20, 10, 10), (40, 20, 20), (80, 30, 40), ("all", 30, 70)):
+        fates = [one.fate for one in found[count]]
+        assert (fates.count(PERSISTING), fates.count(OTHERS)) == (persisting, others)
+        assert all((one.feature < 30) == (one.fate == PERSISTING) for one in found[count])
+        assert all(one.single_token == bool(one.feature % 2) for one in found[count])
+    assert all(set(few) <= set(more) for few, more in pairwise(found.values()))
+    assert found[20] != interpretation.choose(table, shares, "base", 0, 20, 6)
+
+
+def test_in_a_model_without_children_what_came_from_a_parent_persists():
+    table = pa.Table.from_pylist(
+        [lineage(0, chain=True, origin="p"), lineage(1), lineage(2, ["disappearing"], True)], LINEAGES
+    )
+    shares = pa.table({"token_share": pa.array([None, 0.5, 0.5], pa.float64())})
+    assert {one.feature: one.fate for one in interpretation.choose(table, shares, "base", 0, "all", 0)} == {
+        0: PERSISTING, 1: OTHERS, 2: OTHERS
+    }  # fmt: skip
+
+
+# --- excerpts ----------------------------------------------------------------------------------------------
+
+
+def test_excerpts_are_pieces_of_the_sample_and_the_two_sides_share_no_window(sample, gathered):
+    gather, side = gathered
+    for one in gather([4, 0, 9]):
+        for which, excerpts in enumerate((one.explain, one.score)):
+            windows = located(sample, excerpts, one.feature)
+            assert len(set(windows)) == len(windows) and set(side[windows]) == {which}
+            assert len(windows) <= interpretation.TOP + 2 * 10 + interpretation.RANDOM + interpretation.ELSEWHERE
+        assert one.maximum == sample[3][:, one.feature].max()
+
+
+def test_excerpts_are_the_highest_two_of_each_tenth_random_ones_and_the_strongest_tokens_elsewhere(
+    sample, gathered, monkeypatch
+):
+    gather, side = gathered
+    peaks = sample[3].reshape(WINDOWS, LENGTH, FEATURES).max(1)
+    monkeypatch.setattr(interpretation, "RANDOM", 0)
+    for elsewhere in (0, 10):
+        monkeypatch.setattr(interpretation, "ELSEWHERE", elsewhere)
+        for one in gather(range(9)):
+            peak = peaks[:, one.feature]
+            band = np.minimum(10 * peak / peak.max(), 9).astype(int)
+            for which, excerpts in enumerate((one.explain, one.score)):
+                mine = np.flatnonzero((side == which) & (peak > 0))
+                order = mine[np.argsort(-peak[mine], kind="stable")]
+                top, rest = order[: interpretation.TOP], order[interpretation.TOP :]
+                windows = located(sample, excerpts, one.feature)
+                assert set(top) <= set(windows)
+                shown = dict(zip(windows, excerpts.activations.max(1), strict=True))
+                assert all(shown[window] == peak[window] for window in top)
+                found = np.bincount(band[[w for w in windows if w not in top]], minlength=10)
+                wanted = np.minimum(np.bincount(band[rest], minlength=10), 2)
+                if elsewhere:
+                    assert (found >= wanted).all() and found.sum() > wanted.sum()
+                    strong = {sample[0][w, sample[3][:, one.feature].reshape(WINDOWS, LENGTH)[w].argmax()] for w in top}
+                    others = [row for w, row in zip(windows, excerpts.tokens, strict=True) if w not in top]
+                    assert sum(bool(strong & set(row.tolist())) for row in others) >= elsewhere
+                else:
+                    np.testing.assert_array_equal(found, wanted)
+
+
+def test_excerpts_of_a_feature_depend_on_no_other_and_not_on_how_the_file_is_read(gathered):
+    gather, _ = gathered
+    many, one, other = gather([1, 4, 7]), gather([4], piece=10**6), gather([4], seed=1)
+    np.testing.assert_equal(many[1], one[0])
+    assert not np.array_equal(one[0].explain.tokens, other[0].explain.tokens)
+
+
+def test_a_feature_that_never_fires_has_random_excerpts_and_no_features_none(gathered):
+    gather, _ = gathered
+    (one,) = gather([9])
+    assert (
+        one.explain.tokens.shape == (interpretation.RANDOM, interpretation.EXCERPT) and not one.score.activations.any()
+    )
+    assert gather([]) == []
+
+
+def test_token_means_are_those_of_the_other_side(sample, gathered):
+    gather, side = gathered
+    tokens, dense = sample[0], sample[3].astype(np.float64)
+    for one in gather([2, 5, 4]):
+        values = dense[:, one.feature].reshape(tokens.shape)[side == 0]
+        other = tokens[side == 0]
+        expected = [[values[other == token].mean() for token in row] for row in one.score.tokens]
+        np.testing.assert_allclose(one.token_means, expected, rtol=1e-12)
+
+
+def test_a_token_unseen_on_the_other_side_is_given_the_mean_of_all(sample, tmp_path):
+    tokens, corpus, document, dense = sample
+    side = interpretation.sides(corpus, document, 0)
+    tokens = np.where((side == 1)[:, None] & (tokens == 4), VOCABULARY, tokens)
+    path = write_activations(tmp_path / "a.parquet", dense)
+    (one,) = interpretation.gather(path, dense.max(0).astype(float), [4], tokens, side, 0, "test")
+    unseen = one.score.tokens == VOCABULARY
+    mean = dense[:, 4].astype(float).reshape(tokens.shape)[side == 0].mean()
+    assert unseen.any()
+    np.testing.assert_allclose(one.token_means[unseen], mean)
+
+
+def test_activations_of_another_sample_are_refused(sample, gathered, tmp_path):
+    tokens, _, _, dense = sample
+    path = write_activations(tmp_path / "b.parquet", dense[:-LENGTH])
+    with pytest.raises(InputError, match=r"b\.parquet: has 5,736 tokens, the sample 5,760"):
+        interpretation.gather(path, dense.max(0), [4], tokens, gathered[1], 0, "test")
+
+
+# --- questions and replies ---------------------------------------------------------------------------------
+
+
+def test_activations_are_quantised_as_published():
+    np.testing.assert_array_equal(
+        interpretation.quantised(np.array([-1, 0, 0.19, 0.2, 0.21, 1.999, 2.0, 3.0]), 2.0), [0, 0, 0, 1, 1, 9, 10, 10]
+    )
+
+
+def reply(text, *tokens):
+    return Reply(text, list(tokens))
+
+
+def test_a_simulation_is_read_from_its_text():
+    for text in ("1\t0\n2\t10\n3\t2.5", " 2: 10\n1: 0 \n\n3: 2.5\r\n", "```\n1\t0\n2\t10\n3\t2.5\n```"):
+        np.testing.assert_array_equal(interpretation.read_simulation(reply(text), 3), [0, 10, 2.5])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "1\t0\n2\t3", "1\t0\n2\t3\n2\t3", "1\t0\n2\t3\n3\t11", "1\t0\n2\tx\n3\t1", "1\t0\n2\t3\n3\t1\n4\t1", "0 3 1",
+     "Here you are:\n1\t0\n2\t3\n3\t1", "1\t0\n2\t-3\n3\t1", "1\t0\n2\tnan\n3\t1"],
+)  # fmt: skip
+def test_a_simulation_that_is_not_a_number_for_each_token_is_malformed(text):
+    with pytest.raises(Malformed):
+        interpretation.read_simulation(reply(text), 3)
+
+
+def test_where_there_are_log_probabilities_a_number_is_their_expected_value():
+    numbers = {"2": math.log(0.5), "10": math.log(0.25), "11": math.log(0.2)}  # 11 is no activation
+    tokens = [
+        ("1", {}),
+        ("\t", {}),
+        ("2", numbers),
+        ("\n", {}),
+        ("2", {"9": -1}),
+        ("\t7", {"7": -0.1}),
+        ("\n3\t", {}),
+        ("1", {"1": 0}),
+        ("0", {}),
+    ]
+    found = interpretation.read_simulation(reply("1\t2\n2\t7\n3\t10", *tokens), 3)
+    np.testing.assert_allclose(
+        found, [(2 * 0.5 + 10 * 0.25) / 0.75, 7, 10], err_msg="10 in two tokens is read from the text"
+    )
+
+
+def test_a_detection_is_a_json_list():
+    for text in ("[2, 4]", "```json\n[4,2]\n```", "Snippets: [2, 4, 4]"):
+        np.testing.assert_array_equal(interpretation.read_detection(reply(text), 4), [False, True, False, True])
+    assert not interpretation.read_detection(reply("[]"), 4).any()
+    for text in ("", "2, 4", "[5]", "[0]", "[1,,2]", "none"):
+        with pytest.raises(Malformed):
+            interpretation.read_detection(reply(text), 4)
+
+
+def test_prompts_show_tokens_on_one_line_and_scoring_prompts_no_activation(sample, gathered):
+    texts = [interpretation.written(text) for text in ("\n", "\t", '"', "\\", " é", "$x", "</x>", *"abcdefg" * 7)]
+    assert texts[:6] == ["\\n", "\\t", '"', "\\\\", " é", "$x"]
+    (one,) = gathered[0]([4])
+    prompt = interpretation.explain_prompt(one, texts)
+    lines = re.findall(r"^(.+)\t(\d+)$", prompt.user, re.MULTILINE)
+    assert len(lines) == one.explain.tokens.size
+    assert sorted(int(level) for _, level in lines) == sorted(
+        interpretation.quantised(one.explain.activations, one.maximum).ravel()
+    )
+    first = [int(level) for _, level in lines[: interpretation.EXCERPT]]
+    assert max(first) == max(int(level) for _, level in lines), "the strongest excerpt comes first"
+    prompt = interpretation.simulate_prompt("numbers $x", one.score.tokens[:3], texts)
+    numbered = re.findall(r"^(\d+)\t(.+)$", prompt.user, re.MULTILINE)
+    assert [(int(n), text) for n, text in numbered] == [
+        (i, texts[t]) for i, t in enumerate(one.score.tokens[:3].ravel(), 1)
+    ]
+    assert "numbers $x" in prompt.user and prompt.logprobs
+    assert (
+        len(re.findall(r"^\d+\t", interpretation.detect_prompt("x", one.score.tokens[:3], texts).user, re.MULTILINE))
+        == 3
+    )
+
+
+# --- scores ------------------------------------------------------------------------------------------------
+
+
+def test_correlations_are_those_of_scipy_and_none_where_there_is_none():
+    random = np.random.default_rng(1)
+    for _ in range(20):
+        a, b = random.integers(4, size=(2, 5, 9)).astype(float)
+        assert interpretation.pearson(a, b) == pytest.approx(stats.pearsonr(a.ravel(), b.ravel())[0], abs=1e-12)
+        assert interpretation.spearman(a, b) == pytest.approx(stats.spearmanr(a.ravel(), b.ravel())[0], abs=1e-12)
+    assert interpretation.pearson(np.full(9, 0.1), random.random(9)) is None
+    assert interpretation.spearman(random.random(9), np.zeros(9)) is None
+
+
+def test_balanced_accuracy_by_hand():
+    said, true = np.array([1, 1, 0, 1, 0, 0], bool), np.array([1, 1, 1, 0, 0, 0], bool)
+    assert interpretation.balanced_accuracy(said, true) == pytest.approx((2 / 3 + 2 / 3) / 2)
+    assert interpretation.balanced_accuracy(np.ones(6, bool), np.arange(6) < 5) == 0.5
+
+
+# --- through an endpoint -----------------------------------------------------------------------------------
+
+TEXTS = [f"t{token}" for token in range(VOCABULARY)]
+CHOSEN = [Chosen(0, PERSISTING, True), Chosen(1, PERSISTING, False), Chosen(2, PERSISTING, False),
+          Chosen(3, OTHERS, False), Chosen(4, OTHERS, False), Chosen(9, OTHERS, False)]  # fmt: skip
+
+
+def oracle(body, number):
+    """A language model that finds the token on which activations are high, and trusts explanations."""
+    user = body["messages"][1]["content"]
+    if "What does the feature respond to?" in user:
+        lines = re.findall(r"^(t\d+)\t(\d+)$", user, re.MULTILINE)
+        mean = pd.Series([int(level) for _, level in lines]).groupby([token for token, _ in lines]).mean()
+        return completion(f"The token {mean.idxmax()}.", 50, 5)
+    (token,) = re.findall(r"^The token (t\d+)\.$", user, re.MULTILINE)
+    if "JSON" in body["messages"][0]["content"]:
+        return completion(
+            json.dumps(
+                [
+                    int(n)
+                    for n, text in re.findall(r"^(\d+)\t(.+)$", user, re.MULTILINE)
+                    if re.search(rf"{token}(?!\d)", text)
+                ]
+            ),
+            70,
+            7,
+        )
+    return completion(
+        "\n".join(f"{n}\t{10 * (text == token)}" for n, text in re.findall(r"^(\d+)\t(.+)$", user, re.MULTILINE)), 60, 6
+    )
+
+
+@pytest.fixture
+def interpreted(gathered, tmp_path, monkeypatch):
+    """A function that interprets `CHOSEN` by a script; rows by feature."""
+    monkeypatch.setenv(KEY_ENV, KEY)
+    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.01)
+    evidence = gathered[0]([one.feature for one in CHOSEN])
+
+    def interpret(script, **changes):
+        with serve(script) as server:
+            ledger = Ledger(tmp_path / "replies.jsonl")
+            rows = interpretation.ask_endpoint(
+                CHOSEN, evidence, TEXTS, Endpoint(service(server.url, **changes), ledger)
+            )
+            server.spent = ledger.spent
+            ledger.close()
+        pa.Table.from_pylist(rows, INTERPRETATIONS)
+        return {row["feature"]: row for row in rows}, server, evidence
+
+    return interpret
+
+
+def test_features_are_explained_and_scored_and_the_shuffled_explanations_are_worse(interpreted):
+    rows, server, evidence = interpreted(oracle)
+    assert list(rows) == [one.feature for one in CHOSEN]
+    for feature in range(5):
+        row = rows[feature]
+        assert row["explanation"] == f"The token t{feature}." and row["reason"] is None
+        score = evidence[feature].score
+        expected = stats.pearsonr((score.tokens == feature).ravel(), score.activations.ravel())[0]
+        assert row["simulation"] == pytest.approx(expected) and row["simulation"] > 0.5
+        other = {0: 1, 1: 2, 2: 0, 3: 4, 4: 3}[feature]  # the next of the same fate
+        expected = stats.pearsonr((score.tokens == other).ravel(), score.activations.ravel())[0]
+        assert row["shuffled"] == pytest.approx(expected) and row["shuffled"] < 0.2
+        rho = stats.spearmanr(evidence[feature].token_means.ravel(), score.activations.ravel())[0]
+        assert row["token_mean_spearman"] == pytest.approx(rho)
+        assert row["detection"] > 0.5
+        assert row["cost_usd"] == pytest.approx((row["prompt_tokens"] + row["completion_tokens"]) / 1e6)
+        assert (row["fate"], row["single_token"]) == (CHOSEN[feature].fate, feature == 0)
+    assert (
+        "explanation: never active" in rows[9]["reason"]
+        and rows[9]["simulation"] is None
+        and rows[9]["token_mean"] is None
+    )
+    assert sum(row["cost_usd"] for row in rows.values()) == pytest.approx(server.spent), "each reply is one feature's"
+    assert rows[9]["cost_usd"] == 0
+
+
+def test_faults_lose_no_score(interpreted):
+    def faulty(body, number):
+        faults = (status(429, Retry_After="0.02"), status(500), {"drop": True}, {"raw": b"<html>"})
+        return faults[number // 2 % 4] if number % 2 == 0 and number < 60 else oracle(body, number)
+
+    broken, server, _ = interpreted(faulty)
+    assert all(row["simulation"] is not None for feature, row in broken.items() if feature < 5)
+    assert sum(server.paid.values()) < len(server.bodies)
+
+
+def test_what_cannot_be_scored_is_missing_with_its_reason_and_never_a_zero(interpreted):
+    def dull(body, number):
+        text = oracle(body, number)["choices"][0]["message"]["content"]
+        feature = re.search(r"The token t(\d+)\.", body["messages"][1]["content"])
+        kind = feature and int(feature[1])
+        if kind == 1:
+            text = re.sub(r"\t\d+", "\t0", text)
+        if kind == 3:
+            text = "I cannot do that."
+        return completion(text)
+
+    rows, _, _ = interpreted(dull)
+    assert rows[1]["simulation"] is None and "simulation: constant simulation" in rows[1]["reason"]
+    assert rows[0]["shuffled"] is None and "shuffled: constant simulation" in rows[0]["reason"]
+    assert rows[3]["simulation"] is None and rows[3]["detection"] is None and rows[4]["shuffled"] is None
+    assert "simulation: malformed reply, 3 times" in rows[3]["reason"] and "detection: malformed" in rows[3]["reason"]
+    assert rows[2]["simulation"] > 0.5 and rows[2]["reason"] is None
+    assert not any(
+        value == 0
+        for row in rows.values()
+        for key, value in row.items()
+        if key in ("simulation", "shuffled", "detection")
+    )
+    assert all(rows[f]["cost_usd"] > 0 for f in range(5))
+
+
+def test_a_budget_too_small_sends_nothing_and_one_that_runs_out_leaves_reasons(interpreted, monkeypatch):
+    with pytest.raises(InputError, match=r"interpretation\.budget_usd"):
+        interpreted(oracle, budget=1e-4)
+    monkeypatch.setattr(endpoint.Estimate, "check", lambda self: None)
+    rows, server, _ = interpreted(oracle, budget=0.004)
+    assert any("budget_usd is spent" in (row["reason"] or "") for row in rows.values())
+    assert sum(server.paid.values()) == len(server.bodies) > 0
+
+
+# --- what it comes to --------------------------------------------------------------------------------------
+
+
+def table(simulation, token_mean, shuffled=None, model="m", **more):
+    count = len(token_mean)
+    columns = {name: [None] * count for name in INTERPRETATIONS.names} | more
+    columns |= {"simulation": simulation, "token_mean": token_mean, "shuffled": shuffled or [None] * count}
+    columns |= {
+        "model_used": [model] * count,
+        "single_token": [False] * count,
+        "fate": ([PERSISTING, OTHERS] * count)[:count],
+    }
+    return pa.table(columns, schema=INTERPRETATIONS).to_pandas()
+
+
+def test_the_verdict_compares_pairs_and_says_who_wins():
+    good, bad = [0.7, 0.8, 0.6, 0.75, None], [0.3, 0.35, 0.31, 0.2, 0.99]
+    text = interpretation.verdict(table(good, bad, [0.1] * 5))
+    assert "m beat the token-statistics baseline" in text and "0.71 against 0.29 over the same 4 features" in text
+    assert "difference of +0.42" in text and "reaches 0.10" in text
+    assert "do worse than" in interpretation.verdict(table(bad, [0.7, 0.8, 0.6, 0.75, 1.0]))
+    assert "do not beat" in interpretation.verdict(table([0.1, 0.5, 0.3, 0.4], [0.2, 0.4, 0.35, 0.3]))
+    interval = stats.ttest_rel(good[:4], bad[:4]).confidence_interval(0.95)
+    assert f"{interval.low:+.2f} to {interval.high:+.2f}" in text
+
+
+def test_without_a_language_model_or_with_too_few_scores_the_verdict_says_so():
+    alone = table([None] * 3, [0.5, 0.6, None], model=None)
+    assert "No language model was asked" in interpretation.verdict(
+        alone
+    ) and "0.55 over 2 features" in interpretation.verdict(alone)
+    assert "Too few" in interpretation.verdict(table([0.5, None], [0.4, 0.3]))
+    assert interpretation.verdict(alone.iloc[:0]) == "No feature was scored."
+
+
+def test_the_figure_shows_each_score_measured_by_fate():
+    one, other = table([0.5, -0.2, 0.55, None], [0.31, 0.32, 0.9, 1.0]), table([0.1], [0.2])
+    figure = scores({"base": one, "lua": other})
+    assert len(figure.data) == 2 * 2 * 3  # simulation and baseline, two models, three groups
+    first = figure.data[0]
+    assert first.name == "persisting" and list(first.customdata[-5:]) == [2, 0, 0, 0, 0]
+    np.testing.assert_allclose(sum(first.y), 1)
+    alone = scores({"base": table([None] * 2, [0.1, 1.0], model=None)})
+    assert len(alone.data) == 3 and "no language model" in alone.layout.title.text
+    assert sum(sum(trace.customdata) for trace in alone.data) == 2

@@ -1,0 +1,63 @@
+# Explanations of features by a language model, and what they are worth beside token statistics.
+
+
+rule interpret_features:
+    input:
+        activations=f"<results>/features/{{model}}/seed{{seed}}/{SAMPLE}/activations.parquet",
+        statistics=f"<results>/features/{{model}}/seed{{seed}}/{SAMPLE}/statistics.parquet",
+        tokens=f"<results>/features/{{model}}/seed{{seed}}/{SAMPLE}/tokens.parquet",
+        sample=f"<results>/samples/{SAMPLE}.safetensors",
+        lineages="<results>/flows/lineages.parquet",
+        tokenizer="<results>/tokenizer/tokenizer.json",
+        tokenizer_config="<results>/tokenizer/tokenizer_config.json",
+    output:
+        table="<results>/interpretations/{model}/seed{seed}.parquet",
+    log:
+        "<logs>/interpret_features/{model}.seed{seed}.log",
+    benchmark:
+        "<benchmarks>/interpret_features/{model}.seed{seed}.tsv"
+    wildcard_constraints:
+        model=names(object),
+    conda:
+        CONDA
+    threads: 1
+    # Each job sends requests in parallel: profiles/default lets one at a time use an endpoint, whose rate limit is for all.
+    resources:
+        api=0 if study.interpretation.model is None else 1,
+    params:
+        seed=study.seed,
+        model=lambda w: w.model,
+        autoencoder=lambda w: int(w.seed),
+        features=study.interpretation.features,
+        language_model=language_model(),
+        code=code("interpret_features"),
+    script:
+        "../scripts/interpret_features.py"
+
+
+rule draw_scores:
+    input:
+        tables=INTERPRETATIONS,
+    output:
+        figure="<results>/figures/scores.json",
+        page=report(
+            "<results>/figures/scores.html",
+            caption="../report/scores.rst",
+            category="Interpretation",
+            labels={"figure": "Scores"},
+        ),
+    log:
+        "<logs>/draw_scores.log",
+    benchmark:
+        "<benchmarks>/draw_scores.tsv"
+    conda:
+        CONDA
+    threads: 1
+    params:
+        names=[
+            model + f", seed {seed}" * (len(study.autoencoder.seeds) > 1)
+            for model, seed in INTERPRETED
+        ],
+        code=code("draw_scores"),
+    script:
+        "../scripts/draw_scores.py"

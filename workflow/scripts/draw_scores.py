@@ -1,0 +1,18 @@
+"""Draw how well explanations, or token statistics alone, predict activations."""
+
+from typing import Any
+
+from feature_lineage.artifacts import provenance, read_table
+from feature_lineage.figures import scores, write_figure
+from feature_lineage.logs import job
+
+
+def main(smk: Any) -> None:
+    with job(smk.log[0]):
+        tables = [read_table(path).to_pandas() for path in smk.input.tables]
+        figure = scores(dict(zip(smk.params.names, tables, strict=True)))
+        write_figure(figure, smk.output.figure, smk.output.page, provenance(smk.input, smk.params))
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821

@@ -1,0 +1,49 @@
+"""Explain some features of an autoencoder and score the explanations, or the token-statistics baseline alone."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from feature_lineage import interpretation
+from feature_lineage.artifacts import provenance, read_table, read_tensors, write_table
+from feature_lineage.endpoint import Endpoint, Ledger, Service
+from feature_lineage.logs import job
+
+
+def main(smk: Any) -> None:
+    with job(smk.log[0]):
+        params, output = smk.params, Path(smk.output.table)
+        name = f"{params.model}.seed{params.autoencoder}"
+        sample = read_tensors(smk.input.sample)
+        chosen = interpretation.choose(
+            read_table(smk.input.lineages),
+            read_table(smk.input.tokens),
+            params.model,
+            params.autoencoder,
+            params.features,
+            params.seed,
+        )
+        evidence = interpretation.gather(
+            smk.input.activations,
+            read_table(smk.input.statistics)["max"].to_numpy(),
+            [one.feature for one in chosen],
+            sample["tokens"],
+            interpretation.sides(sample["corpus"], sample["document"], params.seed),
+            params.seed,
+            f"excerpts {name}",
+        )
+        if params.language_model is None:
+            rows = list(map(interpretation.baseline, chosen, evidence))
+        else:
+            texts = interpretation.token_texts(Path(smk.input.tokenizer).parent)
+            ledger = Ledger(output.parents[1] / ".replies" / f"{name}.jsonl")
+            rows = interpretation.ask_endpoint(
+                chosen, evidence, texts, Endpoint(Service(**params.language_model), ledger)
+            )
+        table = pa.Table.from_pylist(sorted(rows, key=lambda row: row["feature"]), interpretation.INTERPRETATIONS)
+        write_table(output, table, interpretation.INTERPRETATIONS, provenance(smk.input, params))
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821
