@@ -63,8 +63,8 @@ def sankey(summary: Mapping[str, Any]) -> go.Figure:
                 "label": names,
                 "color": [palette[origin] for _, origin in keys],
                 "customdata": [
-                    [count, total[model], f"{count / total[model]:.1%}" if total[model] else "-"]
-                    for (model, _), count in zip(keys, living, strict=True)
+                    [count, total[model], f"{count / total[model]:.1%}" if total[model] else "-", model, origin]
+                    for (model, origin), count in zip(keys, living, strict=True)
                 ],
                 "hovertemplate": "%{label}<br>%{customdata[0]:,} of %{customdata[1]:,} living features "
                 "(%{customdata[2]}) have this origin<extra></extra>",
@@ -76,9 +76,12 @@ def sankey(summary: Mapping[str, Any]) -> go.Figure:
                 "target": [numbers[band["child"], band["origin"]] for band in bands],
                 "value": [band["features"] for band in bands],
                 "color": [_faint(palette[band["origin"]]) for band in bands],
-                "customdata": [[band["parent"], band["child"], band["origin"]] for band in bands],
-                "hovertemplate": "%{value:,} features of %{customdata[1]} persist from %{customdata[0]}, "
-                "first seen in %{customdata[2]}<extra></extra>",
+                "customdata": [
+                    [band["parent"], band["child"], band["origin"], f"{band['features'] / total[band['child']]:.1%}"]
+                    for band in bands
+                ],
+                "hovertemplate": "%{value:,} features of %{customdata[1]} (%{customdata[3]}) persist from "
+                "%{customdata[0]}, first seen in %{customdata[2]}<extra></extra>",
             },
         )
     )
@@ -93,8 +96,18 @@ def sankey(summary: Mapping[str, Any]) -> go.Figure:
     return figure
 
 
-def curves(table: pd.DataFrame, threshold: float) -> go.Figure:
-    """Share of persisting features against the threshold, for each edge and from both sides; the study's threshold is marked."""
+def curves(
+    table: pd.DataFrame, threshold: float, ceiling: pd.DataFrame | None = None, null: pd.DataFrame | None = None
+) -> go.Figure:
+    """Share of persisting features against the threshold, for each edge and from both sides; the study's threshold is marked.
+
+    Args:
+        table: schema `flow.CURVES`.
+        threshold: the study's.
+        ceiling: what two autoencoders of each model share, `controls.CEILING_CURVES`; the parents' beside the one side, the children's
+            beside the other.
+        null: `controls.NULL`; its highest threshold of 1 % false matches is marked.
+    """
     figure = make_subplots(
         rows=1, cols=2, shared_yaxes=True, subplot_titles=("of the parent's features", "of the child's features")
     )
@@ -109,7 +122,23 @@ def curves(table: pd.DataFrame, threshold: float) -> go.Figure:
                 x=rows["threshold"], y=rows[share], name=edge, legendgroup=edge, showlegend=first, mode="lines",
                 line={"color": palette[edge], "dash": dash}, row=1, col=1 if side == "parent" else 2,
             )  # fmt: skip
+    if ceiling is not None:
+        shown = set()
+        for column, side in enumerate(("parent", "child"), start=1):
+            for model in dict.fromkeys(table[side]):
+                rows = ceiling[ceiling["model"] == model]
+                figure.add_scatter(
+                    x=rows["threshold"], y=rows["share"], name=f"two autoencoders of {model}", legendgroup=f"ceiling {model}",
+                    showlegend=model not in shown, mode="lines", line={"color": "rgba(128,128,128,.55)", "width": 3},
+                    row=1, col=column,
+                )  # fmt: skip
+                shown.add(model)
     figure.add_vline(x=threshold, line={"color": "#666", "width": 1, "dash": "dot"}, annotation_text=f"{threshold:g}")
+    if null is not None and null["threshold"].notna().any():
+        chance = null["threshold"].max()
+        figure.add_vline(
+            x=chance, line={"color": "#D55E00", "width": 1, "dash": "dot"}, annotation_text=f"chance, 1 %: {chance:.2f}"
+        )
     figure.update_xaxes(title_text="threshold of the correlation")
     figure.update_yaxes(tickformat=".0%", rangemode="tozero")
     figure.update_layout(

@@ -1,8 +1,8 @@
 """A hash of the code that a script runs, so that a step reruns when its code changes and only then.
 
 Snakemake sees a script's own text, not the library that it imports. The hash covers the script and every module
-of this package that it reaches through imports; comments, docstrings and layout do not count. A module's template,
-the `.html` beside it under its name, counts byte for byte.
+of this package that it reaches through imports; comments, docstrings and layout do not count. What stands beside
+a module under its name as `.html`, `.css` or `.js` counts byte for byte.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ def fingerprint(script: str | Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(_closure(Path(script).resolve()), key=lambda path: path.name):
         digest.update(f"{path.name}\n{_code(path)[0]}\n".encode())
-        if (template := path.with_suffix(".html")).is_file():
-            digest.update(template.read_bytes())
+        for suffix in (".html", ".css", ".js"):
+            if (part := path.with_suffix(suffix)).is_file():
+                digest.update(part.read_bytes())
     return digest.hexdigest()[:16]
 
 

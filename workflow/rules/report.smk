@@ -1,8 +1,9 @@
-# Curves, and the page that shows everything.
+# Curves, and the report that shows everything.
 
 MERGES = [
     name for name, block in study.models.items() if isinstance(block, MergedModel)
 ]
+FIGURES = ["curves", *(f"sweep-{model}" for model in MERGES), "training", "autoencoders"]
 TRAINED = [name for name, block in study.models.items() if hasattr(block, "training")]
 
 
@@ -97,30 +98,65 @@ rule draw_autoencoders:
         "../scripts/draw_autoencoders.py"
 
 
+# --- the report ---
+
+# SWITCH: what cases and interpretation make, once their rules are there.
+CASES = []
+INTERPRETED = []
+
+AUTOENCODERS = [
+    (model, seed) for model in study.order() for seed in study.autoencoder.seeds
+]
+CONTROL_TABLES = [
+    path
+    for path in BASELINES
+    if path.startswith("<results>/controls/") and path.endswith(".parquet")
+]
+
+
+def feature_tables(name):
+    """A table on the features of each autoencoder."""
+    return [
+        f"<results>/features/{model}/seed{seed}/{SAMPLE}/{name}.parquet"
+        for model, seed in AUTOENCODERS
+    ]
+
+
+def autoencoder_files(name):
+    """A file of each autoencoder."""
+    return [f"<results>/saes/{model}/seed{seed}/{name}" for model, seed in AUTOENCODERS]
+
+
 rule write_report:
     input:
         summary="<results>/flows/summary.json",
-        sankey="<results>/flows/sankey.json",
-        curves="<results>/figures/curves.json",
+        flow="<results>/flows/features.parquet",
+        lineages="<results>/flows/lineages.parquet",
         strata="<results>/flows/strata.parquet",
-        sweeps=expand("<results>/figures/sweep-{model}.json", model=MERGES),
+        groups="<results>/flows/categories.parquet",
+        sankey="<results>/flows/sankey.json",
+        figures=expand("<results>/figures/{name}.json", name=FIGURES),
         tensors=expand("<results>/models/{model}/tensors.parquet", model=MERGES),
-        training="<results>/figures/training.json",
-        autoencoders="<results>/figures/autoencoders.json",
+        curves=expand("<results>/models/{model}/training.parquet", model=TRAINED),
         models=expand("<results>/models/{model}/evaluation.json", model=study.order()),
-        saes=expand(
-            "<results>/saes/{model}/seed{seed}/evaluation.json",
-            model=study.order(),
-            seed=study.autoencoder.seeds,
-        ),
+        saes=autoencoder_files("evaluation.json"),
+        configs=autoencoder_files("cfg.json"),
+        statistics=feature_tables("statistics"),
+        tokens=feature_tables("tokens"),
+        contexts=feature_tables("contexts"),
+        categories=feature_tables("categories"),
+        effects=feature_tables("logit_effects"),
+        interpretations=INTERPRETED,
+        cases=CASES,
         controls=CONTROLS,
+        baselines=CONTROL_TABLES,
+        sample=f"<results>/samples/{SAMPLE}.safetensors",
+        tokenizer="<results>/tokenizer/tokenizer.json",
+        tokenizer_config="<results>/tokenizer/tokenizer_config.json",
     output:
-        page=report(
-            "<results>/report/index.html",
-            caption="../report/study.rst",
-            category="Report",
-            labels={"figure": "The whole study"},
-        ),
+        page="<results>/report/index.html",
+        assets=directory("<results>/report/assets"),
+        data=directory("<results>/report/data"),
     log:
         "<logs>/write_report.log",
     benchmark:
@@ -131,8 +167,12 @@ rule write_report:
     params:
         study=study.study,
         models=study.order(),
+        autoencoders=AUTOENCODERS,
+        figures=FIGURES,
         merges=MERGES,
-        seeds=study.autoencoder.seeds,
+        trained=TRAINED,
+        corpora=study.flow_corpora(),
+        not_measured=NOT_MEASURED,
         code=code("write_report"),
     script:
         "../scripts/write_report.py"
