@@ -111,28 +111,27 @@ def curves(
     figure = make_subplots(
         rows=1, cols=2, shared_yaxes=True, subplot_titles=("of the parent's features", "of the child's features")
     )
-    several = table["seed"].nunique() > 1
-    edges = [f"{row.parent} → {row.child}" + f", seed {row.seed}" * several for row in table.itertuples()]
+    edges = (table["parent"] + " → " + table["child"]).rename("edge")
     palette = colours(list(dict.fromkeys(edges)))
     dashes = {"persisting_share": "solid", "mutual_share": "dash", "one_to_one_share": "dot"}
-    for (edge, side), rows in table.groupby([pd.Series(edges, table.index), "side"], sort=False):
+    seeds = list(dict.fromkeys(table["seed"]))
+    for (edge, seed, side), rows in table.groupby([edges, "seed", "side"], sort=False):
         for share, dash in dashes.items():
-            first = side == "parent" and dash == "solid"
+            first = side == "parent" and dash == "solid" and seed == seeds[0]
             figure.add_scatter(
                 x=rows["threshold"], y=rows[share], name=edge, legendgroup=edge, showlegend=first, mode="lines",
-                line={"color": palette[edge], "dash": dash}, row=1, col=1 if side == "parent" else 2,
+                opacity=1 if seed == seeds[0] else 0.3, line={"color": palette[edge], "dash": dash},
+                row=1, col=1 if side == "parent" else 2,
             )  # fmt: skip
     if ceiling is not None:
-        shown = set()
         for column, side in enumerate(("parent", "child"), start=1):
             for model in dict.fromkeys(table[side]):
                 rows = ceiling[ceiling["model"] == model]
                 figure.add_scatter(
-                    x=rows["threshold"], y=rows["share"], name=f"two autoencoders of {model}", legendgroup=f"ceiling {model}",
-                    showlegend=model not in shown, mode="lines", line={"color": "rgba(128,128,128,.55)", "width": 3},
+                    x=rows["threshold"], y=rows["share"], name="two autoencoders of one model", legendgroup="ceiling", text=[model] * len(rows),
+                    showlegend=column == 1 and model == table[side].iloc[0], mode="lines", line={"color": "rgba(128,128,128,.55)", "width": 3},
                     row=1, col=column,
                 )  # fmt: skip
-                shown.add(model)
     figure.add_vline(x=threshold, line={"color": "#666", "width": 1, "dash": "dot"}, annotation_text=f"{threshold:g}")
     if null is not None and null["threshold"].notna().any():
         chance = null["threshold"].max()

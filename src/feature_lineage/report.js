@@ -58,7 +58,7 @@ function visible(text) {
 }
 
 const percent = (share) => (share === null || share === undefined ? "–" : `${(100 * share).toFixed(1)}%`);
-const code = (text) => el("code", { class: "token" }, visible(text));
+const code = (text) => el("code", { class: "token" }, visible(text).replaceAll(" ", "·"));
 const address = (model, seed, feature) => `#feature=${model}/${seed}/${feature}`;
 
 // --- figures ---------------------------------------------------------------------------------------------------
@@ -78,7 +78,8 @@ function layout(figure, place) {
   if (sankey) own.font = { size: narrow ? 10 : 13 };
   own.margin = sankey ? { l: 4, r: 4, t: 12, b: 16 } : { l: 48, r: 12, t: 32, b: 40 };
   own.legend = { orientation: "h", yanchor: "top", y: -0.16, x: 0, ...own.legend };
-  own.height = sankey ? (narrow ? 320 : 400) : own.height;
+  own.height = sankey ? (narrow ? 300 : 380) : own.height;
+  own.modebar = { bgcolor: "rgba(0,0,0,0)", color: colour("--soft"), activecolor: colour("--ink") };
   own.template = {
     layout: {
       font: { family: "system-ui, sans-serif", size: 13, color: colour("--ink") },
@@ -89,7 +90,8 @@ function layout(figure, place) {
   return own;
 }
 
-const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
+const BUTTONS = [["toImage"], ["zoom2d", "pan2d", "resetScale2d"]];
+const CONFIG = { responsive: true, displaylogo: false, modeBarButtons: BUTTONS };
 
 async function drawFigures() {
   const [study] = await Promise.all([expect("study").promise, script("assets/plotly.min.js")]);
@@ -97,8 +99,9 @@ async function drawFigures() {
   const draw = async (place) => {
     const figure = study.figures[place.dataset.figure];
     drawn.set(place, figure);
-    await Plotly.newPlot(place, figure.data, layout(figure, place), CONFIG);
-    if (place.id === "sankey") place.on("plotly_click", (event) => openBand(study, figure.data[0], event.points[0]));
+    const sankey = place.id === "sankey";
+    await Plotly.newPlot(place, figure.data, layout(figure, place), sankey ? { ...CONFIG, modeBarButtons: [["toImage"]] } : CONFIG);
+    if (sankey) place.on("plotly_click", (event) => openBand(study, figure.data[0], event.points[0]));
   };
   const watch = new IntersectionObserver(
     (entries) => {
@@ -110,7 +113,10 @@ async function drawFigures() {
     },
     { rootMargin: "400px" },
   );
-  document.querySelectorAll("[data-figure]").forEach((place) => watch.observe(place));
+  for (const place of document.querySelectorAll("[data-figure]")) {
+    place.style.minHeight = `${layout(study.figures[place.dataset.figure], place).height}px`; // nothing moves when it is drawn
+    watch.observe(place);
+  }
   dark.addEventListener("change", () =>
     drawn.forEach((figure, place) => Plotly.react(place, figure.data, layout(figure, place), CONFIG)),
   );
@@ -256,14 +262,14 @@ function makeTable() {
   const r = (edge) => cell(({ one, i }, value) =>
     value === null ? "–" : el("span", { class: `fate ${one.edges.some((e) => e.side === edge && e.fate[i] === 1) ? "persisting" : ""}` }, value.toFixed(2)));
   const columns = [
-    { title: "feature", field: "feature", width: 130, formatter: cell(({ one, i, id }) => el("a", { href: `#feature=${id}` }, `${one.model} #${i}`)) },
-    { title: "tokens", field: "tokens", minWidth: 130, widthGrow: 2, headerSort: false, formatter: cell((_, tokens) => el("span", {}, tokens.map((t) => [code(vocabulary[t] ?? `#${t}`), " "]).flat())) },
-    { title: "category", field: "category", minWidth: 90, headerSort: false, formatter: "plaintext" },
-    { title: "density", field: "density", width: 84, formatter: cell((_, value) => value.toPrecision(2)) },
-    { title: "r above", field: "above", width: 82, headerTooltip: "correlation with its closest feature in a parent", formatter: r("child") },
-    { title: "r below", field: "below", width: 82, headerTooltip: "correlation with its closest feature in a child", formatter: r("parent") },
+    { title: "feature", field: "feature", width: 118, formatter: cell(({ one, i, id }) => el("a", { href: `#feature=${id}` }, `${one.model} #${i}`)) },
+    { title: "tokens", field: "tokens", minWidth: 120, widthGrow: 2, headerSort: false, formatter: cell((_, tokens) => el("span", {}, tokens.map((t) => [code(vocabulary[t] ?? `#${t}`), " "]).flat())) },
+    { title: "category", field: "category", minWidth: 84, headerSort: false, formatter: "plaintext" },
+    { title: "density", field: "density", width: 74, formatter: cell((_, value) => value.toPrecision(2)) },
+    { title: "r, parent", field: "above", width: 66, headerTooltip: "correlation with its closest feature in a parent", formatter: r("child") },
+    { title: "r, child", field: "below", width: 62, headerTooltip: "correlation with its closest feature in a child", formatter: r("parent") },
   ];
-  if (study.interpreted) columns.push({ title: "score", field: "score", width: 74, headerTooltip: "how well an explanation, or else the token statistics, predict it", formatter: cell((_, value) => (value === null ? "–" : value.toFixed(2))) });
+  if (study.interpreted) columns.push({ title: "score", field: "score", width: 62, headerTooltip: "how well an explanation, or else the token statistics, predict it", formatter: cell((_, value) => (value === null ? "–" : value.toFixed(2))) });
   return new Promise((resolve) => {
     table = new Tabulator("#table", {
       layout: "fitColumns", height: "36rem", columns, index: "id", columnDefaults: { headerSortTristate: true },
@@ -423,7 +429,8 @@ async function route() {
       if (first) await select({ model: name.split("/").slice(0, 2).join("/") });
       await show(name);
       const place = matchMedia("(max-width: 60rem)").matches ? pane : document.getElementById("browse");
-      if (first || place === pane) place.scrollIntoView();
+      const { top } = pane.getBoundingClientRect();
+      if (first || place === pane || top < 0 || top > 0.6 * innerHeight) place.scrollIntoView();
       pane.focus({ preventScroll: true });
     } else if (hash.startsWith("browse?")) {
       const { model, seed, ...others } = Object.fromEntries(new URLSearchParams(hash.slice(7)));
