@@ -9,7 +9,7 @@ demo: environment
 	$(BIN)/snakemake --profile profiles/local --cores $(CORES)
 	@$(BIN)/python -m feature_lineage.report results/demo
 
-# What the demo's numbers are held against: another autoencoder of each model, shifted samples and more.
+# The demo with the controls that are off by default: untrained models, autoencoders started from the parent's, the published measure.
 controls: environment
 	$(BIN)/snakemake --profile profiles/local --cores $(CORES) --configfile config/config.yaml config/controls.yaml
 

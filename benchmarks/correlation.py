@@ -15,16 +15,21 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import plotly.graph_objects as go
 import pyarrow as pa
 import torch
 from autoencoder import machine
+from images import write_image
+from plotly.subplots import make_subplots
 from scipy import sparse
 
 from feature_lineage.artifacts import write_table
 from feature_lineage.correlation import ActivationFile
 from feature_lineage.features import ACTIVATIONS
+from feature_lineage.figures import COLOURS
 
 HERE = Path(__file__).resolve().parent
 STEP = 1 << 15  # tokens drawn at once
@@ -149,30 +154,79 @@ def published(a: ActivationFile, b: ActivationFile, pairs: int) -> float:
     return (time.perf_counter() - started) / pairs * a.features * b.features
 
 
-def growth(options: argparse.Namespace) -> None:
-    """Print our time and memory over tokens, features and L0, from an eighth of the tokens on."""
+def growth(options: argparse.Namespace, whole: Row) -> list[Row]:
+    """Our time and memory over tokens, features and L0, from an eighth of the tokens on; `whole` is the last of the tokens'."""
     tokens, features, l0 = options.tokens // 8, options.features, options.l0
-    sizes = [(tokens, features, l0)]
-    sizes += [(n * tokens, features, l0) for n in (2, 4)]
+    sizes = [(n * tokens, features, l0) for n in (1, 2, 4)]
     sizes += [(tokens, features // 4, l0), (tokens, features // 2, l0)]
     sizes += [(tokens, features, l0 / 2), (tokens, features, l0 * 2)]
-    print(
-        f"\n{'tokens':>11} {'features':>8} {'L0':>5} {'products, 1e9':>13} {'s':>7} {'ns a product':>12} {'GiB':>5} {'pairs':>9}"
-    )
+    print("\n" + HEAD)
+    rows = []
     for size in sizes:
         with tempfile.TemporaryDirectory() as name, np.errstate(invalid="ignore"):
-            row(*size, make(Path(name), *size), options.threads)
+            rows.append(measure(*size, make(Path(name), *size), options.threads))
+        print(rows[-1].line(), flush=True)
+    print(whole.line())
+    return [*rows, whole]
 
 
-def row(tokens: int, features: int, l0: float, paths: tuple[Path, Path], threads: int) -> float:
-    """Measure and print one row of the table of growth; its seconds."""
-    work = products(paths)
-    seconds, peak, pairs = ours(paths, threads)
-    print(
-        f"{tokens:11,} {features:8,} {l0:5g} {work:13.3f} {seconds:7.1f} {seconds / work:12.1f} {peak:5.2f} {pairs:9,}",
-        flush=True,
+def plot(rows: list[Row]) -> go.Figure:
+    """Seconds and peak memory against each of the three sizes, the other two as in the first row."""
+    first = rows[0]
+    figure = make_subplots(rows=1, cols=3, subplot_titles=("tokens", "features of each side", "L0"))
+    for column, size in enumerate(("tokens", "features", "l0"), start=1):
+        others = [name for name in ("tokens", "features", "l0") if name != size]
+        curve = sorted(row for row in rows if all(getattr(row, name) == getattr(first, name) for name in others))
+        for number, (name, value) in enumerate({"seconds": "seconds", "peak memory, GiB": "peak"}.items()):
+            x, y = zip(
+                *(
+                    (getattr(row, size), getattr(row, value))
+                    for row in sorted(curve, key=lambda row: getattr(row, size))
+                ),
+                strict=True,
+            )
+            figure.add_scatter(
+                x=x, y=y, name=name, legendgroup=name, showlegend=column == 1, mode="lines+markers",
+                line={"color": COLOURS[number]}, row=1, col=column,
+            )  # fmt: skip
+        figure.update_xaxes(type="log", tickvals=sorted({getattr(row, size) for row in curve}), col=column)
+    figure.update_yaxes(type="log", range=[-0.3, 2])
+    figure.update_layout(
+        title={
+            "text": f"Exact correlations; where not varied: {first.tokens:,} tokens, {first.features:,} features, L0 {first.l0:g}"
+        },
+        template="plotly_white",
+        width=1000,
+        height=380,
     )
-    return seconds
+    return figure
+
+
+HEAD = f"{'tokens':>11} {'features':>8} {'L0':>5} {'products, 1e9':>13} {'s':>7} {'ns a product':>12} {'GiB':>5} {'pairs':>9}"
+
+
+class Row(NamedTuple):
+    """One row of the table of growth: sizes, billions of products, seconds, peak memory in GiB, pairs kept."""
+
+    tokens: int
+    features: int
+    l0: float
+    products: float
+    seconds: float
+    peak: float
+    pairs: int
+
+    def line(self) -> str:
+        """The row as text."""
+        return (
+            f"{self.tokens:11,} {self.features:8,} {self.l0:5g} {self.products:13.3f} {self.seconds:7.1f} "
+            f"{self.seconds / self.products:12.1f} {self.peak:5.2f} {self.pairs:9,}"
+        )
+
+
+def measure(tokens: int, features: int, l0: float, paths: tuple[Path, Path], threads: int) -> Row:
+    """Measure ours on two files."""
+    return Row(tokens, features, l0, products(paths), *ours(paths, threads))
 
 
 def main() -> None:
@@ -189,32 +243,30 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     print(f"{machine()}, {options.threads} threads, torch {torch.__version__}")
     if options.large:
-        print(
-            f"{'tokens':>11} {'features':>8} {'L0':>5} {'products, 1e9':>13} {'s':>7} {'ns a product':>12} {'GiB':>5} {'pairs':>9}"
-        )
+        print(HEAD)
         size = (30_000_000, 131_072, options.l0)
         with tempfile.TemporaryDirectory() as name:
-            row(*size, make(Path(name), *size), options.threads)
+            print(measure(*size, make(Path(name), *size), options.threads).line())
         return
     with tempfile.TemporaryDirectory() as name:
-        paths = make(Path(name), options.tokens, options.features, options.l0)
-        work = products(paths)
-        print(f"{options.tokens:,} tokens, 2 x {options.features:,} features, L0 {options.l0:g}: {work:.2f}e9 products")
-        seconds, peak, pairs = ours(paths, options.threads)
+        size = (options.tokens, options.features, options.l0)
+        paths = make(Path(name), *size)
+        whole = measure(*size, paths, options.threads)
         a, b = map(ActivationFile, paths)
         others = {
             "scipy, one thread, sums alone *": scipy_product(a, b),
             f"dense float64 BLAS, {options.threads} threads, sums alone *": dense(a, b, options.dense_tokens),
             "published method *": published(a, b, options.pairs),
         }
-    print(f"{pairs:,} pairs kept; peak memory of ours {peak:.2f} GiB\n\n{'':44} {'s':>12} {'of ours':>10}")
+    seconds = whole.seconds
+    print(f"{HEAD}\n{whole.line()}\n\n{'':44} {'s':>12} {'of ours':>10}")
     print(f"{'ours, from file to table':44} {seconds:12.1f} {1:10.1f}")
     for name, value in others.items():
         print(f"{name:44} {value:12.1f} {value / seconds:10.1f}")
     print(
         f"* from a slice: a sixteenth of the tokens, {options.dense_tokens:,} tokens at full width, {options.pairs:,} of the pairs"
     )
-    growth(options)
+    print("\n" + write_image(plot(growth(options, whole)), "correlation-growth"))
     print(f"\nours is {list(others.values())[1] / seconds:.1f} times dense")
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import torch
+from images import IMAGES, write_image
 from plotly.subplots import make_subplots
 from scipy import sparse
 
@@ -28,7 +29,6 @@ from feature_lineage import planted
 from feature_lineage.correlation import Activations
 from feature_lineage.figures import COLOURS
 
-IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 SHARED = {"kept": 64, "rotated": 16, "split": 16, "removed": 16, "new": 16}
 NOTHING = {"removed": 64, "new": 64}
 N, FEATURES, BATCH, JUDGED, LR = 64, 192, 1024, 100_000, 2e-2
@@ -169,15 +169,7 @@ def main() -> None:
             print(line(f"  {row['low']:g} to {row['high']:g}", values, 42))
 
     figure = plot(curves)
-    options.images.mkdir(parents=True, exist_ok=True)
-    image, page = options.images / "planted-truth.svg", options.images / "planted-truth.html"
-    try:
-        figure.write_image(image)
-        print(f"\n{image}")
-    except Exception as error:  # no browser, or one that does not start: these errors have nothing in common
-        figure.write_html(page, include_plotlyjs=True)
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        print(f"\n{page}; {image.name} needs a browser: {reason[0]}")
+    print("\n" + write_image(figure, "planted-truth", options.images))
     total = planted.rates(whole)
     print(f"\nprecision {total['precision']:.2f} recall {total['recall']:.2f}")
 

@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import sparse
 
 from feature_lineage import correlation
@@ -20,6 +22,7 @@ from feature_lineage.correlation import (
     PARTIAL_SUMS,
     ActivationFile,
     Activations,
+    Moved,
     correlate,
     correlate_part,
     merge_parts,
@@ -93,6 +96,27 @@ def test_random_activations(seed):
     b[:, :10] = a[:, :10] * random.uniform(0.5, 2) + heavy_tailed(random, 400, 10, 1e-3, 0.05)
     table = check(a, b, 0.3)
     assert (table["r"] > 0.8).any()
+
+
+@st.composite
+def pairs_of_sides(draw):
+    """Two sides of a few features: whatever is silent, constant, nearly constant, dense, tied or far apart in scale."""
+    tokens = draw(st.integers(1, 40))
+    value = st.one_of(st.just(0.0), st.sampled_from([1.0, 2.0, 1e4, 1e4 + 1]), st.floats(2**-20, 2**20, width=32))
+    column = st.one_of(
+        st.lists(value, min_size=tokens, max_size=tokens),
+        value.map(lambda constant: [constant] * tokens),
+        st.tuples(value, st.integers(0, tokens - 1)).map(lambda at: [at[0] * (k == at[1]) for k in range(tokens)]),
+    )
+    sides = [draw(st.lists(column, min_size=1, max_size=4)) for _ in "ab"]
+    return [np.array(side, np.float32).T for side in sides], draw(st.floats(0, 0.99))
+
+
+@settings(max_examples=120, deadline=None)
+@given(pairs_of_sides())
+def test_whatever_the_activations(case):
+    (a, b), floor = case
+    check(a, b, floor)
 
 
 def mixed(seed, tokens=1500):
@@ -271,6 +295,28 @@ def test_a_constant_feature_has_no_deviation_whatever_its_value(monkeypatch):
     found = moments(activations(np.full((1000, 3), [0.1, 1 / 3, 1e6 / 7])))
     assert (found.deviation == 0).all()
     assert found.mean == pytest.approx([0.1, 1 / 3, 1e6 / 7], rel=1e-15)
+
+
+def test_features_that_fire_on_too_few_tokens_are_in_no_pair():
+    a, b = mixed(6)
+    rare_a, rare_b = ((side > 0).sum(0) < 20 for side in (a, b))
+    assert rare_a.sum() > 2 and rare_b.sum() > 2
+    found = correlate(activations(a), activations(b), 0.3, min_active=20)
+    a[:, rare_a], b[:, rare_b] = 0, 0
+    expected = correlate(activations(a), activations(b), 0.3)
+    assert found.select(["feature_a", "feature_b", "both"]) == expected.select(["feature_a", "feature_b", "both"])
+    np.testing.assert_allclose(found["r"], expected["r"], atol=1e-12)
+
+
+def test_moved_tokens_are_those_of_a_moved_copy(tmp_path):
+    a, b = mixed(7)
+    places = np.roll(np.arange(len(b)).reshape(-1, 5), 70, axis=0).ravel()
+    expected = correlate(activations(a), activations(b[places]), 0.2)
+    for source in (activations(b), save(tmp_path / "b.parquet", b)):
+        found = correlate(activations(a), Moved(source, places), 0.2)
+        assert found.drop("r") == expected.drop("r")
+        np.testing.assert_allclose(found["r"], expected["r"], atol=1e-12)
+    assert correlate(activations(a), activations(b), 0.2).drop("r") != expected.drop("r")
 
 
 def test_samples_of_different_length_are_refused():

@@ -335,3 +335,9 @@ def test_numbers_that_yaml_reads_as_text_are_numbers():
 def test_a_study_cannot_be_changed(study):
     with pytest.raises(ValueError, match="frozen"):
         study.seed = 3
+
+
+def test_no_two_autoencoders_begin_with_the_same_random_numbers(study):
+    found = {study.autoencoder_seed(model, seed) for model in study.models for seed in range(50)}
+    assert len(found) == 50 * len(study.models)
+    assert study.autoencoder_seed("lua", 0) == study.autoencoder_seed("lua", 0) != study.autoencoder_seed("lua", 1)

@@ -106,7 +106,7 @@ def test_the_screen_misses_no_active_entry(monkeypatch, seed):
     assert both[0] - edge == both[1] - edge
 
 
-def test_the_screen_is_a_rounding_away_from_missing_entries(monkeypatch):
+def test_the_screen_is_a_rounding_away_from_missing_entries():
     """Without its bound the product in bfloat16 does miss entries: the test above can fail."""
     random = torch.Generator().manual_seed(0)
     inputs, encoder = torch.randn(50, 64, generator=random), torch.randn(80, 64, generator=random)

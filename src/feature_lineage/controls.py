@@ -12,7 +12,7 @@ import pyarrow as pa
 from scipy import sparse
 
 from feature_lineage.artifacts import read_table
-from feature_lineage.correlation import Activations, correlate
+from feature_lineage.correlation import Activations, Moved, Source, correlate, moments
 from feature_lineage.flow import best_matches
 from feature_lineage.logs import InputError, progress
 
@@ -212,12 +212,13 @@ def shifted_tokens(corpus: np.ndarray, length: int, offset: float) -> np.ndarray
 
 
 def alignment_null(
-    a: Activations,
-    b: Activations,
+    a: Source,
+    b: Source,
     corpus: np.ndarray,
     document: np.ndarray,
     shares: Sequence[float],
     threshold: float,
+    min_active: int = 1,
     label: str = "null",
 ) -> list[dict[str, Any]]:
     """Best matches when one side's activations are shifted against the other's: what the maximum over all candidates finds by chance.
@@ -229,6 +230,7 @@ def alignment_null(
         document: number of each token's document in its corpus, [windows, length].
         shares: offsets, see `shifted_tokens`.
         threshold: correlation above which two features count as the same.
+        min_active: tokens on which a living feature fires.
         label: name in the progress bar.
 
     Returns:
@@ -237,12 +239,12 @@ def alignment_null(
         tokens that are still beside a token of their own document: a few documents longer than the offset.
     """
     rows = []
+    alive = [moments(side).active >= min_active for side in (a, b)]  # a shift moves no feature below it
     for number, offset in enumerate(shares, start=1):
         places = shifted_tokens(corpus, document.shape[1], offset)
         same = float((document.ravel() == document.ravel()[places]).mean())
-        shifted = Activations(b.matrix[places])
-        table = correlate(a, shifted, threshold, f"{label} {number}/{len(shares)}")
-        pair = sides(table, _active(a) > 0, _active(b) > 0)
+        table = correlate(a, Moved(b, places), threshold, f"{label} {number}/{len(shares)}", min_active=min_active)
+        pair = sides(table, *alive)
         for name, side in zip(SIDES, pair, strict=True):
             rows.append(
                 {
@@ -365,8 +367,8 @@ def best_where_both_fire(
         r of the best match, float64 [minimums, features] for `a` and for `b`; NaN where no pair is left. A pair on whose shared
         rows one of the features is constant has no correlation.
     """
-    values = a.matrix.astype(np.float64)
-    left = [matrix.T.tocsr() for matrix in (_ones(values), values, values.power(2))]
+    by_feature = a.matrix.astype(np.float64).T.tocsr()
+    left = (_ones(by_feature), by_feature, by_feature.power(2))
     values = b.matrix.astype(np.float64)
     ones, squares = _ones(values), values.power(2)
     best_a = np.full((len(minimums), a.features), -np.inf)

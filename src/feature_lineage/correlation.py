@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -130,7 +131,39 @@ def _columns(batches: list[pa.RecordBatch]) -> tuple[np.ndarray, np.ndarray, np.
     return token, feature, activation
 
 
-Source = Activations | ActivationFile
+class Moved(NamedTuple):
+    """A source with its tokens in another order: what is on token k is what `source` has on token `places[k]`."""
+
+    source: Activations | ActivationFile
+    places: np.ndarray
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in the sample."""
+        return len(self.places)
+
+    @property
+    def features(self) -> int:
+        """Features, dead ones counted."""
+        return self.source.features
+
+    def pieces(self) -> Pieces:
+        """All activations in the order of tokens, a cell's at a time."""
+        for first, last in pairwise(_bounds(self.tokens, CELLS)):
+            matrix = self.read(first, last)
+            if matrix.nnz:
+                yield np.repeat(np.arange(first, last), np.diff(matrix.indptr)), matrix.indices, matrix.data
+
+    def read(self, first: int, last: int) -> sparse.csr_array:
+        """Activations on the tokens from `first` to before `last`, [last - first, features]; runs of `places` are read at once."""
+        places = self.places[first:last]
+        if not len(places):
+            return self.source.read(first, first)
+        runs = np.split(places, np.flatnonzero(np.diff(places) != 1) + 1)
+        return sparse.vstack([self.source.read(run[0], run[-1] + 1) for run in runs], format="csr")
+
+
+Source = Activations | ActivationFile | Moved
 
 
 def _outside(path: str | Path, shape: tuple[int, int]) -> InputError:
@@ -245,12 +278,16 @@ class _Plan(NamedTuple):
     label: str
 
 
-def _plan(a: Source, b: Source, label: str) -> _Plan:
+def _plan(a: Source, b: Source, label: str, min_active: int = 1) -> _Plan:
     if a.tokens != b.tokens:
         raise InputError(
             f"{label}: one side has {a.tokens:,} tokens, the other {b.tokens:,}; both must be of one sample"
         )
     (moments_a, cells_a), (moments_b, cells_b) = (_survey(side, f"{label}: moments") for side in (a, b))
+    moments_a, moments_b = (  # what fires too rarely correlates with nothing, like what is constant
+        found._replace(deviation=np.where(found.active >= min_active, found.deviation, 0))
+        for found in (moments_a, moments_b)
+    )
     leaves = LEAVES
     while True:
         entries = np.maximum(*(cells.reshape(leaves, -1).sum(1) for cells in (cells_a, cells_b)))
@@ -558,7 +595,14 @@ def _both(plan: _Plan, feature_a: np.ndarray, feature_b: np.ndarray, pool: Threa
     return both
 
 
-def correlate(a: Source, b: Source, floor: float, label: str = "correlations", threads: int | None = None) -> pa.Table:
+def correlate(
+    a: Source,
+    b: Source,
+    floor: float,
+    label: str = "correlations",
+    threads: int | None = None,
+    min_active: int = 1,
+) -> pa.Table:
     """Correlate every feature of `a` with every feature of `b`, row k of both being the same token.
 
     Args:
@@ -567,6 +611,7 @@ def correlate(a: Source, b: Source, floor: float, label: str = "correlations", t
         floor: pairs above this correlation are kept.
         label: name in progress bars and messages.
         threads: CPU threads, torch's number of them by default; it changes no byte.
+        min_active: features that fire on fewer tokens are dead: they are in no pair.
 
     Returns:
         Schema `CORRELATIONS`, ordered by `feature_a`, `feature_b`: all pairs with r above `floor`, and for each feature of either
@@ -576,7 +621,7 @@ def correlate(a: Source, b: Source, floor: float, label: str = "correlations", t
     Raises:
         InputError: the two were not collected over the same number of tokens; a file is damaged; no space for a temporary copy.
     """
-    plan = _plan(a, b, label)
+    plan = _plan(a, b, label, min_active)
     with _workers(threads) as pool:
         return _table(plan, _sums(plan, range(len(plan.entries)), _selector(plan, floor), pool), pool)
 
@@ -616,9 +661,10 @@ def merge_parts(
     floor: float,
     label: str = "correlations",
     threads: int | None = None,
+    min_active: int = 1,
 ) -> pa.Table:
     """What `correlate` returns, to the byte, from the files of all parts in order."""
-    plan = _plan(a, b, label)
+    plan = _plan(a, b, label, min_active)
     tile = _rows_of_a_tile(b.features)
     tiles = [(first, min(first + tile, a.features)) for first in range(0, a.features, tile)]
     select = _selector(plan, floor)

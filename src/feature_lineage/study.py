@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from functools import reduce
 from operator import or_
 from typing import Annotated, Any, Literal
+from zlib import crc32
 
 from pydantic import (
     BaseModel,
@@ -354,7 +355,8 @@ class Flow(Block):
 
 
 class Controls(Block):
-    """What the flow of features is held against; each can be switched off."""
+    """What the flow of features is held against; each can be switched off. Beside the seed ceiling, what is about features and edges
+    is measured on the autoencoders of the first seed."""
 
     ceiling: bool = Field(
         True,
@@ -371,7 +373,7 @@ class Controls(Block):
         description="Compare the raw activations at the hook in place of features.",
     )
     as_published: bool = Field(
-        True,
+        False,
         description="Compare features by the measure of the paper's published code, and by those between it and this one. Time "
         "grows with the features that fire on a token string at all: many times that of the edge's own correlations.",
     )
@@ -562,6 +564,13 @@ class Study(Block):
     def trace(self, model: str) -> list[str]:
         """Corpora that `model` and its ancestors were trained on (paper, section 3.2)."""
         return list(dict.fromkeys(c for name in self.ancestors(model) for c in self.own_corpora(name)))
+
+    def autoencoder_seed(self, model: str, seed: int) -> int:
+        """Seed of an autoencoder's random numbers: another for each model, whatever `seed` of `autoencoder.seeds` it has.
+
+        With one for all, the autoencoders along an edge would begin alike and the two that the ceiling compares would not.
+        """
+        return crc32(f"{model}.seed{seed}".encode())
 
     def block(self, model: str) -> int:
         """Length of the sequences that `model` was trained on, in tokens; for one trained elsewhere, the default."""

@@ -38,6 +38,25 @@ def test_the_flow_is_in_files_that_agree(study):
     assert (study.results / "figures" / "curves.html").is_file()
 
 
+def test_correlations_of_real_features_equal_a_dense_reference(study):
+    record = read_provenance(study.results / "features" / "base" / "seed0" / "validation" / "activations.parquet")
+    for parent, child in (("base", "coder"), ("writer", "both")):
+        dense = []
+        for model in (parent, child):
+            table = read_table(study.results / "features" / model / "seed0" / "validation" / "activations.parquet")
+            dense.append(np.zeros((record["tokens"], record["features"])))
+            dense[-1][table["token"], table["feature"]] = table["activation"]
+        with np.errstate(invalid="ignore"):
+            r = np.corrcoef(*dense, rowvar=False)[: record["features"], record["features"] :]
+        table = read_table(study.results / "correlations" / "validation" / f"{parent}.seed0--{child}.seed0.parquet")
+        table = table.to_pandas()
+        np.testing.assert_allclose(table["r"], r[table["feature_a"], table["feature_b"]], atol=1e-6)
+        assert (table["r"] > 0.3).sum() == (r > 0.3).sum() > 20
+        best = table.groupby("feature_a")["r"].max()
+        np.testing.assert_allclose(best, np.nanmax(r[best.index], axis=1), atol=1e-6)
+        assert len(best) == (~np.isnan(r).all(1)).sum()
+
+
 def test_a_study_without_the_bootstrap_has_no_intervals(copy):
     copy.config["flow"]["bootstrap"] = 0
     run = copy.snakemake("-c2")

@@ -42,13 +42,7 @@ rule make_untrained:
 
 # --- the parent's autoencoder on the child, as it is ---
 
-SEED_EDGES = [
-    (parent, child, seed)
-    for seed in study.autoencoder.seeds
-    for parent, child in study.edges()
-]
-
-if study.controls.transfer and SEED_EDGES:
+if study.controls.transfer and study.edges():
     BASELINES += ["<results>/controls/transfer.parquet"]
 
 
@@ -71,12 +65,12 @@ use rule evaluate_autoencoder as transfer_autoencoder with:
 rule compare_transfers:
     input:
         transfers=[
-            f"<results>/controls/transfer/{parent}.seed{seed}--{child}.json"
-            for parent, child, seed in SEED_EDGES
+            f"<results>/controls/transfer/{parent}.seed{FIRST_SEED}--{child}.json"
+            for parent, child in study.edges()
         ],
         own=[
-            f"<results>/saes/{child}/seed{seed}/evaluation.json"
-            for _, child, seed in SEED_EDGES
+            f"<results>/saes/{child}/seed{FIRST_SEED}/evaluation.json"
+            for _, child in study.edges()
         ],
     output:
         table="<results>/controls/transfer.parquet",
@@ -88,7 +82,7 @@ rule compare_transfers:
         CONDA
     threads: 1
     params:
-        compared=SEED_EDGES,
+        compared=[(parent, child, FIRST_SEED) for parent, child in study.edges()],
         code=code("compare_transfers"),
     script:
         "../scripts/compare_transfers.py"
@@ -118,6 +112,7 @@ use rule train_autoencoder as train_started with:
     benchmark:
         "<benchmarks>/train_started/{parent}--{child}.seed{seed}.tsv"
     params:
+        seed=lambda w: study.autoencoder_seed(w.child, int(w.seed)),
         corpora=lambda w: study.trace(w.child),
         autoencoder=study.autoencoder.model_dump(exclude={"seeds"}) | {"init": "parent"},
 
@@ -248,7 +243,7 @@ rule compare_merges:
         autoencoder=expand(
             "<results>/saes/{model}/seed{seed}/evaluation.json",
             model=LINEAR_MERGES,
-            seed=study.autoencoder.seeds[0],
+            seed=FIRST_SEED,
         ),
         other_weights=expand(
             "<results>/controls/linear/{model}/model.safetensors", model=LINEAR_MERGES
@@ -262,7 +257,7 @@ rule compare_merges:
         other_autoencoder=expand(
             "<results>/controls/linear/{model}/seed{seed}.json",
             model=LINEAR_MERGES,
-            seed=study.autoencoder.seeds[0],
+            seed=FIRST_SEED,
         ),
     output:
         table="<results>/controls/linear_merge.parquet",

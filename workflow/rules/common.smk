@@ -188,18 +188,14 @@ if "ceiling" in ON and len(study.autoencoder.seeds) < 2:
     NOT_MEASURED["ceiling"] = "it needs two autoencoder.seeds, there is one"
 MEASURED = [name for name in ON if name not in NOT_MEASURED]
 CONTROLS = ["<results>/controls/summary.json"] if ON else []
-SEED_PAIRS = [
-    (study.autoencoder.seeds[0], other) for other in study.autoencoder.seeds[1:]
-]
+FIRST_SEED, *OTHER_SEEDS = study.autoencoder.seeds
+SEED_PAIRS = [(FIRST_SEED, other) for other in OTHER_SEEDS]
 
 
 def control_parts(wildcards):
-    """The files of a control that is measured edge by edge: one for each edge, and for each seed if it is about features."""
-    seeds = [f".seed{seed}" for seed in study.autoencoder.seeds]
-    if wildcards.control == "neurons":
-        seeds = [""]
+    """The files of a control that is measured edge by edge, on the first seed's autoencoders if it is about features."""
+    seed = "" if wildcards.control == "neurons" else f".seed{FIRST_SEED}"
     return [
         f"<results>/controls/{wildcards.control}/{parent}--{child}{seed}.parquet"
-        for seed in seeds
         for parent, child in study.edges()
     ]

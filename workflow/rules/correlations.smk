@@ -52,6 +52,7 @@ rule correlate:
     threads: study.threads
     params:
         floor=study.flow.floor,
+        min_active=study.flow.min_active,
         code=code("correlate"),
     script:
         "../scripts/correlate.py"

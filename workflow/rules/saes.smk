@@ -19,7 +19,7 @@ rule train_autoencoder:
         CONDA
     threads: study.threads
     params:
-        seed=lambda w: int(w.seed),
+        seed=lambda w: study.autoencoder_seed(w.model, int(w.seed)),
         threads=study.threads,
         corpora=lambda w: study.trace(w.model),
         autoencoder=study.autoencoder.model_dump(exclude={"seeds"}),

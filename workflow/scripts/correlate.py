@@ -11,11 +11,11 @@ from feature_lineage.logs import job
 def main(smk: Any) -> None:
     with job(smk.log[0]):
         a, b = ActivationFile(smk.input.a), ActivationFile(smk.input.b)
-        floor, label = smk.params.floor, Path(smk.output.correlations).stem
+        params, label = smk.params, Path(smk.output.correlations).stem
         if smk.input.parts:
-            table = merge_parts(a, b, smk.input.parts, floor, label, smk.threads)
+            table = merge_parts(a, b, smk.input.parts, params.floor, label, smk.threads, params.min_active)
         else:
-            table = correlate(a, b, floor, label, smk.threads)
+            table = correlate(a, b, params.floor, label, smk.threads, params.min_active)
         record = provenance({"a": smk.input.a, "b": smk.input.b}, smk.params)
         write_table(smk.output.correlations, table, CORRELATIONS, record)
 

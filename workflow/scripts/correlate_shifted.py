@@ -6,8 +6,8 @@ from typing import Any
 import pyarrow as pa
 
 from feature_lineage.artifacts import provenance, read_tensors, write_table
-from feature_lineage.controls import NULL, alignment_null, living, offsets
-from feature_lineage.correlation import read_activations
+from feature_lineage.controls import NULL, alignment_null, offsets
+from feature_lineage.correlation import ActivationFile
 from feature_lineage.logs import job
 
 
@@ -15,12 +15,13 @@ def main(smk: Any) -> None:
     with job(smk.log[0]):
         sample = read_tensors(smk.input.sample)
         rows = alignment_null(
-            living(read_activations(smk.input.parent), smk.params.min_active),
-            living(read_activations(smk.input.child), smk.params.min_active),
+            ActivationFile(smk.input.parent),
+            ActivationFile(smk.input.child),
             sample["corpus"],
             sample["document"],
             offsets(smk.params.seed),
             smk.params.threshold,
+            smk.params.min_active,
             f"shifted {Path(smk.output.null).stem}",
         )
         table = pa.Table.from_pylist([smk.params.edge | row for row in rows], NULL)
