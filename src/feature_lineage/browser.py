@@ -108,7 +108,6 @@ def _index(
 ) -> dict[str, Any]:
     """What can be searched and listed, in columns."""
     size = len(one.statistics)
-    alive = one.statistics["active"].to_numpy() > 0
     edges = []
     for (parent, child), rows in flow.to_pandas().groupby(["parent", "child"], sort=False):
         rows = rows.sort_values("feature")
@@ -130,9 +129,7 @@ def _index(
         "seed": one.seed,
         "density": [float(f"{value:.3g}") for value in one.statistics["density"].to_numpy()],
         "edges": edges,
-        "origin": [
-            models.index(o) if lives else -1 for o, lives in zip(lineages["origin"].to_pylist(), alive, strict=True)
-        ],
+        "origin": [-1 if name is None else models.index(name) for name in lineages["origin"].to_pylist()],
         "via": [models.index(chain[0]["model"]) if chain else -1 for chain in lineages["chain"].to_pylist()],
         "category": _numbered(one.categories["category"], names["categories"]),
         "corpus": _numbered(one.tokens["corpus"], names["corpora"]),
@@ -161,7 +158,9 @@ def _rounded(values: Iterable[float]) -> list[float | None]:
 def _interpretations(table: pa.Table | None) -> dict[int, dict[str, Any]]:
     """Explanation and scores of the features that have them, by feature; what is missing is left out."""
     kept = {"explanation", "simulation", "detection", "shuffled", "token_mean", "reason"}
-    rows = table.select([name for name in table.column_names if name in kept | {"feature"}]).to_pylist() if table else []
+    rows = (
+        table.select([name for name in table.column_names if name in kept | {"feature"}]).to_pylist() if table else []
+    )
     found = {}
     for row in rows:
         values = {name: row[name] for name in kept & row.keys() if row[name] is not None}
@@ -203,7 +202,9 @@ def _shards(
             "contexts": contexts,
             "shares": [[round(t["share"], 3) for t in row or []] for row in column(one.categories, "tokens")],
             "category_share": [None if value is None else round(value, 3) for value in column(one.categories, "share")],
-            "corpus_share": [None if value is None else round(value, 3) for value in column(one.tokens, "corpus_share")],
+            "corpus_share": [
+                None if value is None else round(value, 3) for value in column(one.tokens, "corpus_share")
+            ],
             "chain": [
                 [[models.index(link["model"]), link["feature"], round(link["r"], 3)] for link in chain]
                 for chain in column(lineages, "chain")

@@ -128,9 +128,9 @@ def curves(
             for model in dict.fromkeys(table[side]):
                 rows = ceiling[ceiling["model"] == model]
                 figure.add_scatter(
-                    x=rows["threshold"], y=rows["share"], name="two autoencoders of one model", legendgroup="ceiling", text=[model] * len(rows),
-                    showlegend=column == 1 and model == table[side].iloc[0], mode="lines", line={"color": "rgba(128,128,128,.55)", "width": 3},
-                    row=1, col=column,
+                    x=rows["threshold"], y=rows["share"], name="two autoencoders of one model", legendgroup="ceiling",
+                    text=[model] * len(rows), showlegend=column == 1 and model == table[side].iloc[0], mode="lines",
+                    line={"color": "rgba(128,128,128,.55)", "width": 3}, row=1, col=column,
                 )  # fmt: skip
     figure.add_vline(x=threshold, line={"color": "#666", "width": 1, "dash": "dot"}, annotation_text=f"{threshold:g}")
     if null is not None and null["threshold"].notna().any():

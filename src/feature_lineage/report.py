@@ -55,7 +55,12 @@ def write_report(
     """
     summary, saes = content["summary"], content["saes"]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": _percent, "correlation": _correlation, "count": "{:,}".format, "visible": visible}
+    environment.filters |= {
+        "percent": _percent,
+        "correlation": _correlation,
+        "count": "{:,}".format,
+        "visible": visible,
+    }
     palette = colours(list(summary["models"]))
     derived = {
         "quote": quote(summary, content["controls"], content["not_measured"]),
@@ -270,9 +275,10 @@ def _flat(values: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, Any
         if isinstance(value, Mapping):
             yield from _flat(value, f"{above}{key}.")
         elif key != "code" and value is not None:
-            yield f"{above}{key}", ", ".join(map(_one, value)) if isinstance(value, Sequence) and not isinstance(
-                value, str
-            ) else value
+            yield (
+                f"{above}{key}",
+                ", ".join(map(_one, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value,
+            )
 
 
 def _one(value: Any) -> str:

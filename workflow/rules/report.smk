@@ -3,7 +3,7 @@
 MERGES = [
     name for name, block in study.models.items() if isinstance(block, MergedModel)
 ]
-FIGURES = ["curves", *(f"sweep-{model}" for model in MERGES), "training", "autoencoders"]
+DRAWN = ["curves", *(f"sweep-{model}" for model in MERGES), "training", "autoencoders"]
 TRAINED = [name for name, block in study.models.items() if hasattr(block, "training")]
 
 
@@ -100,12 +100,13 @@ rule draw_autoencoders:
 
 # --- the report ---
 
-# SWITCH: what cases and interpretation make, once their rules are there.
+# SWITCH: cases.smk and common.smk say these two once the rules of cases and of interpretation are there.
 CASES = []
-INTERPRETED = []
+INTERPRETATIONS = []
 
+DRAWN += ["scores"] if INTERPRETATIONS else []
 AUTOENCODERS = [
-    (model, seed) for model in study.order() for seed in study.autoencoder.seeds
+    (model, seed) for seed in study.autoencoder.seeds for model in study.order()
 ]
 CONTROL_TABLES = [
     path
@@ -135,7 +136,7 @@ rule write_report:
         strata="<results>/flows/strata.parquet",
         groups="<results>/flows/categories.parquet",
         sankey="<results>/flows/sankey.json",
-        figures=expand("<results>/figures/{name}.json", name=FIGURES),
+        figures=expand("<results>/figures/{name}.json", name=DRAWN),
         tensors=expand("<results>/models/{model}/tensors.parquet", model=MERGES),
         curves=expand("<results>/models/{model}/training.parquet", model=TRAINED),
         models=expand("<results>/models/{model}/evaluation.json", model=study.order()),
@@ -146,7 +147,7 @@ rule write_report:
         contexts=feature_tables("contexts"),
         categories=feature_tables("categories"),
         effects=feature_tables("logit_effects"),
-        interpretations=INTERPRETED,
+        interpretations=INTERPRETATIONS,
         cases=CASES,
         controls=CONTROLS,
         baselines=CONTROL_TABLES,
@@ -168,7 +169,7 @@ rule write_report:
         study=study.study,
         models=study.order(),
         autoencoders=AUTOENCODERS,
-        figures=FIGURES,
+        figures=DRAWN,
         merges=MERGES,
         trained=TRAINED,
         corpora=study.flow_corpora(),
