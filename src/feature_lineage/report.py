@@ -17,7 +17,6 @@ from transformers import PreTrainedTokenizerFast
 
 from feature_lineage.artifacts import read_json, staged
 from feature_lineage.browser import Features, token_texts, write_browser, write_script
-from feature_lineage.figures import colours
 
 HERE = Path(__file__).parent
 LIBRARY = HERE / "tabulator"  # the table of the feature browser, as its authors publish it
@@ -42,7 +41,7 @@ def write_report(
     Args:
         folder: where to; nothing appears there before all of it is written.
         record: provenance, shown at the end of the page.
-        figures: plotly figures by the id of their place on the page.
+        figures: plotly figures by the name of their place on the page, `sankey` (`figures.sankey`) among them.
         features: what the feature browser shows (`browser.read_features`).
         flow: fates along each edge, `flow.FEATURES`.
         lineages: chains of ancestors, `flow.LINEAGES`.
@@ -61,7 +60,8 @@ def write_report(
         "count": "{:,}".format,
         "visible": visible,
     }
-    palette = colours(list(summary["models"]))
+    node = figures["sankey"]["data"][0]["node"]
+    palette = {origin: colour for (*_, origin), colour in zip(node["customdata"], node["color"], strict=True)}
     derived = {
         "quote": quote(summary, content["controls"], content["not_measured"]),
         "headline": headline(summary),
@@ -82,9 +82,6 @@ def write_report(
         write_script(data / "vocabulary.js", "vocabulary", token_texts(tokenizer))
         study = {
             "models": models,
-            "palette": palette,
-            "threshold": summary["threshold"],
-            "edges": sorted({(edge["parent"], edge["child"]) for edge in summary["edges"]}),
             "autoencoders": [{"model": model, "seed": seed} for model, seed, _ in saes],
             "interpreted": bool(content["interpretations"]),
             "figures": {name: _plain(figure) for name, figure in figures.items()},

@@ -11,14 +11,15 @@ from feature_lineage.artifacts import read_provenance, sha256
 LIBRARY = "src/feature_lineage"
 MODELS = ("base", "coder", "writer", "both")
 EDGES = (("base", "coder"), ("base", "writer"), ("coder", "both"), ("writer", "both"))
-FLOWS = {"trace_flows", "draw_sankey", "draw_curves", "write_report"}
+FLOWS = {"trace_flows", "draw_sankey", "draw_curves", "count_categories", "write_report"}
 CHANGED = "Params have changed"
 
 
 def features(model, seed=0):
     """Jobs of a model's autoencoder."""
-    jobs = (f"train_autoencoder {model} {seed}", f"evaluate_autoencoder {model} {seed}")
-    return {*jobs, f"collect_features {model} {seed} validation", f"weigh_tokens {model} {seed} validation"}
+    jobs = {f"train_autoencoder {model} {seed}", f"evaluate_autoencoder {model} {seed}"}
+    rules = ("collect_features", "collect_contexts", "categorise_features", "weigh_tokens", "weigh_logits")
+    return jobs | {f"{rule} {model} {seed} validation" for rule in rules}
 
 
 def correlations(*edges, seed=0):

@@ -162,6 +162,15 @@ def seed_statistics(names):
     ]
 
 
+def all_features(file):
+    """A file of each autoencoder of the study, seed by seed."""
+    return [
+        f"<results>/features/{model}/seed{seed}/{SAMPLE}/{file}"
+        for seed in study.autoencoder.seeds
+        for model in study.order()
+    ]
+
+
 def seed_correlations(pairs):
     """Correlations between some pairs of autoencoders, seed by seed."""
     pattern = "<results>/correlations/{}/{}.seed{}--{}.seed{}.parquet"
@@ -198,4 +207,13 @@ def control_parts(wildcards):
     return [
         f"<results>/controls/{wildcards.control}/{parent}--{child}{seed}.parquet"
         for parent, child in study.edges()
+    ]
+
+
+def all_autoencoders(file):
+    """A file of the training or evaluation of each autoencoder of the study, seed by seed."""
+    return [
+        f"<results>/saes/{model}/seed{seed}/{file}"
+        for seed in study.autoencoder.seeds
+        for model in study.order()
     ]

@@ -115,19 +115,6 @@ CONTROL_TABLES = [
 ]
 
 
-def feature_tables(name):
-    """A table on the features of each autoencoder."""
-    return [
-        f"<results>/features/{model}/seed{seed}/{SAMPLE}/{name}.parquet"
-        for model, seed in AUTOENCODERS
-    ]
-
-
-def autoencoder_files(name):
-    """A file of each autoencoder."""
-    return [f"<results>/saes/{model}/seed{seed}/{name}" for model, seed in AUTOENCODERS]
-
-
 rule write_report:
     input:
         summary="<results>/flows/summary.json",
@@ -140,13 +127,13 @@ rule write_report:
         tensors=expand("<results>/models/{model}/tensors.parquet", model=MERGES),
         curves=expand("<results>/models/{model}/training.parquet", model=TRAINED),
         models=expand("<results>/models/{model}/evaluation.json", model=study.order()),
-        saes=autoencoder_files("evaluation.json"),
-        configs=autoencoder_files("cfg.json"),
-        statistics=feature_tables("statistics"),
-        tokens=feature_tables("tokens"),
-        contexts=feature_tables("contexts"),
-        categories=feature_tables("categories"),
-        effects=feature_tables("logit_effects"),
+        saes=all_autoencoders("evaluation.json"),
+        configs=all_autoencoders("cfg.json"),
+        statistics=all_features("statistics.parquet"),
+        tokens=all_features("tokens.parquet"),
+        contexts=all_features("contexts.parquet"),
+        categories=all_features("categories.parquet"),
+        effects=all_features("logit_effects.parquet"),
         interpretations=INTERPRETATIONS,
         cases=CASES,
         controls=CONTROLS,
