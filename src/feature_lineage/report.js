@@ -354,10 +354,11 @@ function context([corpus, tokens, positions, values], highest, corpora) {
   return line;
 }
 
+const weighed = (token, weight) => el("span", {}, code(vocabulary[token] ?? `#${token}`), el("small", {}, weight));
+
 function effects(title, found) {
   if (!found) return null;
-  const entries = found.flatMap(([token, value]) => [code(vocabulary[token] ?? `#${token}`), el("small", {}, value.toFixed(2))]);
-  return el("p", { class: "list" }, el("small", {}, title), entries);
+  return el("p", { class: "list" }, el("small", {}, title), found.map(([token, value]) => weighed(token, value.toFixed(2))));
 }
 
 function interpretation(found) {
@@ -365,7 +366,7 @@ function interpretation(found) {
   const names = { simulation: "simulation", shuffled: "shuffled explanation", token_mean: "token statistics", detection: "detection" };
   const scores = Object.entries(names).filter(([name]) => name in found).map(([name, title]) => [el("dt", {}, title), el("dd", {}, found[name].toFixed(2))]);
   return [
-    el("h4", {}, "Explanation"),
+    el("h4", {}, "Explanation and scores"),
     el("p", {}, found.explanation || (found.reason ? `None: ${found.reason}` : "None was asked for.")),
     el("dl", { class: "facts" }, scores.flat()),
   ];
@@ -402,10 +403,10 @@ async function show(name) {
     ...(below ? [el("h4", {}, "Goes on as"), below] : []),
     ...interpretation(one.interpretations[i]),
     el("h4", {}, "Tokens it fires on"),
-    el("p", { class: "list" }, one.tokens[i].flatMap((token, n) => [code(vocabulary[token] ?? `#${token}`), el("small", {}, percent(shard.shares[k][n]))])),
-    ...(shard.promoted[k] ? [el("h4", {}, "Effect on the logits"), effects("raises", shard.promoted[k]), effects("lowers", shard.suppressed[k])] : []),
+    el("p", { class: "list" }, one.tokens[i].map((token, n) => weighed(token, percent(shard.shares[k][n])))),
     el("h4", {}, "Strongest contexts"),
     ...(shard.contexts[k].length ? shard.contexts[k].map((found) => context(found, shard.max[k], study.corpora)) : [el("p", { class: "note" }, "None.")]),
+    ...(shard.promoted[k] ? [el("h4", {}, "Effect on the logits"), effects("raises", shard.promoted[k]), effects("lowers", shard.suppressed[k])] : []),
   );
   pane.classList.add("shown");
   open = name;
