@@ -150,6 +150,7 @@ def test_case_shows_its_features_with_contexts_highlighted(page):
     text = page()
     assert rows(text, 'id="cases"')[1][1:] == [
         "lua",
+        "base",
         "#7",
         "0.900",
         "persisting",

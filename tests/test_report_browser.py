@@ -97,6 +97,7 @@ def test_search_by_token_number_and_explanation(page, index):
         ("model=base&fate=dead", "1 of 300"),
         ("model=lua&fate=inherited", "50 of 300"),
         ("model=lua&fate=emerging", "249 of 300"),
+        ("model=lua&via=base", "50 of 300"),
         ("model=lua&category=word", "99 of 300"),
         ("model=lua&corpus=code&fate=inherited", "0 of 300"),
         ("model=*&single=1", "2 of 600"),
