@@ -14,11 +14,13 @@ from feature_lineage.artifacts import write_table
 from feature_lineage.controls import (
     AS_PUBLISHED,
     CEILING,
+    CEILING_CURVES,
     NEURONS,
     NULL,
     Side,
     alignment_null,
     best_where_both_fire,
+    ceiling_curves,
     living,
     neuron_correlations,
     neuron_rows,
@@ -127,6 +129,20 @@ def test_ceiling_counts_both_sides_apart():
     assert (first["side"], first["features"], first["persisting"], first["share"]) == ("a", 10, 4, 0.4)
     assert (second["side"], second["features"], second["persisting"], second["share"]) == ("b", 16, 4, 0.25)
     assert (first["seed_a"], first["seed_b"]) == (0, 7)
+
+
+def test_ceiling_as_a_curve_is_the_mean_of_both_sides_at_each_threshold():
+    a, b, c = draw(0, features=10), draw(1, features=16), draw(2, features=12)
+    b[:, :4] = 2 * a[:, :4]
+    pairs = {(("base", 0), ("base", 7)): compared(a, b), (("base", 0), ("base", 8)): compared(a, c)}
+    table = ceiling_curves(pairs, 0.295)
+    assert table.schema == CEILING_CURVES
+    found = dict(zip(table["threshold"].to_pylist(), table["share"].to_pylist(), strict=True))
+    assert list(found) == [k / 100 for k in range(30, 101)]
+    for threshold in (0.3, 0.8, 1.0):
+        shares = [row["share"] for row in seed_ceiling(pairs, threshold).to_pylist()]
+        assert found[threshold] == pytest.approx(sum(shares) / 4)
+    assert found[0.8] == pytest.approx((0.4 + 0.25) / 4)
 
 
 def test_comparisons_are_read_from_files(tmp_path):

@@ -199,6 +199,12 @@ def test_sankeys_nodes_count_living_features():
     assert share == "28.6%"
 
 
+def test_sankeys_bands_say_where_they_are_and_their_share_of_the_child():
+    (trace,) = sankey(SUMMARY).data
+    assert tuple(trace.link.customdata[0]) == ("base", "lua", "base", "28.6%")
+    assert tuple(trace.node.customdata[1][3:]) == ("lua", "base")
+
+
 def test_sankeys_colour_is_the_origins():
     (trace,) = sankey(SUMMARY).data
     colour = dict(zip(trace.node.label, trace.node.color, strict=True))
@@ -232,11 +238,23 @@ def test_curves_show_each_edge_from_both_sides_by_three_measures():
     assert [line.xref for line in figure.layout.shapes] == ["x", "x2"], "the threshold is marked on both sides"
 
 
-def test_curves_of_several_seeds_tell_them_apart():
+def test_curves_of_further_seeds_stay_behind_the_first():
     row = {"parent": "base", "child": "lua", "side": "parent", "threshold": 0.5}
     row |= dict.fromkeys(("persisting_share", "mutual_share", "one_to_one_share"), 0.1)
     figure = curves(pd.DataFrame([row | {"seed": 0}, row | {"seed": 3}]), 0.8)
-    assert [t.name for t in figure.data if t.showlegend] == ["base → lua, seed 0", "base → lua, seed 3"]
+    assert [t.name for t in figure.data if t.showlegend] == ["base → lua"]
+    assert [t.opacity for t in figure.data] == [1] * 3 + [0.3] * 3
+
+
+def test_curves_stand_beside_the_ceiling_and_chance():
+    row = {"parent": "base", "child": "lua", "seed": 0, "threshold": 0.5}
+    row |= dict.fromkeys(("persisting_share", "mutual_share", "one_to_one_share"), 0.1)
+    ceiling = pd.DataFrame({"model": ["base", "base", "lua"], "threshold": [0.5, 0.6, 0.5], "share": [0.4, 0.3, 0.9]})
+    null = pd.DataFrame({"threshold": [0.05, np.nan, 0.07]})
+    figure = curves(pd.DataFrame([row | {"side": side} for side in ("parent", "child")]), 0.8, ceiling, null)
+    found = {(t.xaxis, t.text[0]): list(t.y) for t in figure.data if t.legendgroup == "ceiling"}
+    assert found == {("x", "base"): [0.4, 0.3], ("x2", "lua"): [0.9]}
+    assert sorted({shape.x0 for shape in figure.layout.shapes}) == [0.07, 0.8]
 
 
 def test_curves_of_a_study_without_edges():

@@ -93,13 +93,14 @@ def test_import_inside_a_function_counts(package):
     assert hashed() != before
 
 
-def test_template_counts_byte_for_byte(package):
+@pytest.mark.parametrize("suffix", ["html", "css", "js"])
+def test_what_stands_beside_a_module_counts_byte_for_byte(package, suffix):
     folder, hashed = package
     plain = hashed()
-    (folder / "inner.html").write_text("<p>one</p>")
+    (folder / f"inner.{suffix}").write_text("<p>one</p>")
     one = hashed()
-    (folder / "inner.html").write_text("<p>one</p> ")
-    (folder / "unused.html").write_text("<p>of a module that is not reached</p>")
+    (folder / f"inner.{suffix}").write_text("<p>one</p> ")
+    (folder / f"unused.{suffix}").write_text("<p>of a module that is not reached</p>")
     assert len({plain, one, hashed()}) == 3
 
 

@@ -1,187 +1,79 @@
-import json
 import re
+import shutil
 from html import unescape
 
 import pandas as pd
-import plotly.graph_objects as go
+import pyarrow as pa
 import pytest
 from jinja2 import UndefinedError
 from plotly.offline import get_plotlyjs
+from reports import CASE, CONTROLS, EVIL, IMAGE, INTERPRETATIONS, SAE, SUMMARY, content, features, figure
 
 from feature_lineage.artifacts import write_json
-from feature_lineage.report import headline, main, write_report
-
-EVIL = "</script><script>alert(1)</script>"
-SUMMARY = {
-    "threshold": 0.8,
-    "models": ["base", "lua"],
-    "edges": [
-        {
-            "parent": "base",
-            "child": "lua",
-            "seed": 0,
-            "threshold": 0.8,
-            "parent_features": 2048,
-            "parent_dead": 8,
-            "parent_persisting": 300,
-            "disappearing": 1740,
-            "child_features": 2048,
-            "child_dead": 3,
-            "child_persisting": 290,
-            "emerging": 1755,
-            "mutual": 250,
-            "one_to_one": 1260,
-            "persisting_share": 300 / 2040,
-            "persisting_low": 0.131,
-            "persisting_high": 0.162,
-            "emerging_share": None,
-            "emerging_low": None,
-            "emerging_high": None,
-        }
-    ],
-    "origins": {"base": {"base": 2040}, "lua": {"base": 290, "lua": 1755}},
-    "bands": [{"parent": "base", "child": "lua", "origin": "base", "features": 290}],
-}
-SAE = {
-    "l0": 41.26,
-    "mse": 0.012345,
-    "variance_explained": 0.875,
-    "loss_recovered": 0.961,
-    "dead_share": 0.0005,
-    "definitions": {"l0": "features that fire at a token", "mse": "squared error", "loss_clean": "left out"},
-}
-STRATA = pd.DataFrame(
-    [
-        {"parent": "base", "child": "lua", "seed": 0, "side": side, "kind": "token", "stratum": stratum}
-        | {"features": 1500, "persisting": 300, "share": 0.2}
-        for side in ("parent", "child")
-        for stratum in ("single", "several")
-    ]
+from feature_lineage.report import (
+    category_rows,
+    headline,
+    main,
+    parameters,
+    quote,
+    score_rows,
+    verdict,
+    visible,
+    write_report,
 )
 
-CONTROLS = {
-    "threshold": 0.8,
-    "edges": [
-        {
-            "parent": "base",
-            "child": "lua",
-            "seed": 0,
-            "side": "parent",
-            "features": 2040,
-            "persisting": 300,
-            "share": 300 / 2040,
-            "median_r": 0.5304,
-            "ceiling": 0.2,
-            "share_of_ceiling": 0.7353,
-            "false_match_rate": 0.001,
-            "null_threshold": 0.0604,
-            "share_at_null_threshold": 0.99,
-            "neurons": 0.25,
-            "neurons_median_r": 0.46,
-            "as_published": None,
-        }
-    ],
-    "variants": [
-        {
-            "parent": "base", "child": "lua", "seed": 0, "side": side, "variant": "strings where both fire", "minimum": minimum,
-            "features": 2040, "persisting": 1700, "share": 1700 / 2040, "median_r": 0.99,
-        }
-        for side, minimum in (("parent", 2), ("child", None))
-    ],
-    "not_measured": {},
-    "definitions": {"ceiling": "what two seeds share"},
-}  # fmt: skip
-
-
-def figure(name):
-    return {**json.loads(go.Figure(go.Scatter(x=[1], y=[2], name=name)).to_json()), "provenance": {"digest": "secret"}}
-
 
 @pytest.fixture
-def content():
-    tensors = pd.DataFrame(
-        {"tensor": ["w"], "elements": [1234], "cosine": [0.5], "angle": [1.0471975511965976], "branch": ["slerp"]}
-    )
-    return {
-        "study": "small",
-        "summary": SUMMARY,
-        "sankey": figure("sankey"),
-        "curves": figure("curves"),
-        "strata": STRATA,
-        "controls": CONTROLS,
-        "merges": {"both": {"figure": figure("sweep"), "tensors": tensors, "record": {"t": 0.583}}},
-        "training": figure("training"),
-        "autoencoders": figure("autoencoders"),
-        "models": {
-            "base": {"corpora": {"english": {"accuracy": 0.41}, "python": {"accuracy": 0.4321}}},
-            "lua": {"corpora": {"english": {"accuracy": 0.3}, "python": {"accuracy": None}}},
-        },
-        "saes": [("base", 0, SAE), ("lua", 0, SAE)],
-        "record": {"digest": "abc", "parameters": {"note": "plain"}},
-    }
-
-
-@pytest.fixture
-def page(content, tmp_path):
-    """A function that writes the page and gives its text without plotly's library."""
+def page(tmp_path):
+    """A function that writes the report and gives the text of its page."""
 
     def write(**changes):
-        write_report(tmp_path / "index.html", **(content | changes))
-        text = (tmp_path / "index.html").read_text(encoding="utf-8")
-        assert text.count(get_plotlyjs()) == 1
-        return text.replace(get_plotlyjs(), "")
+        write_report(tmp_path / "report", **(content() | {"features": features()[:1]} | changes))
+        return (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
 
     return write
 
 
 def rows(text, after):
-    """The rows of the first table after a heading, as lists of cells."""
+    """The rows of the first table after a text, as lists of cells."""
     body = text.split(after, 1)[1].split("<tbody>", 1)[1].split("</tbody>", 1)[0]
     return [
-        [unescape(re.sub(r"<.*?>", "", cell)) for cell in re.findall(r"<td>(.*?)</td>", row)]
+        [unescape(re.sub(r"<.*?>", "", cell)).strip() for cell in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row)]
         for row in body.split("<tr>")[1:]
     ]
 
 
-def scripts(text):
-    return dict(re.findall(r'<script type="application/json" id="(.*?)">(.*?)</script>', text, re.DOTALL))
+# --- the page ----------------------------------------------------------------------------------------------
+
+
+def test_the_first_sentence_is_the_one_to_quote(page):
+    text = page()
+    assert unescape(text.split("<h1>")[1].split("</h1>")[0]) == (
+        "20.1% of base's features persist into lua; two autoencoders of base itself share 40.0%."
+    )
+    assert "<b>20.1%</b> persist, ceiling 40.0%: <b>50%</b> of it" in text
 
 
 def test_flow_table(page):
-    assert rows(page(), "<h2>Feature flow</h2>") == [
-        [
-            "base → lua",
-            "0",
-            "2,040",
-            "300",
-            "14.7% (13.1% to 16.2%)",
-            "1,740",
-            "2,045",
-            "290",
-            "1,755",
-            "–",
-            "250",
-            "1,260",
-            "8 / 3",
-        ]
+    assert rows(page(), 'id="flow"') == [
+        ["base → lua", "0", "299", "60", "20.1% 13.1% to 26.2%", "239", "299", "50", "249", "–", "45", "48", "1 / 1"]
     ]
 
 
 def test_strata_of_each_edge(page):
-    more = pd.concat([STRATA, STRATA.assign(child="bible", share=0.3)])
-    text = page(strata=more)
-    assert text.count("<details>") == 2
-    assert rows(text, "base → lua, seed 0: who persists") == [
-        [side, f"token: {stratum}", "1,500", "300", "20.0%"]
+    strata = content()["strata"]
+    text = page(strata=pd.concat([strata, strata.assign(child="bible", share=0.3)]))
+    assert rows(text, "<summary>base → lua, seed 0</summary>") == [
+        [side, f"token: {stratum}", "150", "30", "20.0%"]
         for side in ("parent", "child")
         for stratum in ("single", "several")
     ]
-    assert rows(text, "base → bible, seed 0: who persists")[0][-1] == "30.0%"
-    assert "<details>" not in page(strata=STRATA.iloc[:0])
+    assert rows(text, "<summary>base → bible, seed 0</summary>")[0][-1] == "30.0%"
+    assert "Who persists" not in page(strata=strata.iloc[:0])
 
 
 def test_accuracy_table(page):
-    assert rows(page(), "<h2>Language models</h2>") == [["base", "41.0%", "43.2%"], ["lua", "30.0%", "–"]]
+    assert rows(page(), 'id="models"') == [["base", "41.0%", "43.2%"], ["lua", "30.0%", "–"]]
 
 
 def test_merge_table(page):
@@ -193,120 +85,219 @@ def test_merge_table(page):
 def test_autoencoder_table(page):
     text = page()
     numbers = ["41.3", "0.0123", "87.5%", "96.1%", "0.05%"]
-    assert rows(text, "<h2>Autoencoders</h2>") == [["base", "0", *numbers], ["lua", "0", *numbers]]
-    assert "features that fire at a token" in text
-    assert "left out" not in text
-
-
-def test_every_figure_has_its_place_and_its_data(page, content):
-    text = page()
-    found = scripts(text)
-    assert list(found) == ["sankey-data", "curves-data", "sweep-1-data", "training-data", "autoencoders-data"]
-    for name in found:
-        assert f'<div id="{name.removesuffix("-data")}"></div>' in text
-    expected = {key: value for key, value in content["sankey"].items() if key != "provenance"}
-    assert json.loads(found["sankey-data"]) == expected
-    go.Figure(json.loads(found["sweep-1-data"]))
-    assert "secret" not in text, "a figure's own provenance is no part of the page"
+    assert rows(text, 'id="autoencoders"') == [["base", "0", *numbers], ["lua", "0", *numbers]]
+    assert "features that fire at a token" in text and "<dd>left out" not in text
 
 
 def test_controls_table(page):
     text = page()
-    numbers = ["2,040", "14.7%", "0.530", "20.0%", "73.5%", "0.1%", "0.060", "99.0%", "25.0%", "–"]
-    assert rows(text, "<h2>Controls</h2>") == [["base → lua", "0", "parent", *numbers]]
+    numbers = ["299", "20.1%", "0.530", "40.0%", "50.2%", "0.1%", "0.060", "99.0%", "25.0%", "–"]
+    assert rows(text, 'id="controls"') == [["base → lua", "0", "parent", *numbers]]
     found = rows(text, "How much each choice")
-    assert found[0] == ["base → lua", "0", "parent", "strings where both fire", "2", "2,040", "1,700", "83.3%", "0.990"]
+    assert found[0] == ["base → lua", "0", "parent", "strings where both fire", "2", "299", "250", "83.6%", "0.990"]
     assert found[1][4] == "–"
-    assert "what two seeds share" in text
-    assert "ot measured" not in text
+    assert "what two seeds share" in text and "ot measured" not in text
 
 
 def test_what_is_not_measured_is_said_in_its_place_and_why(page):
     reasons = {"ceiling": "one seed <only>", "alignment_null": "switched off"}
-    text = page(controls=CONTROLS | {"variants": [], "not_measured": reasons})
-    ((*_, ceiling, of_ceiling, false, threshold, above, neurons, published),) = rows(text, "<h2>Controls</h2>")
+    text = page(controls=CONTROLS | {"variants": [], "ceilings": [], "not_measured": reasons}, not_measured=reasons)
+    ((*_, ceiling, of_ceiling, false, threshold, above, neurons, published),) = rows(text, 'id="controls"')
     assert {ceiling, of_ceiling, false, threshold, above} == {"not measured"}
     assert (neurons, published) == ("25.0%", "–")
     assert "Not measured: ceiling (one seed &lt;only&gt;)." in text
     assert "How much each choice" not in text
 
 
-def test_study_without_controls(page):
-    assert "Controls" not in page(controls=None)
+def test_what_a_study_has_not_leaves_no_section(page):
+    text = page(
+        controls=None,
+        merges={},
+        categories=None,
+        cases=[],
+        interpretations={},
+        figures={"sankey": content()["figures"]["sankey"]},
+    )
+    for word in ('id="controls"', "merged at t", 'id="categories"', 'id="cases"', 'id="scores"', 'id="baselines"'):
+        assert word not in text
+    assert re.findall(r'data-figure="(.*?)"', text) == ["sankey"]
 
 
-def test_study_without_a_merge(page):
-    text = page(merges={})
-    assert list(scripts(text)) == ["sankey-data", "curves-data", "training-data", "autoencoders-data"]
+def test_baselines(page):
+    persistence = {
+        "parent": "base",
+        "child": "base-untrained",
+        "seed": 0,
+        "side": "parent",
+        "features": 299,
+        "persisting": 1,
+    }
+    untrained = [persistence | {"share": 1 / 299, "median_r": 0.1, "same_number": 2}]
+    own = {"l0": 40.0, "variance_explained": 0.9, "loss_recovered": 0.95, "dead_share": 0.0}
+    transfer = [{"parent": "base", "child": "lua", "seed": 0, **own, **{f"own_{k}": v / 2 for k, v in own.items()}}]
+    text = page(baselines={"untrained": untrained, "transfer": transfer})
+    assert rows(text, "never trained") == [["base → base-untrained", "0", "parent", "299", "1", "0.3%", "0.100", "2"]]
+    assert [row[2:5] for row in rows(text, "unchanged")] == [["base's", "40.0", "90.0%"], ["its own", "20.0", "45.0%"]]
+    assert "straight line" not in text
 
 
-def test_no_request_leaves_the_page(page):
+def test_categories_by_fate_and_corpus(page):
+    (row,) = rows(page(), 'id="categories"')
+    assert row == ["word", "4", "100.0%", "3", "75.0%", "75% of 4"]
+
+
+def test_case_shows_its_features_with_contexts_highlighted(page):
     text = page()
-    assert not re.findall(r"""<[^>]*\b(?:src|href|srcset|action|data|poster)\s*=""", text)
-    assert not re.findall(r"https?:|@import|url\(|\bfetch\(|XMLHttpRequest|\bimport\b", text)
+    assert rows(text, 'id="cases"')[1][1:] == [
+        "lua",
+        "base",
+        "#7",
+        "0.900",
+        "persisting",
+        "7.53",
+        "91.2%",
+        "0.012",
+        "·= " + EVIL,
+    ]
+    context = text.split('class="context"')[1].split("</p>")[0]
+    assert '<span>x</span><span class="on" style="--a: 0.500" title="0.5"> =</span>' in context
+    assert 'style="--a: 1.000"' in context and "<span>↵</span>" in context
+    assert 'href="#feature=lua/0/7"' in text
 
 
-def test_provenance_is_shown(page, content):
+def test_scores_are_means_of_what_is_there(page):
+    found = rows(page(), 'id="scores"')
+    assert found[0][2:] == ["persisting", "1", "1", "0.500", "0.100", "0.300", "70.0%"]
+    assert found[1][2:] == ["not persisting", "1", "0", "–", "–", "0.800", "–"]
+
+
+def test_parameters_of_the_run_are_at_the_end(page):
     text = page()
-    shown = text.split("<h2>How this was made</h2>")[1].split("<pre>")[1].split("</pre>")[0]
-    assert json.loads(unescape(shown)) == content["record"]
+    assert text.index("Model base</summary>") > text.index('id="method"')
+    assert "<dt>lr</dt><dd>0.001</dd>" in text and '"digest": "abc"' in text
 
 
-def test_text_cannot_break_out_of_the_page(page, content):
-    evil = {"corpora": {EVIL: {"accuracy": 0.5}}}
+def test_every_figure_has_its_place_and_its_data(page, tmp_path):
+    found = re.findall(r'data-figure="(.*?)"', page())
+    assert found == ["sankey", "curves", "sweep-both", "training", "scores"]
+    data = (tmp_path / "report" / "data" / "study.js").read_text()
+    assert all(f'"{name}":{{"data"' in data for name in found)
+    assert "secret" not in data, "a figure's own provenance is no part of the report"
+
+
+# --- nothing gets in, nothing goes out ---------------------------------------------------------------------
+
+
+def test_text_cannot_break_out_of_the_page(page):
     edge = SUMMARY["edges"][0] | {"parent": EVIL, "child": EVIL}
-    tensors = content["merges"]["both"]["tensors"].assign(tensor=EVIL, branch=EVIL)
+    given = content()
     text = page(
         study=EVIL,
-        summary=SUMMARY | {"edges": [edge], "origins": {EVIL: {"base": 1, EVIL: 2}}},
-        sankey=figure(EVIL),
-        curves=figure(EVIL),
-        strata=STRATA.assign(parent=EVIL, stratum=EVIL),
-        merges={EVIL: {"figure": figure(EVIL), "tensors": tensors, "record": {"t": 0.5}}},
-        models={EVIL: evil},
-        controls={
-            **CONTROLS,
-            "edges": [CONTROLS["edges"][0] | {"parent": EVIL}],
-            "not_measured": {EVIL: EVIL},
-            "definitions": {EVIL: EVIL},
-        },
+        summary=SUMMARY | {"models": ["base", "lua", EVIL], "edges": [edge], "origins": {EVIL: {"base": 1, EVIL: 2}}},
+        figures=given["figures"] | {"training": figure(EVIL)},
+        strata=given["strata"].assign(parent=EVIL, stratum=IMAGE),
+        categories=pa.Table.from_pylist([row | {"category": EVIL} for row in given["categories"].to_pylist()]),
+        models={EVIL: {"corpora": {IMAGE: {"accuracy": 0.5}}}},
+        controls={**CONTROLS, "edges": [CONTROLS["edges"][0] | {"parent": EVIL}], "definitions": {EVIL: IMAGE}},
+        not_measured={EVIL: IMAGE},
         saes=[(EVIL, EVIL, SAE | {"definitions": {"l0": EVIL}})],
+        cases=[CASE | {"case": EVIL, "hypothesis": IMAGE}],
+        interpretations={(EVIL, 0): given["interpretations"]["base", 0]},
+        steps=[(EVIL, [(IMAGE, EVIL)])],
         record={"digest": EVIL},
     )
-    assert "<script>alert" not in text
-    assert text.count("<script") == text.count("</script>") == 7, "the library, five figures and what draws them"
-    assert json.loads(scripts(text)["sankey-data"])["data"][0]["name"] == EVIL
+    assert "<script>" not in text and "<img" not in text
+    assert text.count("<script ") == text.count("</script>") == 2
     assert unescape(text).count("alert(1)") > 10, "it is there, as text"
 
 
-def test_same_content_gives_the_same_bytes(content, tmp_path):
-    for name in ("one", "two"):
-        write_report(tmp_path / f"{name}.html", **content)
-    assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.html", "two.html"]
+def test_the_policy_allows_nothing_from_outside_and_no_inline_script(page):
+    text = page()
+    policy = unescape(re.search(r'http-equiv="Content-Security-Policy" content="(.*?)"', text)[1])
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == "'none'" and rules["script-src"] == "'self' file:"
+    assert "http" not in policy and "*" not in policy
+    assert not re.findall(r"\son\w+=", re.sub(r">[^<]*<", "><", text))
+    assert not [
+        url for url in re.findall(r'(?:src|href)="([^"]*)"', text) if not re.match(r"#|assets/|data/|data:,", url)
+    ]
 
 
-def test_missing_content_is_an_error_and_leaves_no_page(content, tmp_path):
+def test_the_reports_own_script_makes_no_markup_of_text(tmp_path, page):
+    page()
+    own = (tmp_path / "report" / "assets" / "report.js").read_text()
+    assert not re.findall(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|\bfetch\(|https?:", own
+    )
+
+
+# --- the folder --------------------------------------------------------------------------------------------
+
+
+def test_the_folder_holds_all_that_it_loads(page, tmp_path):
+    text = page()
+    folder = tmp_path / "report"
+    for url in re.findall(r'(?:src|href)="((?:assets|data)/[^"]*)"', text):
+        assert (folder / url).is_file()
+    assert (folder / "assets" / "plotly.min.js").read_text() == get_plotlyjs()
+    assert "MIT" in (folder / "assets" / "tabulator.LICENSE.txt").read_text()
+    assert (folder / "data" / "vocabulary.js").is_file()
+
+
+def test_an_earlier_reports_shards_are_removed(page, tmp_path):
+    page()
+    stale = tmp_path / "report" / "data" / "gone.seed0.js"
+    stale.write_text("")
+    page()
+    assert not stale.exists()
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["assets", "data", "index.html"]
+
+
+def test_same_content_gives_the_same_bytes(page, tmp_path):
+    def bytes_of():
+        page()
+        return {p: p.read_bytes() for p in sorted((tmp_path / "report").rglob("*")) if p.is_file()}
+
+    assert bytes_of() == bytes_of()
+
+
+def test_missing_content_is_an_error_and_leaves_what_was_there(page, tmp_path):
     # rather than a page with a hole in it
-    del content["merges"]["both"]["tensors"]["branch"]
+    old = page()
+    broken = content()["merges"]
+    del broken["both"]["tensors"]["branch"]
     with pytest.raises(UndefinedError, match="branch"):
-        write_report(tmp_path / "index.html", **content)
+        page(merges=broken)
+    assert (tmp_path / "report" / "index.html").read_text() == old
+    shutil.rmtree(tmp_path / "report")
+    with pytest.raises(UndefinedError, match="branch"):
+        page(merges=broken)
     assert list(tmp_path.iterdir()) == []
 
 
 # --- the main numbers --------------------------------------------------------------------------------------
 
 
+def test_quote_without_a_ceiling_says_why():
+    said = quote(SUMMARY, None, {"ceiling": "there is one seed"})
+    assert said == (
+        "20.1% of base's features persist into lua; "
+        "what two autoencoders of base itself share was not measured (there is one seed)."
+    )
+    assert quote(SUMMARY, None, {}).endswith("was not measured.")
+    assert "one model" in quote({"edges": []}, None, {})
+
+
 def test_headline():
     assert headline(SUMMARY) == [
-        "base → lua: 300 of 2,040 features persist (14.7%, 95 % interval 13.1% to 16.2%), 1,740 disappear, 1,755 emerge.",
-        "lua: 290 of 2,045 features have an ancestor: 290 from base.",
+        "base → lua: 60 of 299 features persist (20.1%, 95 % interval 13.1% to 26.2%), 239 disappear, 249 emerge.",
+        "lua: 50 of 299 features have an ancestor: 50 from base.",
     ]
 
 
 def test_headline_without_intervals():
     edge = SUMMARY["edges"][0] | {"persisting_low": None, "persisting_high": None}
-    assert "300 of 2,040 features persist (14.7%), 1,740" in headline(SUMMARY | {"edges": [edge]})[0]
+    assert "60 of 299 features persist (20.1%), 239" in headline(SUMMARY | {"edges": [edge]})[0]
 
 
 def test_headline_of_several_seeds_tells_them_apart():
@@ -322,16 +313,69 @@ def test_headline_of_one_model_is_empty():
     assert headline({"edges": [], "origins": {"base": {"base": 3}}}) == []
 
 
-def test_main_prints_where_the_report_is_and_its_numbers(tmp_path, capsys):
+def test_category_rows_leave_dead_features_out():
+    (group,) = category_rows(content()["categories"])
+    assert group["features"] == 4 and group["corpora"] == ["code"]
+    assert category_rows(None) == []
+
+
+def scored(simulation, token_mean):
+    columns = [pa.nulls(len(simulation), field.type) for field in INTERPRETATIONS]
+    table = pa.table(columns, schema=INTERPRETATIONS)
+    for name, values in (
+        ("simulation", simulation),
+        ("token_mean", token_mean),
+        ("fate", ["persisting"] * len(simulation)),
+    ):
+        place = INTERPRETATIONS.get_field_index(name)
+        table = table.set_column(place, INTERPRETATIONS.field(name), pa.array(values, INTERPRETATIONS.field(name).type))
+    return {("base", 0): table}
+
+
+def test_verdict_says_whether_explanations_beat_the_token_statistics():
+    # only on the features that have both: the third would turn it
+    found = verdict(scored([0.2, 0.4, None], [0.3, 0.5, -9.0]))
+    assert (
+        "On the 2 features" in found and "do not beat the token statistics: mean correlation 0.30 against 0.40" in found
+    )
+    assert "predict activations better than" in verdict(scored([0.6], [0.5]))
+    assert "No language model explained" in verdict(scored([None], [0.5]))
+    assert verdict({}) == ""
+
+
+def test_missing_scores_are_not_zero():
+    (row,) = score_rows(scored([0.5, None], [0.1, 0.3]))
+    assert (row["simulation"], row["explained"], row["features"]) == (0.5, 1, 2)
+    assert row["token_mean"] == pytest.approx(0.2) and row["detection"] is None
+
+
+def test_blanks_are_drawn():
+    assert [visible(text) for text in ("\n\n   ", " the", "\t", "  ", "a\nb")] == ["↵↵···", " the", "⇥", "··", "a↵b"]
+
+
+def test_parameters_are_flat_and_without_the_codes_hash():
+    record = {
+        "parameters": {"code": "ab", "training": {"lr": 0.1, "steps": [1, 2]}, "edges": [["a", "b"]], "none": None}
+    }
+    assert parameters({"step": record}) == [
+        ("step", [("edges", "a → b"), ("training.lr", 0.1), ("training.steps", "1, 2")])
+    ]
+
+
+def test_main_prints_the_quote_where_the_report_is_and_its_numbers(tmp_path, capsys):
     write_json(tmp_path / "flows" / "summary.json", SUMMARY, {})
     corpora = {"english": {"accuracy": 0.41}, "a-long-corpus-name": {"accuracy": 0.4321}}
     for model in SUMMARY["models"]:
         write_json(tmp_path / "models" / model / "evaluation.json", {"corpora": corpora}, {})
     main(str(tmp_path))
-    lines = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert lines[0] == quote(SUMMARY, None, {})
     head, base = (next(line for line in lines if line.startswith(word)) for word in ("accuracy", "base "))
     assert head.split() == ["accuracy", "english", "a-long-corpus-name"]
     assert base.split() == ["base", "41.0%", "43.2%"]
     assert len(head) == len(base), "columns stand under their names"
     assert f"  {headline(SUMMARY)[0]}" in lines
     assert lines[-1] == f"report: {tmp_path.resolve() / 'report' / 'index.html'}"
+    write_json(tmp_path / "controls" / "summary.json", CONTROLS, {})
+    main(str(tmp_path))
+    assert "two autoencoders of base itself share 40.0%." in capsys.readouterr().out

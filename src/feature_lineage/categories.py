@@ -190,7 +190,7 @@ def _top_tokens(mass: np.ndarray, unigram: np.ndarray) -> list[list[dict[str, An
 def count_categories(
     features: pa.Table, categories: Mapping[tuple[str, int], pa.Table], tokens: Mapping[tuple[str, int], pa.Table]
 ) -> pa.Table:
-    """Living features of both sides of each edge by category, corpus and fate.
+    """Living features of both sides of each edge by category, corpus and fate, for the seeds that have categories.
 
     Args:
         features: table of schema `flow.FEATURES`.
@@ -201,7 +201,7 @@ def count_categories(
         Schema `COUNTS`; `side` is `parent` or `child`. Combinations without features have no row.
     """
     frame = features.select(["parent", "child", "seed", "model", "feature", "fate"]).to_pandas()
-    frame = frame[frame["fate"] != "dead"]
+    frame = frame[(frame["fate"] != "dead") & frame["seed"].isin({seed for _, seed in categories})]
     rows: list[dict[str, Any]] = []
     for (parent, child, seed, model), alive in frame.groupby(["parent", "child", "seed", "model"], sort=False):
         side = {"parent": parent, "child": child, "seed": seed, "side": "parent" if model == parent else "child"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,6 +30,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 CEILING = pa.schema(
     [("model", pa.string()), ("seed_a", pa.int64()), ("seed_b", pa.int64()), *_SIDE, *_SHARE],
 )
+CEILING_CURVES = pa.schema([("model", pa.string()), ("threshold", pa.float64()), ("share", pa.float64())])
 NULL = pa.schema(
     [
         *_EDGE,
@@ -146,6 +148,28 @@ def seed_ceiling(comparisons: Comparisons, threshold: float) -> pa.Table:
         for name, side in zip("ab", pair, strict=True)
     ]
     return pa.Table.from_pylist(rows, CEILING)
+
+
+def ceiling_curves(comparisons: Comparisons, floor: float) -> pa.Table:
+    """The share of `seed_ceiling` as a function of the threshold, mean over a model's pairs of autoencoders and both sides of each.
+
+    Args:
+        comparisons: pairs of autoencoders of one model.
+        floor: correlation above which all pairs are known; thresholds go from there to 1 in steps of .01.
+
+    Returns:
+        Schema `CEILING_CURVES`; shares are null where no feature lives.
+    """
+    found: dict[str, list[Side]] = {}
+    for (a, _), pair in comparisons.items():
+        found.setdefault(a[0], []).extend(pair)
+    rows = []
+    for model, parts in found.items():
+        for threshold in (np.arange(math.ceil(100 * floor - 1e-9), 101) / 100).tolist():
+            shares = [share for side in parts if (share := side.share(threshold)) is not None]
+            share = float(np.mean(shares)) if shares else None
+            rows.append({"model": model, "threshold": threshold, "share": share})
+    return pa.Table.from_pylist(rows, CEILING_CURVES)
 
 
 # --- alignment null ----------------------------------------------------------------------------------------

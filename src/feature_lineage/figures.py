@@ -64,8 +64,8 @@ def sankey(summary: Mapping[str, Any]) -> go.Figure:
                 "label": names,
                 "color": [palette[origin] for _, origin in keys],
                 "customdata": [
-                    [count, total[model], f"{count / total[model]:.1%}" if total[model] else "-"]
-                    for (model, _), count in zip(keys, living, strict=True)
+                    [count, total[model], f"{count / total[model]:.1%}" if total[model] else "-", model, origin]
+                    for (model, origin), count in zip(keys, living, strict=True)
                 ],
                 "hovertemplate": "%{label}<br>%{customdata[0]:,} of %{customdata[1]:,} living features "
                 "(%{customdata[2]}) have this origin<extra></extra>",
@@ -77,9 +77,12 @@ def sankey(summary: Mapping[str, Any]) -> go.Figure:
                 "target": [numbers[band["child"], band["origin"]] for band in bands],
                 "value": [band["features"] for band in bands],
                 "color": [_faint(palette[band["origin"]]) for band in bands],
-                "customdata": [[band["parent"], band["child"], band["origin"]] for band in bands],
-                "hovertemplate": "%{value:,} features of %{customdata[1]} persist from %{customdata[0]}, "
-                "first seen in %{customdata[2]}<extra></extra>",
+                "customdata": [
+                    [band["parent"], band["child"], band["origin"], f"{band['features'] / total[band['child']]:.1%}"]
+                    for band in bands
+                ],
+                "hovertemplate": "%{value:,} features of %{customdata[1]} (%{customdata[3]}) persist from "
+                "%{customdata[0]}, first seen in %{customdata[2]}<extra></extra>",
             },
         )
     )
@@ -94,23 +97,48 @@ def sankey(summary: Mapping[str, Any]) -> go.Figure:
     return figure
 
 
-def curves(table: pd.DataFrame, threshold: float) -> go.Figure:
-    """Share of persisting features against the threshold, for each edge and from both sides; the study's threshold is marked."""
+def curves(
+    table: pd.DataFrame, threshold: float, ceiling: pd.DataFrame | None = None, null: pd.DataFrame | None = None
+) -> go.Figure:
+    """Share of persisting features against the threshold, for each edge and from both sides; the study's threshold is marked.
+
+    Args:
+        table: schema `flow.CURVES`.
+        threshold: the study's.
+        ceiling: what two autoencoders of each model share, `controls.CEILING_CURVES`; the parents' beside the one side, the children's
+            beside the other.
+        null: `controls.NULL`; its highest threshold of 1 % false matches is marked.
+    """
     figure = make_subplots(
         rows=1, cols=2, shared_yaxes=True, subplot_titles=("of the parent's features", "of the child's features")
     )
-    several = table["seed"].nunique() > 1
-    edges = [f"{row.parent} → {row.child}" + f", seed {row.seed}" * several for row in table.itertuples()]
+    edges = (table["parent"] + " → " + table["child"]).rename("edge")
     palette = colours(list(dict.fromkeys(edges)))
     dashes = {"persisting_share": "solid", "mutual_share": "dash", "one_to_one_share": "dot"}
-    for (edge, side), rows in table.groupby([pd.Series(edges, table.index), "side"], sort=False):
+    seeds = list(dict.fromkeys(table["seed"]))
+    for (edge, seed, side), rows in table.groupby([edges, "seed", "side"], sort=False):
         for share, dash in dashes.items():
-            first = side == "parent" and dash == "solid"
+            first = side == "parent" and dash == "solid" and seed == seeds[0]
             figure.add_scatter(
                 x=rows["threshold"], y=rows[share], name=edge, legendgroup=edge, showlegend=first, mode="lines",
-                line={"color": palette[edge], "dash": dash}, row=1, col=1 if side == "parent" else 2,
+                opacity=1 if seed == seeds[0] else 0.3, line={"color": palette[edge], "dash": dash},
+                row=1, col=1 if side == "parent" else 2,
             )  # fmt: skip
+    if ceiling is not None:
+        for column, side in enumerate(("parent", "child"), start=1):
+            for model in dict.fromkeys(table[side]):
+                rows = ceiling[ceiling["model"] == model]
+                figure.add_scatter(
+                    x=rows["threshold"], y=rows["share"], name="two autoencoders of one model", legendgroup="ceiling",
+                    text=[model] * len(rows), showlegend=column == 1 and model == table[side].iloc[0], mode="lines",
+                    line={"color": "rgba(128,128,128,.55)", "width": 3}, row=1, col=column,
+                )  # fmt: skip
     figure.add_vline(x=threshold, line={"color": "#666", "width": 1, "dash": "dot"}, annotation_text=f"{threshold:g}")
+    if null is not None and null["threshold"].notna().any():
+        chance = null["threshold"].max()
+        figure.add_vline(
+            x=chance, line={"color": "#D55E00", "width": 1, "dash": "dot"}, annotation_text=f"chance, 1 %: {chance:.2f}"
+        )
     figure.update_xaxes(title_text="threshold of the correlation")
     figure.update_yaxes(tickformat=".0%", rangemode="tozero")
     figure.update_layout(

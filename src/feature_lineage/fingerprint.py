@@ -1,8 +1,8 @@
 """A hash of the code that a script runs, so that a step reruns when its code changes and only then.
 
 Snakemake sees a script's own text, not the library that it imports. The hash covers the script and every module
-of this package that it reaches through imports; comments, docstrings and layout do not count. A module's template,
-the `.html` beside it under its name, counts byte for byte, and so do its prompts, `prompts/<module>_*.txt`.
+of this package that it reaches through imports; comments, docstrings and layout do not count. What stands beside
+a module under its name as `.html`, `.css` or `.js` counts byte for byte, and so do its prompts, `prompts/<module>_*.txt`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ def fingerprint(script: str | Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(_closure(Path(script).resolve()), key=lambda path: path.name):
         digest.update(f"{path.name}\n{_code(path)[0]}\n".encode())
-        for text in (path.with_suffix(".html"), *sorted(path.parent.glob(f"prompts/{path.stem}_*.txt"))):
+        beside = [path.with_suffix(suffix) for suffix in (".html", ".css", ".js")]
+        for text in (*beside, *sorted(path.parent.glob(f"prompts/{path.stem}_*.txt"))):
             if text.is_file():
                 digest.update(text.read_bytes())
     return digest.hexdigest()[:16]

@@ -1,52 +1,148 @@
-"""The study as one static page, and its main numbers as text: `python -m feature_lineage.report results/<study>`."""
+"""The study as a folder that opens in a browser from disk, and its main numbers as text: `python -m feature_lineage.report results/<study>`."""
 
 from __future__ import annotations
 
-import json
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+import pyarrow as pa
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 from plotly.offline import get_plotlyjs
+from transformers import PreTrainedTokenizerFast
 
-from feature_lineage.artifacts import KEY, read_json, staged
+from feature_lineage.artifacts import read_json, staged
+from feature_lineage.browser import Features, token_texts, write_browser, write_script
 
-TEMPLATE = Path(__file__).with_suffix(".html")
+HERE = Path(__file__).parent
+LIBRARY = HERE / "tabulator"  # the table of the feature browser, as its authors publish it
+PARTS = ("assets", "data", "index.html")
 
 
-def write_report(path: str | Path, *, record: dict[str, Any], **content: Any) -> None:
-    """Write the page: no request leaves it, plotly's library is inside.
+def write_report(
+    folder: str | Path,
+    *,
+    record: dict[str, Any],
+    figures: Mapping[str, Mapping[str, Any]],
+    features: Iterable[Features],
+    flow: pa.Table,
+    lineages: pa.Table,
+    sample: Mapping[str, np.ndarray],
+    corpora: Sequence[str],
+    tokenizer: PreTrainedTokenizerFast,
+    **content: Any,
+) -> None:
+    """Write `index.html`, `assets/` and `data/`; what an earlier report left there is removed. No request leaves the folder.
 
     Args:
-        path: the HTML file.
+        folder: where to; nothing appears there before all of it is written.
         record: provenance, shown at the end of the page.
-        content: `study`, `summary`, `sankey`, `curves`, `strata`, `controls` (`controls.summarise`, or None), `merges`, `training`,
-            `autoencoders`, `models` and `saes`, as the template reads them.
+        figures: plotly figures by the name of their place on the page, `sankey` (`figures.sankey`) among them.
+        features: what the feature browser shows (`browser.read_features`).
+        flow: fates along each edge, `flow.FEATURES`.
+        lineages: chains of ancestors, `flow.LINEAGES`.
+        sample: the sample's `tokens` and `corpus` of each window.
+        corpora: names of the sample's corpora, in their order.
+        tokenizer: the study's.
+        content: `study`, `summary`, `controls` (`controls.summarise`, or None), `not_measured`, `strata`, `baselines`, `merges`, `models`,
+            `saes`, `categories` (a table, or None), `cases`, `interpretations` (tables of `Features.interpretations` by model and seed)
+            and `steps`, as the template reads them.
     """
+    summary, saes = content["summary"], content["saes"]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": _percent, "correlation": _correlation, "figure": _figure}
-    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        content | {"headline": headline(content["summary"]), "record": record, "plotly": Markup(get_plotlyjs())}
-    )
-    with staged(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    environment.filters |= {
+        "percent": _percent,
+        "correlation": _correlation,
+        "count": "{:,}".format,
+        "visible": visible,
+    }
+    node = figures["sankey"]["data"][0]["node"]
+    palette = {origin: colour for (*_, origin), colour in zip(node["customdata"], node["color"], strict=True)}
+    derived = {
+        "quote": quote(summary, content["controls"], content["not_measured"]),
+        "headline": headline(summary),
+        "ceilings": ceilings(content["controls"]),
+        "shown": set(figures),
+        "palette": palette,
+        "groups": category_rows(content["categories"]),
+        "scores": score_rows(content["interpretations"]),
+        "verdict": verdict(content["interpretations"]),
+        "record": record,
+    }
+    page = environment.from_string((HERE / "report.html").read_text(encoding="utf-8")).render(content | derived)
+    with staged(folder) as temporary:
+        data, assets = temporary / "data", temporary / "assets"
+        models = list(summary["models"])
+        places = sample["tokens"], sample["corpus"]
+        names = write_browser(data, features, flow, lineages, *places, models, corpora, len(saes))
+        write_script(data / "vocabulary.js", "vocabulary", token_texts(tokenizer))
+        study = {
+            "models": models,
+            "autoencoders": [{"model": model, "seed": seed} for model, seed, _ in saes],
+            "interpreted": bool(content["interpretations"]),
+            "figures": {name: _plain(figure) for name, figure in figures.items()},
+        }
+        write_script(data / "study.js", "study", study | names)
+        assets.mkdir()
+        for file in (HERE / "report.css", HERE / "report.js", *sorted(LIBRARY.iterdir())):
+            shutil.copyfile(file, assets / (file.name if file.name != "LICENSE" else "tabulator.LICENSE.txt"))
+        (assets / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
+        (temporary / "index.html").write_text(page, encoding="utf-8")
+        for part in PARTS:
+            path = Path(folder) / part
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _plain(figure: Mapping[str, Any]) -> dict[str, Any]:
+    """A figure without its provenance, title and template: the page has titles and colours of its own."""
+    layout = {key: value for key, value in figure["layout"].items() if key not in ("template", "title")}
+    return {"data": figure["data"], "layout": layout}
 
 
 def _percent(share: float | None, digits: int = 1) -> str:
-    return "–" if share is None else f"{share:.{digits}%}"
+    return "–" if share is None or share != share else f"{share:.{digits}%}"
 
 
 def _correlation(r: float | None) -> str:
-    return "–" if r is None else f"{r:.3f}"
+    return "–" if r is None or r != r else f"{r:.3f}"
 
 
-def _figure(figure: Mapping[str, Any]) -> Markup:
-    """A figure as JSON that may stand inside a script element."""
-    text = json.dumps({key: value for key, value in figure.items() if key != KEY})
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+def visible(token: str) -> str:
+    """A token's text with its line breaks and tabs drawn, and its blanks where there is nothing else."""
+    text = token.replace("\r", "␍").replace("\n", "↵").replace("\t", "⇥")
+    return text if text.strip("↵⇥␍ ") else text.replace(" ", "·")
+
+
+# --- sentences ---------------------------------------------------------------------------------------------
+
+
+def ceilings(controls: Mapping[str, Any] | None) -> dict[str, float]:
+    """Share of its features that two autoencoders of each model have in common, where it was measured."""
+    return {row["model"]: row["ceiling"] for row in (controls or {}).get("ceilings", [])}
+
+
+def quote(summary: Mapping[str, Any], controls: Mapping[str, Any] | None, not_measured: Mapping[str, str]) -> str:
+    """The study in one sentence: what persists along the first edge, and what two autoencoders of the parent share."""
+    if not summary["edges"]:
+        return "The study has one model: there is nothing that its features could persist into."
+    edge = summary["edges"][0]
+    parent, share = edge["parent"], _percent(edge["persisting_share"])
+    ceiling = ceilings(controls).get(parent)
+    if ceiling is None:
+        reason = not_measured.get("ceiling")
+        shared = "was not measured" + (f" ({reason})" if reason else "")
+        return f"{share} of {parent}'s features persist into {edge['child']}; what two autoencoders of {parent} itself share {shared}."
+    return (
+        f"{share} of {parent}'s features persist into {edge['child']}; "
+        f"two autoencoders of {parent} itself share {_percent(ceiling)}."
+    )
 
 
 def headline(summary: Mapping[str, Any]) -> list[str]:
@@ -71,12 +167,87 @@ def headline(summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def category_rows(table: pa.Table | None) -> list[dict[str, Any]]:
+    """Categories of features by their fate, for each edge, seed and side; shares in all and by corpus.
+
+    Args:
+        table: counts of features: `parent`, `child`, `seed`, `side`, `category`, `corpus`, `fate`, `features`.
+    """
+    if table is None:
+        return []
+    frame = table.to_pandas()
+    frame = frame[frame["fate"] != "dead"]
+    found = []
+    for (parent, child, seed, side), rows in frame.groupby(["parent", "child", "seed", "side"], sort=False):
+        corpora = list(dict.fromkeys(rows["corpus"]))
+        lines = []
+        for category, part in rows.groupby("category"):
+            by_corpus = {name: _persisting(group) for name, group in part.groupby("corpus")}
+            lines.append(
+                {"category": category, **_persisting(part), "corpora": [by_corpus.get(name) for name in corpora]}
+            )
+        lines.sort(key=lambda line: -line["features"])
+        edge = {"parent": parent, "child": child, "seed": seed, "side": side}
+        total = int(rows["features"].sum())
+        found.append(edge | {"corpora": corpora, "features": total, "rows": lines})
+    return found
+
+
+def _persisting(rows: pd.DataFrame) -> dict[str, Any]:
+    features = int(rows["features"].sum())
+    persisting = int(rows.loc[rows["fate"] == "persisting", "features"].sum())
+    return {"features": features, "persisting": persisting, "share": persisting / features if features else None}
+
+
+_SCORES = ("simulation", "detection", "shuffled", "token_mean")
+
+
+def score_rows(tables: Mapping[tuple[str, int], pa.Table]) -> list[dict[str, Any]]:
+    """Mean scores of explanations and of the token statistics, by model, seed and fate; missing scores are counted, not zero."""
+    rows = []
+    for (model, seed), table in tables.items():
+        for fate, part in table.to_pandas().groupby("fate", sort=False):
+            means = {name: _mean(part[name]) for name in _SCORES}
+            explained = int(part["simulation"].notna().sum())
+            rows.append(
+                {"model": model, "seed": seed, "fate": fate, "features": len(part), "explained": explained} | means
+            )
+    return rows
+
+
+def _mean(column: pd.Series) -> float | None:
+    found = column.dropna()
+    return float(found.mean()) if len(found) else None
+
+
+def verdict(tables: Mapping[tuple[str, int], pa.Table]) -> str:
+    """What the scores say of the explanations: whether they beat the prediction from token statistics."""
+    if not tables:
+        return ""
+    frame = pd.concat([table.select(_SCORES).to_pandas() for table in tables.values()])
+    both = frame.dropna(subset=["simulation", "token_mean"])
+    if both.empty:
+        return (
+            "No language model explained these features. What is scored is the baseline that needs none: "
+            "each token's mean activation, learned on other examples, predicts the feature."
+        )
+    ours, baseline = both["simulation"].mean(), both["token_mean"].mean()
+    beats = "predict activations better than" if ours > baseline else "do not beat"
+    return (
+        f"On the {len(both):,} features that have both, the language model's explanations {beats} the token statistics: "
+        f"mean correlation {ours:.2f} against {baseline:.2f}."
+    )
+
+
 def main(folder: str) -> None:
     """Print where a study's report is, and its main numbers."""
     summary = read_json(Path(folder) / "flows" / "summary.json")
+    path = Path(folder) / "controls" / "summary.json"
+    controls = read_json(path) if path.exists() else None
     models = {
         model: read_json(Path(folder) / "models" / model / "evaluation.json")["corpora"] for model in summary["models"]
     }
+    print("\n" + quote(summary, controls, (controls or {}).get("not_measured", {})))
     corpora = list(next(iter(models.values())))
     width = max(map(len, ["accuracy", *models]))
     print("\n" + "accuracy".ljust(width), *(corpus.rjust(9) for corpus in corpora))
@@ -89,6 +260,26 @@ def main(folder: str) -> None:
     for line in headline(summary):
         print(" ", line)
     print("\nreport:", (Path(folder) / "report" / "index.html").resolve())
+
+
+def parameters(records: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[tuple[str, Any]]]]:
+    """Parameters of the steps of a run from their provenance: one flat list of keys and values for each."""
+    return [(step, list(_flat(record["parameters"]))) for step, record in records.items()]
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in sorted(values.items()):
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{key}.")
+        elif key != "code" and value is not None:
+            yield (
+                f"{above}{key}",
+                ", ".join(map(_one, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value,
+            )
+
+
+def _one(value: Any) -> str:
+    return " → ".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
 
 
 if __name__ == "__main__":

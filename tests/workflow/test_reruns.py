@@ -21,9 +21,9 @@ CHANGED = "Params have changed"
 def features(model, seed=0):
     """Jobs of a model's autoencoder."""
     jobs = {f"train_autoencoder {model} {seed}", f"evaluate_autoencoder {model} {seed}"}
-    rules = ["collect_features", "weigh_tokens", "categorise_features"] + ["collect_contexts"] * (
-        seed == 0
-    )  # for the case
+    rules = ["collect_features", "weigh_tokens"]
+    if not seed:  # what a reader looks at is of the first seed alone
+        rules += ["collect_contexts", "categorise_features", "weigh_logits"]
     return jobs | {f"{rule} {model} {seed} validation" for rule in rules}
 
 

@@ -13,7 +13,6 @@ def test_snakemake_reports_on_the_study_in_pages_that_open_offline(copy):
         pages = {name: archive.read(name).decode() for name in archive.namelist() if name.endswith(".html")}
     figures = {name.rsplit("/", 1)[-1] for name in pages}
     assert {
-        "index.html",
         "sankey.html",
         "curves.html",
         "training.html",

@@ -45,8 +45,8 @@ rule categorise_features:
 rule count_categories:
     input:
         features="<results>/flows/features.parquet",
-        categories=all_features("categories.parquet"),
-        tokens=all_features("tokens.parquet"),
+        categories=shown_features("categories.parquet"),
+        tokens=shown_features("tokens.parquet"),
     output:
         counts="<results>/flows/categories.parquet",
     log:
@@ -57,7 +57,7 @@ rule count_categories:
         CONDA
     threads: 1
     params:
-        seeds=study.autoencoder.seeds,
+        seed=FIRST_SEED,
         models=study.order(),
         code=code("count_categories"),
     script:
@@ -87,7 +87,7 @@ rule find_case:
         case=lambda w: study.cases[w.case].model_dump(exclude_none=True),
         models=lambda w: study.case_models(w.case),
         edges=study.edges(),
-        seed=study.autoencoder.seeds[0],
+        seed=FIRST_SEED,
         corpora=study.flow_corpora(),
         code=code("find_case"),
     script:

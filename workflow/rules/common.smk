@@ -171,10 +171,18 @@ def all_features(file):
     ]
 
 
+def shown_features(file):
+    """A file of each autoencoder that a reader looks into: those of the first seed."""
+    return expand(
+        f"<results>/features/{{model}}/seed{FIRST_SEED}/{SAMPLE}/{file}",
+        model=study.order(),
+    )
+
+
 def case_features(file):
     """A file of each autoencoder that a case may lead to."""
     return lambda wildcards: expand(
-        f"<results>/features/{{model}}/seed{study.autoencoder.seeds[0]}/{SAMPLE}/{file}",
+        f"<results>/features/{{model}}/seed{FIRST_SEED}/{SAMPLE}/{file}",
         model=study.case_models(wildcards.case),
     )
 
@@ -219,12 +227,9 @@ def control_parts(wildcards):
 
 
 # Whose features are explained.
-INTERPRETED = [
-    (model, seed) for seed in study.autoencoder.seeds for model in study.order()
-]
 INTERPRETATIONS = [
-    f"<results>/interpretations/{model}/seed{seed}.parquet"
-    for model, seed in INTERPRETED
+    f"<results>/interpretations/{model}/seed{FIRST_SEED}.parquet"
+    for model in study.order()
 ]
 
 
@@ -232,5 +237,14 @@ def language_model():
     """Where explanations come from, if a language model is named; of the budget, the share of one job."""
     block = study.interpretation.model_dump(exclude={"features", "budget_usd"})
     budget = study.interpretation.budget_usd
-    share = None if budget is None else budget / len(INTERPRETED)
+    share = None if budget is None else budget / len(INTERPRETATIONS)
     return {**block, "budget": share} if block["model"] is not None else None
+
+
+def all_autoencoders(file):
+    """A file of the training or evaluation of each autoencoder of the study, seed by seed."""
+    return [
+        f"<results>/saes/{model}/seed{seed}/{file}"
+        for seed in study.autoencoder.seeds
+        for model in study.order()
+    ]

@@ -115,6 +115,7 @@ rule measure_ceiling:
         statistics=seed_statistics(study.order()),
     output:
         ceiling="<results>/controls/ceiling.parquet",
+        curves="<results>/controls/ceiling_curves.parquet",
     log:
         "<logs>/measure_ceiling.log",
     benchmark:
@@ -127,6 +128,7 @@ rule measure_ceiling:
         seed_pairs=SEED_PAIRS,
         models=study.order(),
         threshold=study.flow.threshold,
+        floor=study.flow.floor,
         min_active=study.flow.min_active,
         code=code("measure_ceiling"),
     script:

@@ -3,11 +3,7 @@ from feature_lineage.export import find_browser
 
 FIGURES = {
     "sankey": "<results>/flows/sankey.json",
-    "curves": "<results>/figures/curves.json",
-    "training": "<results>/figures/training.json",
-    "autoencoders": "<results>/figures/autoencoders.json",
-    "scores": "<results>/figures/scores.json",
-    **{f"sweep-{model}": f"<results>/figures/sweep-{model}.json" for model in MERGES},
+    **{name: f"<results>/figures/{name}.json" for name in DRAWN},
 }
 BROWSER = find_browser()
 IMAGES = [

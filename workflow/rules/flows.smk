@@ -51,6 +51,28 @@ rule weigh_tokens:
         "../scripts/weigh_tokens.py"
 
 
+rule weigh_logits:
+    input:
+        model=lambda w: checkpoint_files(w.model),
+        weights="<results>/saes/{model}/seed{seed}/sae_weights.safetensors",
+        config="<results>/saes/{model}/seed{seed}/cfg.json",
+    output:
+        effects="<results>/features/{model}/seed{seed}/{sample}/logit_effects.parquet",
+    log:
+        "<logs>/weigh_logits/{model}.seed{seed}.{sample}.log",
+    benchmark:
+        "<benchmarks>/weigh_logits/{model}.seed{seed}.{sample}.tsv"
+    conda:
+        CONDA
+    threads: study.threads
+    params:
+        threads=study.threads,
+        hook=study.autoencoder.hook,
+        code=code("weigh_logits"),
+    script:
+        "../scripts/weigh_logits.py"
+
+
 rule trace_flows:
     input:
         correlations=seed_correlations(study.edges()),
@@ -118,6 +140,16 @@ rule draw_sankey:
 rule draw_curves:
     input:
         curves="<results>/flows/curves.parquet",
+        ceiling=[
+            "<results>/controls/ceiling_curves.parquet"
+            for name in MEASURED
+            if name == "ceiling"
+        ],
+        null=[
+            "<results>/controls/alignment_null.parquet"
+            for name in MEASURED
+            if name == "alignment_null"
+        ],
     output:
         figure="<results>/figures/curves.json",
         page=report(

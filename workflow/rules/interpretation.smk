@@ -54,10 +54,7 @@ rule draw_scores:
         CONDA
     threads: 1
     params:
-        names=[
-            model + f", seed {seed}" * (len(study.autoencoder.seeds) > 1)
-            for model, seed in INTERPRETED
-        ],
+        names=study.order(),
         code=code("draw_scores"),
     script:
         "../scripts/draw_scores.py"

@@ -1,7 +1,14 @@
-# Curves, and the page that shows everything.
+# Curves, and the report that shows everything.
 
 MERGES = [
     name for name, block in study.models.items() if isinstance(block, MergedModel)
+]
+DRAWN = [
+    "curves",
+    *(f"sweep-{model}" for model in MERGES),
+    "training",
+    "autoencoders",
+    "scores",
 ]
 TRAINED = [name for name, block in study.models.items() if hasattr(block, "training")]
 
@@ -97,30 +104,48 @@ rule draw_autoencoders:
         "../scripts/draw_autoencoders.py"
 
 
+# --- the report ---
+
+AUTOENCODERS = [
+    (model, seed) for seed in study.autoencoder.seeds for model in study.order()
+]
+CONTROL_TABLES = [
+    path
+    for path in BASELINES
+    if path.startswith("<results>/controls/") and path.endswith(".parquet")
+]
+
+
 rule write_report:
     input:
         summary="<results>/flows/summary.json",
-        sankey="<results>/flows/sankey.json",
-        curves="<results>/figures/curves.json",
+        flow="<results>/flows/features.parquet",
+        lineages="<results>/flows/lineages.parquet",
         strata="<results>/flows/strata.parquet",
-        sweeps=expand("<results>/figures/sweep-{model}.json", model=MERGES),
+        groups="<results>/flows/categories.parquet",
+        sankey="<results>/flows/sankey.json",
+        figures=expand("<results>/figures/{name}.json", name=DRAWN),
         tensors=expand("<results>/models/{model}/tensors.parquet", model=MERGES),
-        training="<results>/figures/training.json",
-        autoencoders="<results>/figures/autoencoders.json",
+        curves=expand("<results>/models/{model}/training.parquet", model=TRAINED),
         models=expand("<results>/models/{model}/evaluation.json", model=study.order()),
-        saes=expand(
-            "<results>/saes/{model}/seed{seed}/evaluation.json",
-            model=study.order(),
-            seed=study.autoencoder.seeds,
-        ),
+        saes=all_autoencoders("evaluation.json"),
+        configs=all_autoencoders("cfg.json"),
+        statistics=shown_features("statistics.parquet"),
+        tokens=shown_features("tokens.parquet"),
+        contexts=shown_features("contexts.parquet"),
+        categories=shown_features("categories.parquet"),
+        effects=shown_features("logit_effects.parquet"),
+        interpretations=INTERPRETATIONS,
+        cases=CASES,
         controls=CONTROLS,
+        baselines=CONTROL_TABLES,
+        sample=f"<results>/samples/{SAMPLE}.safetensors",
+        tokenizer="<results>/tokenizer/tokenizer.json",
+        tokenizer_config="<results>/tokenizer/tokenizer_config.json",
     output:
-        page=report(
-            "<results>/report/index.html",
-            caption="../report/study.rst",
-            category="Report",
-            labels={"figure": "The whole study"},
-        ),
+        page="<results>/report/index.html",
+        assets=directory("<results>/report/assets"),
+        data=directory("<results>/report/data"),
     log:
         "<logs>/write_report.log",
     benchmark:
@@ -131,8 +156,13 @@ rule write_report:
     params:
         study=study.study,
         models=study.order(),
+        autoencoders=AUTOENCODERS,
+        shown=[(model, FIRST_SEED) for model in study.order()],
+        figures=DRAWN,
         merges=MERGES,
-        seeds=study.autoencoder.seeds,
+        trained=TRAINED,
+        corpora=study.flow_corpora(),
+        not_measured=NOT_MEASURED,
         code=code("write_report"),
     script:
         "../scripts/write_report.py"

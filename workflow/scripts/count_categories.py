@@ -9,7 +9,7 @@ from feature_lineage.logs import job
 
 def main(smk: Any) -> None:
     with job(smk.log[0]):
-        names = [(model, seed) for seed in smk.params.seeds for model in smk.params.models]
+        names = [(model, smk.params.seed) for model in smk.params.models]
         categories = dict(zip(names, map(read_table, smk.input.categories), strict=True))
         tokens = dict(zip(names, map(read_table, smk.input.tokens), strict=True))
         counts = count_categories(read_table(smk.input.features), categories, tokens)

@@ -9,7 +9,11 @@ from feature_lineage.logs import job
 
 def main(smk: Any) -> None:
     with job(smk.log[0]):
-        figure = curves(read_table(smk.input.curves).to_pandas(), smk.params.threshold)
+        ceiling, null = (
+            next((read_table(path).to_pandas() for path in paths), None)
+            for paths in (smk.input.ceiling, smk.input.null)
+        )
+        figure = curves(read_table(smk.input.curves).to_pandas(), smk.params.threshold, ceiling, null)
         write_figure(figure, smk.output.figure, smk.output.page, provenance(smk.input, smk.params))
 
 

@@ -4,7 +4,7 @@ from itertools import product
 from typing import Any
 
 from feature_lineage.artifacts import provenance, write_table
-from feature_lineage.controls import CEILING, read_comparisons, seed_ceiling
+from feature_lineage.controls import CEILING, CEILING_CURVES, ceiling_curves, read_comparisons, seed_ceiling
 from feature_lineage.logs import job
 
 
@@ -15,8 +15,9 @@ def main(smk: Any) -> None:
         statistics = dict(zip(autoencoders, smk.input.statistics, strict=True))
         pairs = [((model, a), (model, b)) for model, (a, b) in product(params.models, params.seed_pairs)]
         between = read_comparisons(pairs, smk.input.correlations, statistics, params.min_active)
-        table = seed_ceiling(between, params.threshold)
-        write_table(smk.output.ceiling, table, CEILING, provenance(smk.input, params))
+        record = provenance(smk.input, params)
+        write_table(smk.output.ceiling, seed_ceiling(between, params.threshold), CEILING, record)
+        write_table(smk.output.curves, ceiling_curves(between, params.floor), CEILING_CURVES, record)
 
 
 if __name__ == "__main__":

@@ -1,37 +1,57 @@
-"""Write the page that shows the whole study."""
+"""Write the report that shows the whole study."""
 
+from pathlib import Path
 from typing import Any
 
-from feature_lineage.artifacts import provenance, read_json, read_provenance, read_table
+from feature_lineage.artifacts import provenance, read_json, read_provenance, read_table, read_tensors
+from feature_lineage.browser import read_features
 from feature_lineage.logs import job
-from feature_lineage.report import write_report
+from feature_lineage.report import parameters, write_report
+from feature_lineage.tokens import load_tokenizer
+
+TABLES = ("statistics", "tokens", "contexts", "categories", "effects", "interpretations")
 
 
 def main(smk: Any) -> None:
     with job(smk.log[0]):
-        names = [(model, seed) for model in smk.params.models for seed in smk.params.seeds]
-        merges = {
-            model: {
-                "figure": read_json(figure),
-                "tensors": read_table(path).to_pandas(),
-                "record": read_provenance(path),
-            }
-            for model, figure, path in zip(smk.params.merges, smk.input.sweeps, smk.input.tensors, strict=True)
+        given, params = smk.input, smk.params
+        names = [tuple(name) for name in params.autoencoders]
+        titles = [f"{model}, seed {seed}" for model, seed in names]
+        figures = {name: read_json(path) for name, path in zip(params.figures, given.figures, strict=True)}
+        shown = [tuple(name) for name in params.shown]
+        steps = {
+            **{f"Model {name}": path for name, path in zip(params.trained, given.curves, strict=True)},
+            **{f"Model {name}, merged": path for name, path in zip(params.merges, given.tensors, strict=True)},
+            **{f"Autoencoder of {title}": path for title, path in zip(titles, given.configs, strict=True)},
+            "Sample": given.sample,
+            "Flow": given.summary,
         }
         write_report(
-            smk.output.page,
-            study=smk.params.study,
-            summary=read_json(smk.input.summary),
-            sankey=read_json(smk.input.sankey),
-            curves=read_json(smk.input.curves),
-            strata=read_table(smk.input.strata).to_pandas(),
-            merges=merges,
-            training=read_json(smk.input.training),
-            autoencoders=read_json(smk.input.autoencoders),
-            models={m: read_json(path) for m, path in zip(smk.params.models, smk.input.models, strict=True)},
-            saes=[(*name, read_json(path)) for name, path in zip(names, smk.input.saes, strict=True)],
-            controls=next(map(read_json, smk.input.controls), None),
-            record=provenance(smk.input, smk.params),
+            Path(smk.output.page).parent,
+            record=provenance(given, params),
+            study=params.study,
+            summary=read_json(given.summary),
+            figures=figures | {"sankey": read_json(given.sankey)},
+            strata=read_table(given.strata).to_pandas(),
+            categories=read_table(given.groups),
+            controls=next(map(read_json, given.controls), None),
+            not_measured=params.not_measured,
+            baselines={Path(path).stem: read_table(path).to_pylist() for path in given.baselines},
+            merges={
+                model: {"tensors": read_table(path).to_pandas(), "record": read_provenance(path)}
+                for model, path in zip(params.merges, given.tensors, strict=True)
+            },
+            models={model: read_json(path) for model, path in zip(params.models, given.models, strict=True)},
+            saes=[(*name, read_json(path)) for name, path in zip(names, given.saes, strict=True)],
+            cases=[read_json(path) for path in given.cases],
+            interpretations=dict(zip(shown, map(read_table, given.interpretations), strict=True)),
+            steps=parameters({step: read_provenance(path) for step, path in steps.items()}),
+            features=read_features(shown, {name: getattr(given, name) for name in TABLES}),
+            flow=read_table(given.flow),
+            lineages=read_table(given.lineages),
+            sample=read_tensors(given.sample),
+            corpora=params.corpora,
+            tokenizer=load_tokenizer(Path(given.tokenizer).parent),
         )
 
 

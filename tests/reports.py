@@ -1,0 +1,232 @@
+"""A small study's report: two models of 300 features, with texts in it that would do harm if they were not escaped."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pyarrow as pa
+
+from feature_lineage import figures, flow
+from feature_lineage.browser import Features
+from feature_lineage.feature_tokens import TOKENS
+from feature_lineage.features import STATISTICS
+from feature_lineage.logit_effects import EFFECTS
+
+EVIL = "</script><script>alert(1)</script>"
+IMAGE = '<img src=x onerror="alert(2)">'
+SIZE = 300
+TEXTS = [f"t{k}" for k in range(20)] + [EVIL, IMAGE, "\n    ", " the", "needle"]
+EVIL_TOKEN, IMAGE_TOKEN, NEEDLE = 20, 21, 24
+CATEGORIES = ("punctuation", "indentation and line breaks", "word")
+
+CONTEXTS = pa.schema(
+    [
+        ("feature", pa.int32()),
+        ("rank", pa.int16()),
+        ("window", pa.int32()),
+        ("peak", pa.float32()),
+        ("position", pa.list_(pa.int16())),
+        ("activation", pa.list_(pa.float32())),
+    ]
+)
+CATEGORISED = pa.schema(
+    [
+        ("feature", pa.int32()),
+        ("category", pa.string()),
+        ("share", pa.float64()),
+        ("tokens", pa.list_(pa.struct([("token", pa.int32()), ("share", pa.float64())]))),
+    ]
+)
+SCORES = ("simulation", "simulation_spearman", "detection", "shuffled", "token_mean", "token_mean_spearman")
+INTERPRETATIONS = pa.schema(
+    [("feature", pa.int32()), ("fate", pa.string()), ("single_token", pa.bool_()), ("explanation", pa.string())]
+    + [(name, pa.float64()) for name in SCORES]
+    + [("reason", pa.string())]
+)
+
+SUMMARY: dict[str, Any] = {
+    "threshold": 0.8,
+    "models": ["base", "lua"],
+    "edges": [
+        {
+            "parent": "base", "child": "lua", "seed": 0, "threshold": 0.8, "parent_features": 300, "parent_dead": 1,
+            "parent_persisting": 60, "disappearing": 239, "child_features": 300, "child_dead": 1, "child_persisting": 50,
+            "emerging": 249, "mutual": 45, "one_to_one": 48, "persisting_share": 60 / 299, "persisting_low": 0.131,
+            "persisting_high": 0.262, "emerging_share": None, "emerging_low": None, "emerging_high": None,
+        }
+    ],
+    "origins": {"base": {"base": 299}, "lua": {"base": 50, "lua": 249}},
+    "bands": [{"parent": "base", "child": "lua", "origin": "base", "features": 50}],
+}  # fmt: skip
+SAE = {
+    "l0": 41.26, "mse": 0.012345, "variance_explained": 0.875, "loss_recovered": 0.961, "dead_share": 0.0005,
+    "definitions": {"l0": "features that fire at a token", "mse": "squared error", "loss_clean": "left out"},
+}  # fmt: skip
+CONTROLS = {
+    "threshold": 0.8,
+    "edges": [
+        {
+            "parent": "base", "child": "lua", "seed": 0, "side": "parent", "features": 299, "persisting": 60, "share": 60 / 299,
+            "median_r": 0.5304, "ceiling": 0.4, "share_of_ceiling": 0.5017, "false_match_rate": 0.001, "null_threshold": 0.0604,
+            "share_at_null_threshold": 0.99, "neurons": 0.25, "neurons_median_r": 0.46, "as_published": None,
+        }
+    ],
+    "ceilings": [{"model": "base", "ceiling": 0.4}],
+    "variants": [
+        {
+            "parent": "base", "child": "lua", "seed": 0, "side": side, "variant": "strings where both fire", "minimum": minimum,
+            "features": 299, "persisting": 250, "share": 250 / 299, "median_r": 0.99,
+        }
+        for side, minimum in (("parent", 2), ("child", None))
+    ],
+    "not_measured": {},
+    "definitions": {"ceiling": "what two seeds share"},
+}  # fmt: skip
+CASE = {
+    "case": "assignment",
+    "hypothesis": "the token =",
+    "tokens": ["="],
+    "model": "base",
+    "seed": 0,
+    "mean_correlation": 0.9,
+    "nodes": [
+        {
+            "model": model, "feature": 7, "parent": parent, "r": r, "fate": parent and "persisting", "ratio": 7.534, "precision": 0.912,
+            "density": 0.0123, "top_tokens": [{"text": " =", "share": 0.8}, {"text": EVIL, "share": 0.1}],
+            "contexts": [{"corpus": "code", "tokens": ["x", " =", IMAGE, "\n"], "activations": [0, 0.5, 1.0, 0]}],
+        }
+        for model, parent, r in (("base", None, None), ("lua", "base", 0.9))
+    ],
+    "definitions": {"ratio": "log of a ratio"},
+}  # fmt: skip
+
+
+def fates() -> tuple[pa.Table, pa.Table]:
+    """Feature k of the one model is feature k of the other; every sixth persists, 299 is dead."""
+    rows, lineages = [], []
+    for k in range(SIZE):
+        persists, dead = k % 6 == 0 and k < 300, k == SIZE - 1
+        r = None if dead else 0.9 if persists else 0.3
+        for model, otherwise in (("base", "disappearing"), ("lua", "emerging")):
+            fate = "dead" if dead else "persisting" if persists else otherwise
+            match = {"ancestor" if model == "lua" else "descendant": None if dead else k}
+            row = dict.fromkeys(flow.FEATURES.names) | {"parent": "base", "child": "lua", "seed": 0, "model": model}
+            rows.append(row | {"feature": k, "fate": fate, "r": r, "mutual": True, "density": 0.01} | match)
+            chain = [{"model": "base", "feature": k, "r": 0.9}] if model == "lua" and persists else []
+            origin = None if dead else "base" if chain else model
+            lineages.append(
+                {
+                    "model": model,
+                    "seed": 0,
+                    "feature": k,
+                    "density": 0.01,
+                    "origin": origin,
+                    "chain": chain,
+                    "fates": [],
+                }
+            )
+    return pa.Table.from_pylist(rows, flow.FEATURES), pa.Table.from_pylist(lineages, flow.LINEAGES)
+
+
+def features(interpreted: bool = True) -> list[Features]:
+    """Feature k fires on token k % 20, the one called 5 on texts that would do harm, 299 on nothing."""
+    found = []
+    for model in SUMMARY["models"]:
+        numbers = range(SIZE)
+        alive = [k != SIZE - 1 for k in numbers]
+        tokens = [[EVIL_TOKEN, IMAGE_TOKEN] if k == 5 else [NEEDLE] if k == 270 else [k % 20] for k in numbers]
+        statistics = [[k, 10 * a, 0.001 * (k + 1) * a, 0.5 * a, 2.0 * a] for k, a in zip(numbers, alive, strict=True)]
+        masses = [[k, 1.0, k % 20, 0.95 if k == 7 else 0.6, "code" if k % 2 else "prose", 0.7] for k in numbers]
+        contexts = [[k, 0, k % 4, 2.0, [1, 2], [2.0, 0.5]] for k in numbers if alive[k]]
+        groups = [
+            [k, CATEGORIES[k % 3], 0.8, [{"token": t, "share": 0.5} for t in tokens[k]]]
+            if alive[k]
+            else [k, None, None, []]
+            for k in numbers
+        ]
+        effects = [[k, [{"token": NEEDLE, "effect": 0.25}], [{"token": EVIL_TOKEN, "effect": -0.5}]] for k in numbers]
+        scored = [
+            [5, "persisting", False, f"fires on {EVIL}", 0.5, 0.4, 0.7, 0.1, 0.3, 0.2, None],
+            [6, "not persisting", True, None, None, None, None, None, 0.8, 0.7, f"no answer {IMAGE}"],
+        ]
+        tables = (statistics, masses, contexts, groups, effects, scored if interpreted else None)
+        schemas = (STATISTICS, TOKENS, CONTEXTS, CATEGORISED, EFFECTS, INTERPRETATIONS)
+        made = (
+            rows and pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in rows], schema)
+            for rows, schema in zip(tables, schemas, strict=True)
+        )
+        found.append(Features(model, 0, *made))
+    return found
+
+
+def figure(name: str) -> dict[str, Any]:
+    return {**json.loads(go.Figure(go.Scatter(x=[1], y=[2], name=name)).to_json()), "provenance": {"digest": "secret"}}
+
+
+def tokenizer() -> Any:
+    """What the report asks of a tokenizer."""
+
+    class Tokenizer(SimpleNamespace):
+        def __len__(self) -> int:
+            return len(TEXTS)
+
+        def batch_decode(self, sequences: list[list[int]]) -> list[str]:
+            return ["".join(TEXTS[token] for token in sequence) for sequence in sequences]
+
+    return Tokenizer()
+
+
+def content() -> dict[str, Any]:
+    """What `report.write_report` is given."""
+    lines, lineages = fates()
+    found = features()
+    strata = [
+        {"parent": "base", "child": "lua", "seed": 0, "side": side, "kind": "token", "stratum": stratum}
+        | {"features": 150, "persisting": 30, "share": 0.2}
+        for side in ("parent", "child")
+        for stratum in ("single", "several")
+    ]
+    counts = [
+        {"parent": "base", "child": "lua", "seed": 0, "side": "parent", "category": "word", "corpus": corpus}
+        | {"fate": fate, "features": number}
+        for corpus, fate, number in (("code", "persisting", 3), ("code", "disappearing", 1), ("prose", "dead", 9))
+    ]
+    tensors = {"tensor": ["w"], "elements": [1234], "cosine": [0.5], "angle": [1.0471975511965976], "branch": ["slerp"]}
+    sankey = json.loads(figures.sankey(SUMMARY).to_json()) | {"provenance": {"digest": "secret"}}
+    return {
+        "study": "small",
+        "summary": SUMMARY,
+        "figures": {
+            "sankey": sankey,
+            **{name: figure(name) for name in ("curves", "sweep-both", "training", "scores")},
+        },
+        "strata": pd.DataFrame(strata),
+        "controls": CONTROLS,
+        "not_measured": {},
+        "baselines": {},
+        "categories": pa.Table.from_pylist(counts),
+        "merges": {"both": {"tensors": pd.DataFrame(tensors), "record": {"t": 0.583}}},
+        "models": {
+            "base": {"corpora": {"prose": {"accuracy": 0.41}, "code": {"accuracy": 0.4321}}},
+            "lua": {"corpora": {"prose": {"accuracy": 0.3}, "code": {"accuracy": None}}},
+        },
+        "saes": [("base", 0, SAE), ("lua", 0, SAE)],
+        "cases": [CASE],
+        "interpretations": {("base", 0): found[0].interpretations},
+        "steps": [("Model base", [("lr", 0.001), ("corpora", "prose, code")])],
+        "record": {"digest": "abc", "parameters": {"note": "plain"}},
+        "features": found,
+        "flow": lines,
+        "lineages": lineages,
+        "sample": {
+            "tokens": np.array([[22, 23, 0], [1, EVIL_TOKEN, IMAGE_TOKEN], [5, 6, 7], [8, 9, NEEDLE]], np.int32),
+            "corpus": np.array([0, 0, 1, 1], np.int32),
+        },
+        "corpora": ["prose", "code"],
+        "tokenizer": tokenizer(),
+    }

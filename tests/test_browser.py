@@ -1,0 +1,96 @@
+import json
+import re
+
+import pytest
+from reports import EVIL, EVIL_TOKEN, IMAGE_TOKEN, NEEDLE, SIZE, TEXTS, content, tokenizer
+
+from feature_lineage.artifacts import write_table
+from feature_lineage.browser import SHARD, Features, read_features, token_texts, write_browser, write_script
+from feature_lineage.feature_tokens import TOKENS
+
+
+def read(path):
+    name, text = re.fullmatch(r"lineage\((\"[^\"]*\"),(.*)\);\n", path.read_text("ascii"), re.DOTALL).groups()
+    assert json.loads(name) == path.stem
+    return json.loads(text)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    given = content()
+    folder = tmp_path_factory.mktemp("data")
+    sample = given["sample"]["tokens"], given["sample"]["corpus"]
+    names = write_browser(
+        folder, given["features"], given["flow"], given["lineages"], *sample, ["base", "lua"], given["corpora"], 2
+    )
+    assert names["corpora"] == ["prose", "code"]
+    assert sorted(names["categories"]) == ["indentation and line breaks", "punctuation", "word"]
+    (folder / "categories.json").write_text(json.dumps(names["categories"]))
+    return folder
+
+
+def test_an_index_and_shards_for_each_autoencoder(folder):
+    names = {path.name for path in folder.glob("*.js")}
+    shards = range(-(-SIZE // SHARD))
+    expected = {f"{m}.seed0.{k}.js" for m in ("base", "lua") for k in shards}
+    assert names == expected | {"base.seed0.js", "lua.seed0.js"}
+    assert [len(read(folder / f"lua.seed0.{k}.js")["max"]) for k in shards] == [SHARD, SIZE - SHARD]
+
+
+def test_index_says_fates_matches_and_origins(folder):
+    base, lua = (read(folder / f"{model}.seed0.js") for model in ("base", "lua"))
+    (down,), (up,) = base["edges"], lua["edges"]
+    assert (down["side"], up["side"]) == ("parent", "child")
+    assert down["fate"][:7] == [1, 2, 2, 2, 2, 2, 1] and up["fate"][:7] == [1, 3, 3, 3, 3, 3, 1]
+    assert (down["fate"][-1], down["match"][-1], down["r"][-1]) == (0, -1, None)
+    assert (up["match"][6], up["r"][6], up["r"][1]) == (6, 0.9, 0.3)
+    assert lua["origin"][:2] == [0, 1] and lua["via"][:2] == [0, -1] and lua["origin"][-1] == -1
+
+
+def test_index_says_tokens_categories_and_scores(folder):
+    lua = read(folder / "lua.seed0.js")
+    categories = json.loads((folder / "categories.json").read_text())
+    assert lua["tokens"][5] == [EVIL_TOKEN, IMAGE_TOKEN] and lua["tokens"][270] == [NEEDLE] and lua["tokens"][-1] == []
+    assert [categories[k] for k in lua["category"][:3]] == ["punctuation", "indentation and line breaks", "word"]
+    assert lua["category"][-1] == -1
+    assert [k for k, single in enumerate(lua["single"]) if single] == [7]
+    assert set(lua["interpretations"]) == {"5", "6"}
+    assert lua["interpretations"]["5"]["simulation"] == 0.5
+    assert "simulation" not in lua["interpretations"]["6"], "what is missing is not zero"
+
+
+def test_details_are_those_of_the_feature(folder):
+    shard = read(folder / "lua.seed0.1.js")
+    k = 270 - SHARD
+    assert shard["contexts"][k] == [[1, [5, 6, 7], [1, 2], [2.0, 0.5]]]  # window 270 % 4 of the second corpus
+    assert shard["promoted"][k] == [[NEEDLE, 0.25]] and shard["suppressed"][k] == [[EVIL_TOKEN, -0.5]]
+    assert shard["chain"][k] == [[0, 270, 0.9]]
+    assert shard["contexts"][-1] == [] and shard["category_share"][-1] is None
+
+
+def test_texts_cannot_end_a_script(tmp_path):
+    write_script(tmp_path / "texts.js", "texts", [EVIL, "\u2028", '");alert(1);("'])
+    assert read(tmp_path / "texts.js") == [EVIL, "\u2028", '");alert(1);("']
+
+
+def test_not_a_number_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        write_script(tmp_path / "x.js", "x", [float("nan")])
+
+
+def test_token_texts():
+    assert token_texts(tokenizer()) == TEXTS
+
+
+def test_tables_are_read_one_autoencoder_after_another(tmp_path):
+    given = content()["features"]
+    paths = {name: [] for name in Features._fields[2:]}
+    for one in given[:1]:
+        for name in paths:
+            if name != "interpretations":
+                table = getattr(one, name)
+                write_table(tmp_path / f"{name}.parquet", table, table.schema, {})
+                paths[name].append(tmp_path / f"{name}.parquet")
+    (found,) = read_features([("base", 0)], paths)
+    assert found.interpretations is None and found.tokens.schema.equals(TOKENS)
+    assert found.contexts.to_pylist() == given[0].contexts.to_pylist()

@@ -1,0 +1,187 @@
+"""The report in a real browser, opened from disk."""
+
+import shutil
+
+import pytest
+from chromium import CHROMIUM, Page
+from reports import EVIL, IMAGE, content
+
+from feature_lineage.report import write_report
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+
+FOUND = "document.getElementById('found').textContent"
+HEADING = "document.querySelector('#feature h3')?.textContent"
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report with a space")
+    write_report(folder, **content())
+    return folder / "index.html"
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    page = Page(tmp_path_factory.mktemp("profile"))
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def page(chromium):
+    """The tab; whatever a test does, nothing may go wrong or leave the folder."""
+    chromium.errors.clear()
+    chromium.requests.clear()
+    yield chromium
+    assert chromium.errors == []
+    assert [url for url in chromium.requests if not url.startswith(("file:", "data:", "about:", "blob:"))] == []
+
+
+def filtered(page, name, value):
+    page.run(
+        f"(() => {{ const field = document.getElementById('filters').elements[{name!r}]; field.value = {value!r};"
+        " field.dispatchEvent(new InputEvent('input', { bubbles: true })); })()"
+    )
+
+
+def test_opens_with_the_answer_and_the_sankey(page, index):
+    page.open(index)
+    page.wait("document.querySelectorAll('#sankey .sankey-link').length === 1")
+    assert page.run("document.querySelector('h1').textContent").startswith("20.1% of base's features persist into lua")
+    assert page.run("document.querySelector('#sankey').getBoundingClientRect().top < innerHeight")
+
+
+def test_every_figure_is_drawn_when_it_comes_into_view(page, index):
+    page.open(index)
+    count = page.run("document.querySelectorAll('[data-figure]').length")
+    assert count == 5
+    for k in range(count):
+        page.run(f"document.querySelectorAll('[data-figure]')[{k}].scrollIntoView()")
+        page.wait(f"document.querySelectorAll('[data-figure]')[{k}].querySelector('.main-svg')")
+
+
+def test_click_on_a_band_leaves_the_features_in_it(page, index):
+    page.open(index)
+    page.wait("document.querySelector('#sankey .sankey-link')")
+    box = page.run(
+        "(() => { const b = document.querySelector('#sankey .sankey-link').getBoundingClientRect();"
+        " return [b.x + b.width / 2, b.y + b.height / 2]; })()"
+    )
+    for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
+        page.send("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
+    page.wait(f"{FOUND}.startsWith('50 of 300 features that persist from base, first seen in base')")
+    assert page.run("location.hash") == "#browse?model=lua&seed=0&via=base&origin=base"
+    page.wait("document.querySelectorAll('#table .tabulator-row').length > 5")
+    assert page.run("document.querySelector('#table .tabulator-row a').textContent") == "lua #0"
+
+
+def test_search_by_token_number_and_explanation(page, index):
+    page.open(index, "#browse?model=base&seed=0")
+    page.wait(f"{FOUND} === '300 of 300 features'")
+    filtered(page, "q", "needle")
+    page.wait(f"{FOUND} === '1 of 300 features'")
+    page.wait("document.querySelector('#table .tabulator-row a')?.getAttribute('href') === '#feature=base/0/270'")
+    assert page.run("location.hash") == "#browse?model=base&seed=0&q=needle"
+    filtered(page, "q", "#12")
+    page.wait("document.querySelector('#table .tabulator-row a')?.getAttribute('href') === '#feature=base/0/12'")
+    filtered(page, "q", "fires on")
+    page.wait("document.querySelector('#table .tabulator-row a')?.getAttribute('href') === '#feature=base/0/5'")
+
+
+@pytest.mark.parametrize(
+    ("query", "count"),
+    [
+        ("model=base&fate=persisting", "50 of 300"),
+        ("model=base&fate=disappearing", "249 of 300"),
+        ("model=base&fate=dead", "1 of 300"),
+        ("model=lua&fate=inherited", "50 of 300"),
+        ("model=lua&fate=emerging", "249 of 300"),
+        ("model=lua&via=base", "50 of 300"),
+        ("model=lua&category=word", "99 of 300"),
+        ("model=lua&corpus=code&fate=inherited", "0 of 300"),
+        ("model=*&single=1", "2 of 600"),
+    ],
+)
+def test_filters_in_the_address(page, index, query, count):
+    page.open(index, f"#browse?{query}")
+    page.wait(f"{FOUND}.startsWith('{count} features')")
+
+
+def test_deep_link_opens_a_feature_with_its_lineage_and_contexts(page, index):
+    page.open(index, "#feature=base/0/270")
+    page.wait(f"{HEADING} === 'base #270'")
+    text = page.run("document.getElementById('feature').textContent")
+    for part in ("lua #270 r = 0.90", "persisting", "punctuation (80.0% of its activation)", "needle", "0.25"):
+        assert part in text
+    marked = page.run(
+        "[...document.querySelectorAll('#feature .context .on')].map((e) => [e.textContent, e.style.getPropertyValue('--a')])"
+    )
+    assert marked == [["t6", "1.000"], ["t7", "0.250"]]
+    page.run("document.querySelector('#feature .tree a').click()")  # down the lineage
+    page.wait(f"{HEADING} === 'lua #270'")
+    assert "Comes from" in page.run("document.getElementById('feature').textContent")
+    page.run("history.back()")
+    page.wait(f"{HEADING} === 'base #270'")
+
+
+def test_texts_of_corpora_tokens_and_language_models_stay_texts(page, index):
+    page.run("window.alert = () => console.error('a text was run')")
+    page.open(index, "#feature=base/0/5")
+    page.wait(f"{HEADING} === 'base #5'")
+    text = page.run("document.getElementById('feature').textContent")
+    assert f"fires on {EVIL}" in text and EVIL in text and IMAGE.replace(" ", "·") in text
+    assert IMAGE in page.run("document.querySelector('#feature .context').textContent")  # in a document
+    page.open(index, "#feature=base/0/6")
+    page.wait(f"{HEADING} === 'base #6'")
+    assert f"None: no answer {IMAGE}" in page.run("document.getElementById('feature').textContent")
+    assert page.run("document.querySelectorAll('img[src=x], main script').length") == 0
+
+
+@pytest.mark.parametrize("name", ["base/0/300", "nobody/0/1", "base/9/1", "nonsense", "%3Cimg%20src=x%3E/0/1"])
+def test_a_link_to_no_feature_says_so(page, index, name):
+    page.open(index, f"#feature={name}")
+    page.wait("document.querySelector('#feature [role=alert]')")
+    assert "There is no" in page.run("document.querySelector('#feature').textContent") or "there is no" in page.run(
+        "document.querySelector('#feature').textContent"
+    )
+
+
+def test_sorting_and_opening_by_keyboard(page, index):
+    page.open(index, "#browse?model=base&seed=0")
+    page.wait("document.querySelector('#table .tabulator-row')")
+    page.run("document.querySelector('#table [tabulator-field=density]').focus()")
+    for _ in range(2):  # ascending, then descending
+        for kind in ("keyDown", "keyUp"):
+            page.send(
+                "Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", windowsVirtualKeyCode=13, text="\r"
+            )
+    page.wait("document.querySelector('#table .tabulator-row a')?.textContent === 'base #298'")
+    page.run("document.querySelector('#table .tabulator-row a').focus()")
+    for kind in ("keyDown", "keyUp"):
+        page.send("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", windowsVirtualKeyCode=13, text="\r")
+    page.wait(f"{HEADING} === 'base #298'")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_phone_and_dark(page, index, scheme):
+    page.send("Emulation.setDeviceMetricsOverride", width=380, height=800, deviceScaleFactor=1, mobile=True)
+    page.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    try:
+        page.open(index, "#feature=base/0/5")
+        page.wait(f"{HEADING} === 'base #5'")
+        assert page.run("document.documentElement.scrollWidth") == 380, "the page scrolls sideways"
+        dark = page.run("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
+        assert dark == (scheme == "dark")
+        page.wait("document.querySelector('#sankey .main-svg') || (scrollTo(0, 0), false)")
+        colour = page.run("getComputedStyle(document.querySelector('#sankey .node-label')).fill")
+        assert colour == page.run("getComputedStyle(document.body).color")
+    finally:
+        page.send("Emulation.clearDeviceMetricsOverride")
+        page.send("Emulation.setEmulatedMedia", features=[])
+
+
+def test_a_folder_that_lost_its_data_says_so(chromium, tmp_path, index):
+    shutil.copytree(index.parent, tmp_path / "copy", ignore=shutil.ignore_patterns("base.seed0.0.js"))
+    chromium.open(tmp_path / "copy" / "index.html", "#feature=base/0/5")
+    chromium.wait("/copied as a whole/.test(document.querySelector('#feature [role=alert]')?.textContent)")

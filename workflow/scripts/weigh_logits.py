@@ -1,0 +1,32 @@
+"""Find the tokens that each feature promotes and suppresses by itself."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from feature_lineage.artifacts import provenance, write_table
+from feature_lineage.autoencoder import load_autoencoder
+from feature_lineage.language_model import device, load_model
+from feature_lineage.logit_effects import EFFECTS, logit_effects
+from feature_lineage.logs import job
+from feature_lineage.tokens import load_tokenizer
+
+
+def main(smk: Any) -> None:
+    with job(smk.log[0]):
+        torch.set_num_threads(smk.params.threads)
+        folder, place = Path(smk.input.model[0]).parent, device()
+        table, reason = logit_effects(
+            load_model(folder).to(place),
+            smk.params.hook,
+            load_autoencoder(Path(smk.input.weights).parent, place).W_dec,
+            len(load_tokenizer(folder)),
+            label=f"logits {smk.wildcards.model} seed{smk.wildcards.seed}",
+        )
+        record = provenance(smk.input, smk.params)
+        write_table(smk.output.effects, table, EFFECTS, record | {"not_measured": reason})
+
+
+if __name__ == "__main__":
+    main(snakemake)  # noqa: F821
