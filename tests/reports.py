@@ -96,12 +96,13 @@ CASE = {
     "mean_correlation": 0.9,
     "nodes": [
         {
-            "model": model, "feature": 7, "parent": parent, "r": r, "fate": parent and "persisting", "ratio": 7.534, "precision": 0.912,
+            "model": model, "feature": feature, "parent": parent, "kept": feature == 7, "r": r, "fate": parent and "persisting", "ratio": 7.534, "precision": 0.912,
             "density": 0.0123, "top_tokens": [{"text": " =", "share": 0.8}, {"text": EVIL, "share": 0.1}],
             "contexts": [{"corpus": "code", "tokens": ["x", " =", IMAGE, "\n"], "activations": [0, 0.5, 1.0, 0]}],
         }
-        for model, parent, r in (("base", None, None), ("lua", "base", 0.9))
+        for model, feature, parent, r in (("base", 7, None, None), ("lua", 7, "base", 0.9), ("lua", 8, "bible", 0.7))
     ],
+    "shared": [{"corpus": "code", "tokens": ["y", " ="], "activations": [[0, 0.25], [0, 0.5], [0, 2.0]]}],
     "definitions": {"ratio": "log of a ratio"},
 }  # fmt: skip
 

@@ -163,6 +163,11 @@ def test_case_shows_its_features_with_contexts_highlighted(page):
     assert '<span>x</span><span class="on" style="--a: 0.500" title="0.5"> =</span>' in context
     assert 'style="--a: 1.000"' in context and "<span>↵</span>" in context
     assert 'href="#feature=lua/0/7"' in text
+    headings = [unescape(re.sub(r"<.*?>", "", part)) for part in re.findall(r"<h4>(.*?)</h4>", text)]
+    assert headings == ["base #7", "lua #7 r = 0.900 with base's r = 0.700 with bible's: #8"]
+    same = text.split('class="same"')[1].split("</div>")[0]
+    assert re.findall(r'class="corpus">(.*?)<', same) == ["base", "lua"], "what is not kept is not shown"
+    assert re.findall(r"--a: (.*?)\"", same) == ["0.250", "0.500"]
 
 
 def test_scores_are_means_of_what_is_there(page):

@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -45,6 +44,7 @@ LEAF_ENTRIES = 1 << 25  # activations of a leaf, on either side
 WINDOW_ENTRIES = 1 << 27  # activations in memory at once, on either side; 12 bytes each
 TILE_BYTES = 1 << 21  # dense sums that one thread works on: they stay in its cache
 BLOCK_BYTES = 1 << 32  # dense sums kept while window after window is read
+MOVED = 1 << 14  # tokens read at once where they are in another order
 PIECE = 1 << 20  # activations, wherever they are worked through one after another
 NEARLY_CONSTANT = 100.0  # mean over deviation beyond which Σab - Σa Σb / T would lose digits that matter
 
@@ -149,11 +149,12 @@ class Moved(NamedTuple):
         return self.source.features
 
     def pieces(self) -> Pieces:
-        """All activations in the order of tokens, a cell's at a time."""
-        for first, last in pairwise(_bounds(self.tokens, CELLS)):
-            matrix = self.read(first, last)
+        """All activations in the order of tokens, those of `MOVED` tokens at a time."""
+        for first in range(0, self.tokens, MOVED):
+            matrix = self.read(first, min(first + MOVED, self.tokens))
             if matrix.nnz:
-                yield np.repeat(np.arange(first, last), np.diff(matrix.indptr)), matrix.indices, matrix.data
+                token = first + np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+                yield token, matrix.indices, matrix.data
 
     def read(self, first: int, last: int) -> sparse.csr_array:
         """Activations on the tokens from `first` to before `last`, [last - first, features]; runs of `places` are read at once."""
