@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -169,19 +168,6 @@ def figure(name: str) -> dict[str, Any]:
     return {**json.loads(go.Figure(go.Scatter(x=[1], y=[2], name=name)).to_json()), "provenance": {"digest": "secret"}}
 
 
-def tokenizer() -> Any:
-    """What the report asks of a tokenizer."""
-
-    class Tokenizer(SimpleNamespace):
-        def __len__(self) -> int:
-            return len(TEXTS)
-
-        def batch_decode(self, sequences: list[list[int]]) -> list[str]:
-            return ["".join(TEXTS[token] for token in sequence) for sequence in sequences]
-
-    return Tokenizer()
-
-
 def content() -> dict[str, Any]:
     """What `report.write_report` is given."""
     lines, lineages = fates()
@@ -229,5 +215,5 @@ def content() -> dict[str, Any]:
             "corpus": np.array([0, 0, 1, 1], np.int32),
         },
         "corpora": ["prose", "code"],
-        "tokenizer": tokenizer(),
+        "vocabulary": TEXTS,
     }

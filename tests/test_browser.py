@@ -2,10 +2,10 @@ import json
 import re
 
 import pytest
-from reports import EVIL, EVIL_TOKEN, IMAGE_TOKEN, NEEDLE, SIZE, TEXTS, content, tokenizer
+from reports import EVIL, EVIL_TOKEN, IMAGE_TOKEN, NEEDLE, SIZE, content
 
 from feature_lineage.artifacts import write_table
-from feature_lineage.browser import SHARD, Features, read_features, token_texts, write_browser, write_script
+from feature_lineage.browser import SHARD, Features, read_features, write_browser, write_script
 from feature_lineage.feature_tokens import TOKENS
 
 
@@ -76,10 +76,6 @@ def test_texts_cannot_end_a_script(tmp_path):
 def test_not_a_number_is_refused(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_script(tmp_path / "x.js", "x", [float("nan")])
-
-
-def test_token_texts():
-    assert token_texts(tokenizer()) == TEXTS
 
 
 def test_tables_are_read_one_autoencoder_after_another(tmp_path):

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from transformers import PreTrainedTokenizerFast
 
 from feature_lineage.artifacts import read_table
 from feature_lineage.flow import SINGLE_TOKEN
@@ -54,11 +53,6 @@ def write_script(path: Path, name: str, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(content, separators=(",", ":"), allow_nan=False)
     path.write_text(f"lineage({json.dumps(name)},{text});\n", encoding="ascii")
-
-
-def token_texts(tokenizer: PreTrainedTokenizerFast) -> list[str]:
-    """Text of each token of the vocabulary, as it stands in a document."""
-    return tokenizer.batch_decode([[number] for number in range(len(tokenizer))])
 
 
 def write_browser(

@@ -25,7 +25,6 @@ from feature_lineage.correlation import ActivationFile
 from feature_lineage.endpoint import Answer, Ask, Endpoint, Estimate, Malformed, Prompt, Reply
 from feature_lineage.flow import SINGLE_TOKEN
 from feature_lineage.logs import InputError, logger, progress
-from feature_lineage.tokens import load_tokenizer
 
 INTERPRETATIONS = pa.schema(
     [
@@ -359,12 +358,6 @@ def quantised(activations: np.ndarray, maximum: float) -> np.ndarray:
 def written(token: str) -> str:
     """A token as it stands in a prompt: one line, control characters escaped."""
     return json.dumps(token, ensure_ascii=False)[1:-1].replace('\\"', '"')
-
-
-def token_texts(tokenizer: str | Path) -> list[str]:
-    """Each token of a tokenizer's vocabulary, `written`."""
-    loaded = load_tokenizer(tokenizer)
-    return [written(loaded.decode([token])) for token in range(len(loaded))]
 
 
 @cache

@@ -13,10 +13,9 @@ import pandas as pd
 import pyarrow as pa
 from jinja2 import Environment, StrictUndefined
 from plotly.offline import get_plotlyjs
-from transformers import PreTrainedTokenizerFast
 
 from feature_lineage.artifacts import read_json, staged
-from feature_lineage.browser import Features, token_texts, write_browser, write_script
+from feature_lineage.browser import Features, write_browser, write_script
 
 HERE = Path(__file__).parent
 LIBRARY = HERE / "tabulator"  # the table of the feature browser, as its authors publish it
@@ -33,7 +32,7 @@ def write_report(
     lineages: pa.Table,
     sample: Mapping[str, np.ndarray],
     corpora: Sequence[str],
-    tokenizer: PreTrainedTokenizerFast,
+    vocabulary: Sequence[str],
     **content: Any,
 ) -> None:
     """Write `index.html`, `assets/` and `data/`; what an earlier report left there is removed. No request leaves the folder.
@@ -47,7 +46,7 @@ def write_report(
         lineages: chains of ancestors, `flow.LINEAGES`.
         sample: the sample's `tokens` and `corpus` of each window.
         corpora: names of the sample's corpora, in their order.
-        tokenizer: the study's.
+        vocabulary: text of each token (`contexts.token_texts`).
         content: `study`, `summary`, `controls` (`controls.summarise`, or None), `not_measured`, `strata`, `baselines`, `merges`, `models`,
             `saes`, `categories` (a table, or None), `cases`, `interpretations` (tables of `Features.interpretations` by model and seed)
             and `steps`, as the template reads them.
@@ -79,7 +78,7 @@ def write_report(
         models = list(summary["models"])
         places = sample["tokens"], sample["corpus"]
         names = write_browser(data, features, flow, lineages, *places, models, corpora, len(saes))
-        write_script(data / "vocabulary.js", "vocabulary", token_texts(tokenizer))
+        write_script(data / "vocabulary.js", "vocabulary", vocabulary)
         study = {
             "models": models,
             "autoencoders": [{"model": model, "seed": seed} for model, seed, _ in saes],

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from feature_lineage import interpretation
 from feature_lineage.artifacts import provenance, read_table, read_tensors, write_table
+from feature_lineage.contexts import token_texts
 from feature_lineage.endpoint import Endpoint, Ledger, Service
 from feature_lineage.logs import job
 
@@ -36,7 +37,7 @@ def main(smk: Any) -> None:
         if params.language_model is None:
             rows = list(map(interpretation.baseline, chosen, evidence))
         else:
-            texts = interpretation.token_texts(Path(smk.input.tokenizer).parent)
+            texts = list(map(interpretation.written, token_texts(smk.input.tokenizer)[0]))
             ledger = Ledger(output.parents[1] / ".replies" / f"{name}.jsonl")
             rows = interpretation.ask_endpoint(
                 chosen, evidence, texts, Endpoint(Service(**params.language_model), ledger)
