@@ -3,7 +3,7 @@ PYTHON ?= python3
 CORES ?= all
 BIN := .venv/bin
 
-.PHONY: demo controls test bench-autoencoder bench-correlation planted-truth environment peers lint docs clean
+.PHONY: demo controls test bench-autoencoder bench-correlation bench-report planted-truth environment peers lint docs clean
 
 demo: environment
 	$(BIN)/snakemake --profile profiles/local --cores $(CORES)
@@ -23,6 +23,10 @@ bench-autoencoder: environment peers
 # All pairs of features at the paper's size, beside a dense product and the published method. OPTIONS=--large for 131,072 features.
 bench-correlation: environment
 	$(BIN)/python benchmarks/correlation.py $(OPTIONS)
+
+# The report of 4 x 16,384 features in Chromium: first screen and filters.
+bench-report: environment
+	$(BIN)/python benchmarks/report.py
 
 # Two synthetic models whose features are known: does the flow find what was planted?
 planted-truth: environment

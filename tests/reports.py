@@ -207,6 +207,7 @@ def content() -> dict[str, Any]:
         "interpretations": {("base", 0): found[0].interpretations},
         "steps": [("Model base", [("lr", 0.001), ("corpora", "prose, code")])],
         "record": {"digest": "abc", "parameters": {"note": "plain"}},
+        "shown": [("base", 0), ("lua", 0)],
         "features": found,
         "flow": lines,
         "lineages": lineages,

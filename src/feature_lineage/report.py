@@ -27,6 +27,7 @@ def write_report(
     *,
     record: dict[str, Any],
     figures: Mapping[str, Mapping[str, Any]],
+    shown: Sequence[tuple[str, int]],
     features: Iterable[Features],
     flow: pa.Table,
     lineages: pa.Table,
@@ -41,7 +42,8 @@ def write_report(
         folder: where to; nothing appears there before all of it is written.
         record: provenance, shown at the end of the page.
         figures: plotly figures by the name of their place on the page, `sankey` (`figures.sankey`) among them.
-        features: what the feature browser shows (`browser.read_features`).
+        shown: model and seed of the autoencoders in the feature browser.
+        features: what it shows of each (`browser.read_features`).
         flow: fates along each edge, `flow.FEATURES`.
         lineages: chains of ancestors, `flow.LINEAGES`.
         sample: the sample's `tokens` and `corpus` of each window.
@@ -51,7 +53,7 @@ def write_report(
             `saes`, `categories` (a table, or None), `cases`, `interpretations` (tables of `Features.interpretations` by model and seed)
             and `steps`, as the template reads them.
     """
-    summary, saes = content["summary"], content["saes"]
+    summary = content["summary"]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "percent": _percent,
@@ -65,7 +67,7 @@ def write_report(
         "quote": quote(summary, content["controls"], content["not_measured"]),
         "headline": headline(summary),
         "ceilings": ceilings(content["controls"]),
-        "shown": set(figures),
+        "drawn": set(figures),
         "palette": palette,
         "groups": category_rows(content["categories"]),
         "scores": score_rows(content["interpretations"]),
@@ -77,11 +79,11 @@ def write_report(
         data, assets = temporary / "data", temporary / "assets"
         models = list(summary["models"])
         places = sample["tokens"], sample["corpus"]
-        names = write_browser(data, features, flow, lineages, *places, models, corpora, len(saes))
+        names = write_browser(data, features, flow, lineages, *places, models, corpora, len(shown))
         write_script(data / "vocabulary.js", "vocabulary", vocabulary)
         study = {
             "models": models,
-            "autoencoders": [{"model": model, "seed": seed} for model, seed, _ in saes],
+            "autoencoders": [{"model": model, "seed": seed} for model, seed in shown],
             "interpreted": bool(content["interpretations"]),
             "figures": {name: _plain(figure) for name, figure in figures.items()},
         }

@@ -46,6 +46,7 @@ def main(smk: Any) -> None:
             cases=[read_json(path) for path in given.cases],
             interpretations=dict(zip(shown, map(read_table, given.interpretations), strict=True)),
             steps=parameters({step: read_provenance(path) for step, path in steps.items()}),
+            shown=shown,
             features=read_features(shown, {name: getattr(given, name) for name in TABLES}),
             flow=read_table(given.flow),
             lineages=read_table(given.lineages),
