@@ -10,7 +10,6 @@ import json
 import re
 import sqlite3
 import sysconfig
-import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -281,10 +280,8 @@ def build_corpus(
     schema = SCHEMA.with_metadata({KEY: json.dumps(record, sort_keys=True)})
     Path(train).parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(dir=Path(train).parent))
-        seen = sqlite3.connect(
-            Path(folder) / "seen.sqlite", isolation_level=None
-        )  # on disk: hashes need not fit in memory
+        # A database without a name is a temporary file that outlives no kill: hashes need not fit in memory.
+        seen = sqlite3.connect("", isolation_level=None)
         stack.callback(seen.close)
         seen.execute("PRAGMA journal_mode=OFF")
         seen.execute("PRAGMA synchronous=OFF")
