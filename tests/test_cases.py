@@ -11,6 +11,7 @@ from feature_lineage import feature_tokens
 from feature_lineage.artifacts import write_table
 from feature_lineage.cases import (
     TRACKING,
+    Flow,
     Model,
     Sample,
     feature_hypothesis,
@@ -22,7 +23,7 @@ from feature_lineage.cases import (
     survey,
 )
 from feature_lineage.contexts import CONTEXTS, top_contexts
-from feature_lineage.flow import FEATURES, Edge, trace
+from feature_lineage.flow import LINEAGES, Edge, trace
 from feature_lineage.logs import InputError
 
 TEXTS = ["<|endoftext|>", "=", " =", " ==", " Except", "except", "12", " é", "\n", " IF", " ,", " a1", "self"]
@@ -233,12 +234,13 @@ def lineage(tmp_path_factory):
         table = pa.table({"feature_a": a, "feature_b": b, "r": r[a, b]})
         edges.append(Edge(parent, child, (dense[parent] > 0).mean(0), (dense[child] > 0).mean(0), table))
     densities = {model: (values > 0).mean(0) for model, values in dense.items()}
-    return dense, models, trace(edges, densities, list(dense), 0.8, 0).features
+    tables = trace(edges, densities, list(dense), 0.8, 0)
+    return dense, models, Flow(tables.features, tables.lineages)
 
 
 def test_a_planted_hypothesis_is_found_and_followed(lineage):
-    dense, models, features = lineage
-    found, table = find_case("it", {"tokens": ["=", " ="]}, SAMPLE, models, features, EDGES, 0)
+    dense, models, flow = lineage
+    found, table = find_case("it", {"tokens": ["=", " ="]}, SAMPLE, models, flow, EDGES, 0)
     nodes = {(node["model"], node["parent"]): node for node in found["nodes"]}
     planted = {"base": 5, "left": 2, "right": 0, "both": 4}
     assert {model: node["feature"] for (model, _), node in nodes.items()} == planted
@@ -275,8 +277,8 @@ def test_a_planted_hypothesis_is_found_and_followed(lineage):
 
 
 def test_a_feature_gives_its_tokens_and_is_followed_too(lineage):
-    _, models, features = lineage
-    found, _ = find_case("it", {"feature": 5}, SAMPLE, models, features, EDGES, 0)
+    _, models, flow = lineage
+    found, _ = find_case("it", {"feature": 5}, SAMPLE, models, flow, EDGES, 0)
     assert {"=", " ="} <= set(found["tokens"])
     assert found["nodes"][0]["feature"] == 5
     assert found["nodes"][0]["precision"] >= 0.9
@@ -284,10 +286,10 @@ def test_a_feature_gives_its_tokens_and_is_followed_too(lineage):
 
 
 def test_a_case_may_start_anywhere_and_count_one_corpus(lineage):
-    dense, models, features = lineage
+    dense, models, flow = lineage
     rest = {model: models[model] for model in ("left", "both")}
     case = {"pattern": " ?=", "corpora": ["code"]}
-    found, _ = find_case("it", case, SAMPLE, rest, features, EDGES, 0)
+    found, _ = find_case("it", case, SAMPLE, rest, flow, EDGES, 0)
     code = SAMPLE.corpus == 1
     hit = np.isin(SAMPLE.tokens, [1, 2]) & code[:, None]
     assert found["share"] == pytest.approx(hit.sum() / (code.sum() * LENGTH))
@@ -297,38 +299,48 @@ def test_a_case_may_start_anywhere_and_count_one_corpus(lineage):
 
 
 def test_a_model_without_children_has_no_mean_correlation(lineage):
-    _, models, features = lineage
-    found, _ = find_case("it", {"tokens": [" ="]}, SAMPLE, {"both": models["both"]}, features, EDGES, 0)
+    _, models, flow = lineage
+    found, _ = find_case("it", {"tokens": [" ="]}, SAMPLE, {"both": models["both"]}, flow, EDGES, 0)
     assert found["mean_correlation"] is None and found["correlations"] == [] and len(found["nodes"]) == 1
 
 
 @pytest.mark.parametrize(("feature", "said"), [(7, "7 never fires in the sample"), (8, "8 is none of the 8 features")])
 def test_a_feature_that_says_nothing_is_refused(lineage, feature, said):
-    _, models, features = lineage
+    _, models, flow = lineage
     with pytest.raises(InputError, match=f"cases.it.feature: {said}"):
-        find_case("it", {"feature": feature}, SAMPLE, models, features, EDGES, 0)
+        find_case("it", {"feature": feature}, SAMPLE, models, flow, EDGES, 0)
 
 
 def test_a_feature_that_is_silent_in_the_corpora_is_refused(lineage, tmp_path):
-    dense, models, features = lineage
+    dense, models, flow = lineage
     silent = dense["both"] * (np.repeat(SAMPLE.corpus, LENGTH) == 0)[:, None]
     both = models["both"]._replace(activations=write_activations(tmp_path / "a.parquet", silent))
     with pytest.raises(InputError, match=r"cases\.it\.corpora: feature 4 never fires in them"):
-        find_case("it", {"feature": 4, "corpora": ["code"]}, SAMPLE, {"both": both}, features, EDGES, 0)
+        find_case("it", {"feature": 4, "corpora": ["code"]}, SAMPLE, {"both": both}, flow, EDGES, 0)
 
 
 def test_tokens_on_which_nothing_fires_are_refused(lineage, tmp_path):
-    dense, models, features = lineage
+    dense, models, flow = lineage
     silent = dense["both"] * (SAMPLE.tokens.ravel() != 8)[:, None]
     both = models["both"]._replace(activations=write_activations(tmp_path / "a.parquet", silent))
     with pytest.raises(InputError, match=r"cases\.it: no feature fires on a token of whitespace"):
-        find_case("it", {"characters": "whitespace"}, SAMPLE, {"both": both}, features, EDGES, 0)
+        find_case("it", {"characters": "whitespace"}, SAMPLE, {"both": both}, flow, EDGES, 0)
 
 
 def test_a_dead_feature_is_no_candidate(lineage):
-    _, models, features = lineage
-    frame = features.to_pandas()
-    frame.loc[(frame["model"] == "base") & (frame["feature"] == 5), "density"] = 0.0
-    table = pa.Table.from_pandas(frame, FEATURES, preserve_index=False)
-    found, _ = find_case("it", {"tokens": ["=", " ="]}, SAMPLE, models, table, EDGES, 0)
+    _, models, flow = lineage
+    rows = flow.lineages.to_pylist()
+    for row in rows:
+        row["density"] *= (row["model"], row["feature"]) != ("base", 5)
+    dead = flow._replace(lineages=pa.Table.from_pylist(rows, LINEAGES))
+    found, _ = find_case("it", {"tokens": ["=", " ="]}, SAMPLE, models, dead, EDGES, 0)
     assert found["nodes"][0]["feature"] != 5
+
+
+@pytest.mark.parametrize("case", [{"tokens": ["=", " ="]}, {"feature": 5}])
+def test_a_study_without_edges_has_cases(lineage, case):
+    _, models, flow = lineage
+    alone = Flow(flow.features.slice(0, 0), flow.lineages)
+    found, tracking = find_case("it", case, SAMPLE, {"base": models["base"]}, alone, [], 0)
+    assert [node["feature"] for node in found["nodes"]] == tracking["feature"].to_pylist() == [5]
+    assert found["mean_correlation"] is None

@@ -88,6 +88,13 @@ class Model(NamedTuple):
     contexts: str | Path
 
 
+class Flow(NamedTuple):
+    """Fates along each edge, schema `flow.FEATURES`, and every feature of every model with its density, schema `flow.LINEAGES`."""
+
+    features: pa.Table
+    lineages: pa.Table
+
+
 class Support(NamedTuple):
     """How features lie on a hypothesis, each [features]: precision, recall and score (0 where a feature is silent)."""
 
@@ -304,10 +311,10 @@ def follow(features: pa.Table, edges: Sequence[tuple[str, str]], model: str, fea
     return nodes
 
 
-def living(features: pa.Table, model: str, seed: int) -> dict[int, float]:
-    """The density of each living feature of a model, as a table of schema `flow.FEATURES` has it."""
-    mask = pc.and_(pc.equal(features["model"], model), pc.equal(features["seed"], seed))
-    table = features.filter(mask)
+def living(lineages: pa.Table, model: str, seed: int) -> dict[int, float]:
+    """The density of each living feature of a model, as a table of schema `flow.LINEAGES` has it: of every model, with edges or without."""
+    mask = pc.and_(pc.equal(lineages["model"], model), pc.equal(lineages["seed"], seed))
+    table = lineages.filter(mask)
     densities = zip(table["feature"].to_pylist(), table["density"].to_pylist(), strict=True)
     return {feature: density for feature, density in densities if density > 0}
 
@@ -320,7 +327,7 @@ def find_case(
     case: Mapping[str, Any],
     sample: Sample,
     models: Mapping[str, Model],
-    features: pa.Table,
+    flow: Flow,
     edges: Sequence[tuple[str, str]],
     seed: int,
 ) -> tuple[dict[str, Any], pa.Table]:
@@ -332,7 +339,7 @@ def find_case(
             ratio, precision, recall and top tokens are then restricted.
         sample: tokens and vocabulary.
         models: the model to start from, then its descendants in order.
-        features: table of schema `flow.FEATURES`.
+        flow: of the whole lineage.
         edges: all (parent, child) pairs, parents before children.
         seed: autoencoder seed.
 
@@ -345,8 +352,10 @@ def find_case(
     start = next(iter(models))
     corpora = case.get("corpora") or sample.corpora
     inside = np.isin(sample.corpus, [number for number, corpus in enumerate(sample.corpora) if corpus in corpora])
-    feature, hypothesis, candidates = _start(name, case, sample, models[start], living(features, start, seed), inside)
-    nodes = follow(features, [edge for edge in edges if edge[1] in models], start, feature, seed)
+    feature, hypothesis, candidates = _start(
+        name, case, sample, models[start], living(flow.lineages, start, seed), inside
+    )
+    nodes = follow(flow.features, [edge for edge in edges if edge[1] in models], start, feature, seed)
     contexts = [_contexts(models[node.model].contexts, node.feature) for node in nodes]
     shared = list(dict.fromkeys(rows[0]["window"] for node, rows in zip(nodes, contexts, strict=True) if node.kept))
     columns = [(models[node.model].activations, node.feature) for node in nodes]
@@ -358,7 +367,7 @@ def find_case(
             **node._asdict(),
             "ratio": _ratio(measured.support.precision[place], prior),
             **{key: float(values[place]) for key, values in measured.support._asdict().items()},
-            "density": living(features, node.model, seed)[node.feature],
+            "density": living(flow.lineages, node.model, seed)[node.feature],
             "top_tokens": _top_tokens(measured.masses[place], sample.texts),
             "contexts": [_shown(row, sample) for row in contexts[place]],
         }
@@ -469,6 +478,7 @@ def read_sample(path: str | Path, tokenizer: str | Path, corpora: Sequence[str])
     return Sample(tensors["tokens"], tensors["corpus"], corpora, *token_texts(tokenizer))
 
 
-def read_features(path: str | Path) -> pa.Table:
-    """The columns of a table of schema `flow.FEATURES` that a case needs."""
-    return read_table(path, ["parent", "child", "seed", "model", "feature", "fate", "descendant", "r", "density"])
+def read_flow(features: str | Path, lineages: str | Path) -> Flow:
+    """Read the columns that a case needs of `flows/features.parquet` and `flows/lineages.parquet`."""
+    columns = ["parent", "child", "seed", "model", "feature", "fate", "descendant", "r"]
+    return Flow(read_table(features, columns), read_table(lineages, ["model", "seed", "feature", "density"]))

@@ -67,6 +67,7 @@ rule count_categories:
 rule find_case:
     input:
         features="<results>/flows/features.parquet",
+        lineages="<results>/flows/lineages.parquet",
         activations=case_features("activations.parquet"),
         contexts=case_features("contexts.parquet"),
         sample=f"<results>/samples/{SAMPLE}.safetensors",
