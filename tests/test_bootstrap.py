@@ -160,7 +160,14 @@ def test_an_edge_without_any_pair(tmp_path):
     drawn = draw_documents(corpus, 5, seed=0)
     table = bootstrap(silent, silent, CORRELATIONS.empty_table(), document, drawn, 0.8, 1, "test")
     assert [list(row.values())[1:] for row in table.to_pylist()] == [[0, 0, 0, 0]] * 5
-    assert interval(table, "parent") is None
+    assert interval(table, "parent", 0.5) is None
+
+
+def test_replicates_that_lean_upwards_move_the_interval_down():
+    persisting = np.arange(20, 41)  # of 100: 20 to 40 % around 30, where the sample has 25
+    table = pa.table([np.arange(21), np.full(21, 100), persisting, np.full(21, 100), persisting], schema=REPLICATES)
+    assert interval(table, "parent", 0.25) == pytest.approx((0.25 - 0.145, 0.25 + 0.045))
+    assert interval(table, "child", 0.0) == pytest.approx((0, 0)), "within 0 and 1"
 
 
 # --- documents, not tokens ---------------------------------------------------------------------------------
@@ -180,9 +187,9 @@ def test_tokens_repeated_within_documents_make_no_interval_narrower(tmp_path):
     document, corpus = np.repeat(np.arange(20), 4), np.zeros(20, np.int64)
     once = one_edge(tmp_path, a, b, document, corpus)
     often = one_edge(tmp_path, *(np.repeat(x, 50, axis=0) for x in (a, b, document)), corpus)
-    low, high = interval(once, "parent")
+    low, high = interval(once, "parent", 0.5)
     assert high - low > 0.1
-    assert interval(often, "parent") == pytest.approx((low, high), abs=0.02)
+    assert interval(often, "parent", 0.5) == pytest.approx((low, high), abs=0.02)
     as_tokens = one_edge(tmp_path, *(np.repeat(x, 50, axis=0) for x in (a, b)), np.arange(4000), np.zeros(4000, int))
-    narrow = interval(as_tokens, "parent")
+    narrow = interval(as_tokens, "parent", 0.5)
     assert narrow[1] - narrow[0] < 0.6 * (high - low), "what an interval over tokens would say"

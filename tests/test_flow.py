@@ -421,8 +421,9 @@ def test_intervals_are_those_of_the_replicates_of_their_edge(tables):
     for row, before, table in zip(found.to_pylist(), tables.edges.to_pylist(), replicates, strict=True):
         persisting = table["parent_persisting"].to_numpy() / table["parent_living"].to_numpy()
         emerging = 1 - table["child_persisting"].to_numpy() / table["child_living"].to_numpy()
-        assert (row["persisting_low"], row["persisting_high"]) == pytest.approx(np.percentile(persisting, [2.5, 97.5]))
-        assert (row["emerging_low"], row["emerging_high"]) == pytest.approx(np.percentile(emerging, [2.5, 97.5]))
+        for name, shares in (("persisting", persisting), ("emerging", emerging)):
+            expected = np.clip(2 * row[f"{name}_share"] - np.percentile(shares, [97.5, 2.5]), 0, 1)
+            assert (row[f"{name}_low"], row[f"{name}_high"]) == pytest.approx(expected)
         assert {key: row[key] for key in row if before[key] is not None} == {
             k: v for k, v in before.items() if v is not None
         }

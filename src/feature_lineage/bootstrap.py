@@ -185,10 +185,20 @@ def _candidates(correlations: pa.Table, least: float) -> tuple[np.ndarray, np.nd
     return a[keep], b[keep]
 
 
-def interval(replicates: pa.Table, side: str) -> tuple[float, float] | None:
-    """95 % percentile interval of the persisting share of a side (`parent` or `child`); none if no replicate has a living feature."""
+def interval(replicates: pa.Table, side: str, share: float) -> tuple[float, float] | None:
+    """95 % interval of the persisting share of a side; none if no replicate has a living feature.
+
+    The basic bootstrap interval (Davison and Hinkley 1997, section 5.2): the quantiles of the replicates reflected at the share. A best
+    match is a maximum, which sampling noise raises, so replicates lie above what they replicate, and their own quantiles would too.
+
+    Args:
+        replicates: table of `bootstrap`.
+        side: `parent` or `child`.
+        share: of the sample itself.
+    """
     living, persisting = (replicates[f"{side}_{what}"].to_numpy() for what in ("living", "persisting"))
     if not living.any():
         return None
-    low, high = np.quantile(persisting[living > 0] / living[living > 0], [0.025, 0.975])
-    return float(low), float(high)
+    quantiles = np.quantile(persisting[living > 0] / living[living > 0], [0.975, 0.025])
+    low, high = np.clip(2 * share - quantiles, 0, 1).tolist()
+    return low, high

@@ -272,9 +272,9 @@ def with_intervals(edges: pa.Table, replicates: Sequence[pa.Table]) -> pa.Table:
     """
     rows = edges.to_pylist()
     for row, table in zip(rows, replicates, strict=True) if replicates else ():
-        if found := interval(table, "parent"):
+        if row["persisting_share"] is not None and (found := interval(table, "parent", row["persisting_share"])):
             row["persisting_low"], row["persisting_high"] = found
-        if found := interval(table, "child"):
+        if row["emerging_share"] is not None and (found := interval(table, "child", 1 - row["emerging_share"])):
             row["emerging_low"], row["emerging_high"] = 1 - found[1], 1 - found[0]
     return pa.Table.from_pylist(rows, EDGES)
 

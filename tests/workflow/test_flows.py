@@ -19,9 +19,11 @@ def test_the_flow_is_in_files_that_agree(study):
         ).to_pandas()
         assert len(replicates) == 20
         shares = replicates["parent_persisting"] / replicates["parent_living"]
-        np.testing.assert_allclose((edge.persisting_low, edge.persisting_high), shares.quantile([0.025, 0.975]))
+        expected = np.clip(2 * edge.persisting_share - shares.quantile([0.975, 0.025]), 0, 1)
+        np.testing.assert_allclose((edge.persisting_low, edge.persisting_high), expected)
         shares = 1 - replicates["child_persisting"] / replicates["child_living"]
-        np.testing.assert_allclose((edge.emerging_low, edge.emerging_high), shares.quantile([0.025, 0.975]))
+        expected = np.clip(2 * edge.emerging_share - shares.quantile([0.975, 0.025]), 0, 1)
+        np.testing.assert_allclose((edge.emerging_low, edge.emerging_high), expected)
         of_edge = (curves["parent"] == edge.parent) & (curves["child"] == edge.child)
         (at,) = curves[of_edge & (curves["side"] == "parent") & (curves["threshold"] == 0.8)].itertuples()
         assert at.persisting_share == edge.persisting_share
