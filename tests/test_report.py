@@ -283,6 +283,14 @@ def test_missing_content_is_an_error_and_leaves_what_was_there(page, tmp_path):
 # --- the main numbers --------------------------------------------------------------------------------------
 
 
+def test_the_quote_is_the_mean_over_seeds(page):
+    edges = [SUMMARY["edges"][0] | {"seed": seed, "persisting_share": share} for seed, share in ((0, 0.1), (1, 0.16))]
+    summary = SUMMARY | {"edges": edges}
+    assert quote(summary, None, {}).startswith("13.0% of base's features persist into lua;")
+    text = re.sub(r"<.*?>", "", page(summary=summary, controls=None))
+    assert text.count("13.0% persist (by seed 10.0%, 16.0%)") == 1
+
+
 def test_quote_without_a_ceiling_says_why():
     said = quote(SUMMARY, None, {"ceiling": "there is one seed"})
     assert said == (

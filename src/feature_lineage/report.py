@@ -66,6 +66,7 @@ def write_report(
     derived = {
         "quote": quote(summary, content["controls"], content["not_measured"]),
         "headline": headline(summary),
+        "overview": edge_shares(summary),
         "ceilings": ceilings(content["controls"]),
         "drawn": set(figures),
         "palette": palette,
@@ -129,12 +130,24 @@ def ceilings(controls: Mapping[str, Any] | None) -> dict[str, float]:
     return {row["model"]: row["ceiling"] for row in (controls or {}).get("ceilings", [])}
 
 
+def edge_shares(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """For each edge its `parent`, `child`, the `shares` that persist by autoencoder seed, and their mean, `share`."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for edge in summary["edges"]:
+        shares = found.setdefault((edge["parent"], edge["child"]), [])
+        shares += [] if edge["persisting_share"] is None else [edge["persisting_share"]]
+    return [
+        {"parent": parent, "child": child, "shares": shares, "share": sum(shares) / len(shares) if shares else None}
+        for (parent, child), shares in found.items()
+    ]
+
+
 def quote(summary: Mapping[str, Any], controls: Mapping[str, Any] | None, not_measured: Mapping[str, str]) -> str:
-    """The study in one sentence: what persists along the first edge, and what two autoencoders of the parent share."""
+    """The study in one sentence: what persists along the first edge, the mean over seeds, and what two autoencoders of the parent share."""
     if not summary["edges"]:
         return "The study has one model: there is nothing that its features could persist into."
-    edge = summary["edges"][0]
-    parent, share = edge["parent"], _percent(edge["persisting_share"])
+    edge = edge_shares(summary)[0]
+    parent, share = edge["parent"], _percent(edge["share"])
     ceiling = ceilings(controls).get(parent)
     if ceiling is None:
         reason = not_measured.get("ceiling")
