@@ -97,7 +97,7 @@ def test_without_a_browser_figures_have_their_numbers_and_no_image(study):
         rows = list(csv.DictReader(file))
     curves = read_table(study.results / "flows" / "curves.parquet").to_pandas()
     shares = curves[curves["side"] == "child"]["mutual_share"]
-    found = [float(row["y"]) for row in rows if row["panel"] == "of the child's features" and row["line"] == "dash"]
+    found = [float(row["y"]) for row in rows if row["side"] == "child" and row["measure"] == "mutual_share"]
     np.testing.assert_array_equal(found, shares)
 
 
