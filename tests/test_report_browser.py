@@ -61,19 +61,31 @@ def test_every_figure_is_drawn_when_it_comes_into_view(page, index):
         page.wait(f"document.querySelectorAll('[data-figure]')[{k}].querySelector('.main-svg')")
 
 
-def test_click_on_a_band_leaves_the_features_in_it(page, index):
-    page.open(index)
-    page.wait("document.querySelector('#sankey .sankey-link')")
+def click(page, selector):
+    """Press and release the mouse in the middle of an element."""
+    page.wait(f"document.querySelector({selector!r})")
     box = page.run(
-        "(() => { const b = document.querySelector('#sankey .sankey-link').getBoundingClientRect();"
+        f"(() => {{ const b = document.querySelector({selector!r}).getBoundingClientRect();"
         " return [b.x + b.width / 2, b.y + b.height / 2]; })()"
     )
     for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
         page.send("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
+
+
+def test_click_on_a_band_leaves_the_features_in_it(page, index):
+    page.open(index)
+    click(page, "#sankey .sankey-link")
     page.wait(f"{FOUND}.startsWith('50 of 300 features that persist from base, first seen in base')")
     assert page.run("location.hash") == "#browse?model=lua&seed=0&via=base&origin=base"
     page.wait("document.querySelectorAll('#table .tabulator-row').length > 5")
     assert page.run("document.querySelector('#table .tabulator-row a').textContent") == "lua #0"
+
+
+def test_click_on_a_node_leaves_the_features_of_its_origin(page, index):
+    page.open(index)
+    click(page, "#sankey .sankey-node:last-of-type .node-rect")
+    page.wait(f"{FOUND}.startsWith('50 of 300 features')")
+    assert page.run("location.hash") == "#browse?model=lua&seed=0&origin=base"
 
 
 def test_search_by_token_number_and_explanation(page, index):

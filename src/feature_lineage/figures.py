@@ -59,7 +59,7 @@ def sankey(summary: Mapping[str, Any]) -> go.Figure:
     total = {model: sum(summary["origins"][model].values()) for model in models}
     figure = go.Figure(
         go.Sankey(
-            arrangement="snap",
+            arrangement="fixed",  # a node that can be dragged takes no click
             node={
                 "label": names,
                 "color": [palette[origin] for _, origin in keys],
