@@ -10,6 +10,7 @@ from plotly.offline import get_plotlyjs
 from reports import CASE, CONTROLS, EVIL, IMAGE, INTERPRETATIONS, SAE, SUMMARY, content, features, figure
 
 from feature_lineage.artifacts import write_json
+from feature_lineage.categories import CATEGORIES
 from feature_lineage.report import (
     category_rows,
     headline,
@@ -58,6 +59,15 @@ def test_flow_table(page):
     assert rows(page(), 'id="flow"') == [
         ["base → lua", "0", "299", "60", "20.1% 13.1% to 26.2%", "239", "299", "50", "249", "–", "45", "48", "1 / 1"]
     ]
+
+
+def test_sankey_says_where_a_feature_with_two_parents_is_counted(page):
+    assert "with two parents" not in page()
+    edge = SUMMARY["edges"][0]
+    edges = [edge | {"child": "lua<b>"}, edge | {"parent": "bible", "child": "lua<b>"}, edge | {"seed": 1}]
+    text = page(summary=SUMMARY | {"edges": edges})
+    assert "counted once, with the one it correlates with more;" in text
+    assert "the bands into lua&lt;b&gt; may" in text
 
 
 def test_strata_of_each_edge(page):
@@ -142,8 +152,11 @@ def test_baselines(page):
 
 
 def test_categories_by_fate_and_corpus(page):
-    (row,) = rows(page(), 'id="categories"')
+    text = page()
+    (row,) = rows(text, 'id="categories"')
     assert row == ["word", "4", "100.0%", "3", "75.0%", "75% of 4"]
+    for name in CATEGORIES:
+        assert f"<dt>{name}</dt>" in text, "every category is defined"
 
 
 def test_case_shows_its_features_with_contexts_highlighted(page):
@@ -156,6 +169,8 @@ def test_case_shows_its_features_with_contexts_highlighted(page):
         "persisting",
         "7.53",
         "91.2%",
+        "25.0%",
+        "0.597",
         "0.012",
         "·= " + EVIL,
     ]

@@ -45,7 +45,8 @@ def sankey(summary: Mapping[str, Any]) -> go.Figure:
     """Features persisting through the lineage, coloured by the model in which they emerged (the paper's figure 2).
 
     A node is a model's features of one origin; a band, features of the child whose ancestor is in the parent. Features that
-    neither persist from a parent nor into a child are left out, as in the paper; the flow table has them.
+    neither persist from a parent nor into a child are left out, as in the paper; the flow table has them. A feature with two
+    parents is in the band from the one that it correlates with more.
     """
     models, bands = list(summary["models"]), summary["bands"]
     palette = colours(models)
@@ -56,6 +57,8 @@ def sankey(summary: Mapping[str, Any]) -> go.Figure:
     numbers = {key: i for i, key in enumerate(keys)}
     names = [model if model == origin else f"{model} (from {origin})" for model, origin in keys]
     living = [summary["origins"][model].get(origin, 0) for model, origin in keys]
+    parents = {child: {band["parent"] for band in bands if band["child"] == child} for child in models}
+    closer = "<br>those with two parents: with the closer one"
     total = {model: sum(summary["origins"][model].values()) for model in models}
     figure = go.Figure(
         go.Sankey(
@@ -78,11 +81,17 @@ def sankey(summary: Mapping[str, Any]) -> go.Figure:
                 "value": [band["features"] for band in bands],
                 "color": [_faint(palette[band["origin"]]) for band in bands],
                 "customdata": [
-                    [band["parent"], band["child"], band["origin"], f"{band['features'] / total[band['child']]:.1%}"]
+                    [
+                        band["parent"],
+                        band["child"],
+                        band["origin"],
+                        f"{band['features'] / total[band['child']]:.1%}",
+                        closer if len(parents[band["child"]]) > 1 else "",
+                    ]
                     for band in bands
                 ],
                 "hovertemplate": "%{value:,} features of %{customdata[1]} (%{customdata[3]}) persist from "
-                "%{customdata[0]}, first seen in %{customdata[2]}<extra></extra>",
+                "%{customdata[0]}, first seen in %{customdata[2]}%{customdata[4]}<extra></extra>",
             },
         )
     )

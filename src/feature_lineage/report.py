@@ -16,6 +16,7 @@ from plotly.offline import get_plotlyjs
 
 from feature_lineage.artifacts import read_json, staged
 from feature_lineage.browser import Features, write_browser, write_script
+from feature_lineage.categories import DEFINITIONS, RULE
 
 HERE = Path(__file__).parent
 LIBRARY = HERE / "tabulator"  # the table of the feature browser, as its authors publish it
@@ -63,13 +64,19 @@ def write_report(
     }
     node = figures["sankey"]["data"][0]["node"]
     palette = {origin: colour for (*_, origin), colour in zip(node["customdata"], node["color"], strict=True)}
+    above: dict[str, set[str]] = {}
+    for edge in summary["edges"]:
+        above.setdefault(edge["child"], set()).add(edge["parent"])
     derived = {
         "quote": quote(summary, content["controls"], content["not_measured"]),
         "headline": headline(summary),
         "ceilings": ceilings(content["controls"]),
         "drawn": set(figures),
         "palette": palette,
+        "two_parents": [child for child, parents in above.items() if len(parents) > 1],
         "groups": category_rows(content["categories"]),
+        "category_rule": RULE,
+        "category_definitions": DEFINITIONS,
         "scores": score_rows(content["interpretations"]),
         "verdict": verdict(content["interpretations"]),
         "record": record,
