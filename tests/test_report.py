@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 from html import unescape
@@ -10,6 +11,7 @@ from plotly.offline import get_plotlyjs
 from reports import CASE, CONTROLS, EVIL, IMAGE, INTERPRETATIONS, SAE, SUMMARY, content, features, figure
 
 from feature_lineage.artifacts import write_json
+from feature_lineage.cases import TRACKING
 from feature_lineage.categories import CATEGORIES
 from feature_lineage.report import (
     category_rows,
@@ -264,13 +266,33 @@ def test_the_folder_holds_all_that_it_loads(page, tmp_path):
     assert (folder / "data" / "vocabulary.js").is_file()
 
 
+def test_figures_and_cases_can_be_taken_from_the_report(page, tmp_path):
+    files = [tmp_path / name for name in ("sankey.svg", "sankey.csv", "curves.csv")]
+    for file in files:
+        file.write_text(file.name)
+    row = dict.fromkeys(TRACKING.names) | {"model": "lua", "top_tokens": [{"text": '=",é', "share": 0.5}]}
+    text = page(files=files, tracking={"assignment": pa.Table.from_pylist([row], TRACKING)})
+    links = re.findall(r'<a href="(figures/.*?)">(.*?)</a>', text)
+    assert links == [
+        ("figures/sankey.svg", "SVG"),
+        ("figures/sankey.csv", "CSV"),
+        ("figures/curves.csv", "CSV"),
+        ("figures/case-assignment.csv", "CSV"),
+    ]
+    folder = tmp_path / "report"
+    assert [(folder / url).read_text() for url, _ in links[:3]] == [file.name for file in files]
+    found = pd.read_csv(folder / links[3][0])
+    assert list(found) == TRACKING.names
+    assert json.loads(found["top_tokens"][0]) == [{"text": '=",é', "share": 0.5}]
+
+
 def test_an_earlier_reports_shards_are_removed(page, tmp_path):
     page()
     stale = tmp_path / "report" / "data" / "gone.seed0.js"
     stale.write_text("")
     page()
     assert not stale.exists()
-    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["assets", "data", "index.html"]
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["assets", "data", "figures", "index.html"]
 
 
 def test_same_content_gives_the_same_bytes(page, tmp_path):

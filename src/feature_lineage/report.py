@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +21,7 @@ from feature_lineage.categories import DEFINITIONS, RULE
 
 HERE = Path(__file__).parent
 LIBRARY = HERE / "tabulator"  # the table of the feature browser, as its authors publish it
-PARTS = ("assets", "data", "index.html")
+PARTS = ("assets", "data", "figures", "index.html")
 
 
 def write_report(
@@ -35,9 +36,11 @@ def write_report(
     sample: Mapping[str, np.ndarray],
     corpora: Sequence[str],
     vocabulary: Sequence[str],
+    files: Sequence[Path],
+    tracking: Mapping[str, pa.Table],
     **content: Any,
 ) -> None:
-    """Write `index.html`, `assets/` and `data/`; what an earlier report left there is removed. No request leaves the folder.
+    """Write `index.html`, `assets/`, `data/` and `figures/`; what an earlier report left there is removed. No request leaves the folder.
 
     Args:
         folder: where to; nothing appears there before all of it is written.
@@ -50,6 +53,8 @@ def write_report(
         sample: the sample's `tokens` and `corpus` of each window.
         corpora: names of the sample's corpora, in their order.
         vocabulary: text of each token (`contexts.token_texts`).
+        files: each figure's images and its numbers, `<figure>.<kind>`: copied, and linked under the figure.
+        tracking: of each case, the features that it was followed to (`cases.TRACKING`).
         content: `study`, `summary`, `controls` (`controls.summarise`, or None), `not_measured`, `strata`, `baselines`, `merges`, `models`,
             `saes`, `categories` (a table, or None), `cases`, `interpretations` (tables of `Features.interpretations` by model and seed)
             and `steps`, as the template reads them.
@@ -72,6 +77,8 @@ def write_report(
         "headline": headline(summary),
         "ceilings": ceilings(content["controls"]),
         "drawn": set(figures),
+        "files": {name: [file.name for file in files if file.stem == name] for name in figures},
+        "tracked": set(tracking),
         "palette": palette,
         "two_parents": [child for child, parents in above.items() if len(parents) > 1],
         "groups": category_rows(content["categories"]),
@@ -95,6 +102,7 @@ def write_report(
             "figures": {name: _plain(figure) for name, figure in figures.items()},
         }
         write_script(data / "study.js", "study", study | names)
+        _write_files(temporary / "figures", files, tracking)
         assets.mkdir()
         for file in (HERE / "report.css", HERE / "report.js", *sorted(LIBRARY.iterdir())):
             shutil.copyfile(file, assets / (file.name if file.name != "LICENSE" else "tabulator.LICENSE.txt"))
@@ -106,6 +114,17 @@ def write_report(
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+
+
+def _write_files(folder: Path, files: Sequence[Path], tracking: Mapping[str, pa.Table]) -> None:
+    """Copy what figures are made into, and write each case as `case-<name>.csv`, its top tokens as JSON."""
+    folder.mkdir()
+    for file in files:
+        shutil.copyfile(file, folder / file.name)
+    for case, table in tracking.items():
+        frame = table.to_pandas()
+        frame["top_tokens"] = [json.dumps(found, ensure_ascii=False) for found in table["top_tokens"].to_pylist()]
+        frame.to_csv(folder / f"case-{case}.csv", index=False)
 
 
 def _plain(figure: Mapping[str, Any]) -> dict[str, Any]:

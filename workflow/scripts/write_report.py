@@ -44,6 +44,8 @@ def main(smk: Any) -> None:
             models={model: read_json(path) for model, path in zip(params.models, given.models, strict=True)},
             saes=[(*name, read_json(path)) for name, path in zip(names, given.saes, strict=True)],
             cases=[read_json(path) for path in given.cases],
+            tracking=dict(zip(params.cases, map(read_table, given.tracking), strict=True)),
+            files=[Path(path) for path in (*given.images, *given.tables)],
             interpretations=dict(zip(shown, map(read_table, given.interpretations), strict=True)),
             steps=parameters({step: read_provenance(path) for step, path in steps.items()}),
             shown=shown,
