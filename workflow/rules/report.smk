@@ -3,6 +3,15 @@
 AUTOENCODERS = [
     (model, seed) for seed in study.autoencoder.seeds for model in study.order()
 ]
+USED = {
+    *study.flow_corpora(),
+    *getattr(study.tokenizer, "train", []),
+    *(corpus for model in study.order() for corpus in study.own_corpora(model)),
+}
+READ = [corpus for corpus in study.corpora if corpus in USED]
+IMPORTED = [
+    name for name, block in study.models.items() if isinstance(block, PretrainedModel)
+]
 CONTROL_TABLES = [
     path
     for path in BASELINES
@@ -23,6 +32,8 @@ rule write_report:
         images=IMAGES,
         tensors=expand("<results>/models/{model}/tensors.parquet", model=MERGES),
         curves=expand("<results>/models/{model}/training.parquet", model=TRAINED),
+        imported=expand("<results>/models/{model}/model.safetensors", model=IMPORTED),
+        documents=expand("<results>/corpora/{corpus}/train.parquet", corpus=READ),
         models=expand("<results>/models/{model}/evaluation.json", model=study.order()),
         saes=all_autoencoders("evaluation.json"),
         configs=all_autoencoders("cfg.json"),
@@ -60,6 +71,9 @@ rule write_report:
         cases=list(study.cases),
         merges=MERGES,
         trained=TRAINED,
+        imported=IMPORTED,
+        read=READ,
+        init=study.autoencoder.init,
         corpora=study.flow_corpora(),
         not_measured=NOT_MEASURED,
         code=code("write_report"),
