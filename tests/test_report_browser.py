@@ -1,11 +1,13 @@
 """The report in a real browser, opened from disk."""
 
+import json
 import shutil
 
 import pytest
 from chromium import CHROMIUM, Page
 from reports import EVIL, IMAGE, content
 
+from feature_lineage.artifacts import KEY
 from feature_lineage.report import write_report
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
@@ -197,3 +199,43 @@ def test_a_folder_that_lost_its_data_says_so(chromium, tmp_path, index):
     shutil.copytree(index.parent, tmp_path / "copy", ignore=shutil.ignore_patterns("base.seed0.0.js"))
     chromium.open(tmp_path / "copy" / "index.html", "#feature=base/0/5")
     chromium.wait("/copied as a whole/.test(document.querySelector('#feature [role=alert]')?.textContent)")
+    chromium.wait("document.getElementById('found').textContent !== 'Loading…'")
+
+
+def test_a_folder_without_an_index_does_not_go_on_loading(chromium, tmp_path, index):
+    shutil.copytree(index.parent, tmp_path / "copy", ignore=shutil.ignore_patterns("base.seed0.js"))
+    chromium.open(tmp_path / "copy" / "index.html", "#browse?model=base&seed=0")
+    chromium.wait(f"{FOUND} === 'The features could not be loaded.'")
+
+
+def test_the_reason_for_effects_that_were_not_measured_is_shown(page, tmp_path):
+    given = content()
+    given["features"] = [
+        one._replace(
+            effects=one.effects.replace_schema_metadata({KEY: json.dumps({"not_measured": f"no way {IMAGE}"})})
+        )
+        for one in given["features"]
+    ]
+    write_report(tmp_path, **given)
+    page.open(tmp_path / "index.html", "#feature=base/0/7")
+    page.wait(f"{HEADING} === 'base #7'")
+    assert f"Not measured: no way {IMAGE}." in page.run("document.getElementById('feature').textContent")
+
+
+def test_what_scrolls_sideways_is_reached_by_keyboard_and_named(page, index):
+    page.open(index)
+    found = page.run("[...document.querySelectorAll('.scroll')].map((e) => [e.tabIndex, e.role, e.ariaLabel])")
+    assert found and all(place[:2] == [0, "region"] and place[2] for place in found)
+
+
+def test_a_change_of_colours_leaves_the_sankeys_buttons(page, index):
+    page.open(index)
+    page.wait("document.querySelectorAll('#sankey .modebar-btn').length === 1")
+    page.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    try:
+        page.wait(
+            "getComputedStyle(document.querySelector('#sankey .node-label')).fill === getComputedStyle(document.body).color"
+        )
+        assert page.run("document.querySelectorAll('#sankey .modebar-btn').length") == 1
+    finally:
+        page.send("Emulation.setEmulatedMedia", features=[])

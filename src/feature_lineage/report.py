@@ -20,7 +20,7 @@ from feature_lineage.browser import Features, write_browser, write_script
 from feature_lineage.categories import DEFINITIONS, RULE
 
 HERE = Path(__file__).parent
-LIBRARY = HERE / "tabulator"  # the table of the feature browser, as its authors publish it
+LIBRARY = HERE / "report_files"  # the table of the feature browser, as its authors publish it
 PARTS = ("assets", "data", "figures", "index.html")
 
 
@@ -158,7 +158,7 @@ def ceilings(controls: Mapping[str, Any] | None) -> dict[str, float]:
 def quote(summary: Mapping[str, Any], controls: Mapping[str, Any] | None, not_measured: Mapping[str, str]) -> str:
     """The study in one sentence: what persists along the first edge, and what two autoencoders of the parent share."""
     if not summary["edges"]:
-        return "The study has one model: there is nothing that its features could persist into."
+        return "No model of this study comes from another: there is nothing that its features could persist into."
     edge = summary["edges"][0]
     parent, share = edge["parent"], _percent(edge["persisting_share"])
     ceiling = ceilings(controls).get(parent)
