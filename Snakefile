@@ -32,8 +32,8 @@ include: "workflow/rules/controls.smk"
 include: "workflow/rules/baselines.smk"
 include: "workflow/rules/cases.smk"
 include: "workflow/rules/interpretation.smk"
-include: "workflow/rules/report.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/report.smk"
 
 
 localrules:

@@ -95,7 +95,7 @@ CASE = {
     "mean_correlation": 0.9,
     "nodes": [
         {
-            "model": model, "feature": feature, "parent": parent, "kept": feature == 7, "r": r, "fate": parent and "persisting", "ratio": 7.534, "precision": 0.912,
+            "model": model, "feature": feature, "parent": parent, "kept": feature == 7, "r": r, "fate": parent and "persisting", "ratio": 7.534, "precision": 0.912, "recall": 0.25, "score": 0.5969,
             "density": 0.0123, "top_tokens": [{"text": " =", "share": 0.8}, {"text": EVIL, "share": 0.1}],
             "contexts": [{"corpus": "code", "tokens": ["x", " =", IMAGE, "\n"], "activations": [0, 0.5, 1.0, 0]}],
         }
@@ -204,6 +204,9 @@ def content() -> dict[str, Any]:
         },
         "saes": [("base", 0, SAE), ("lua", 0, SAE)],
         "cases": [CASE],
+        "tracking": {},
+        "init": "transpose",
+        "files": [],
         "interpretations": {("base", 0): found[0].interpretations},
         "steps": [("Model base", [("lr", 0.001), ("corpora", "prose, code")])],
         "record": {"digest": "abc", "parameters": {"note": "plain"}},

@@ -6,13 +6,15 @@ import struct
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
+import test_figures as figures
 from plotly.subplots import make_subplots
 
 from feature_lineage import export
 from feature_lineage.export import find_browser, numbers, write_images, write_numbers
-from feature_lineage.figures import sankey
+from feature_lineage.figures import curves, sankey
 from feature_lineage.logs import InputError
 
 
@@ -22,23 +24,55 @@ def as_json(figure):
 
 def panels():
     figure = make_subplots(rows=1, cols=2, subplot_titles=("left", "right"))
-    figure.add_scatter(x=np.array([1, 2, 3]), y=np.array([0.5, np.nan, 0.25]), name="a", row=1, col=1)
-    figure.add_scatter(x=["p", "q"], y=[1, 2], name="a", line={"dash": "dot"}, row=1, col=2)
-    figure.add_vline(x=2, annotation_text="no title")
+    figure.add_scatter(
+        x=np.array([1, 2, 3]), y=np.array([0.5, np.nan, 0.25]), name="a", meta={"measure": "loss"}, row=1, col=1
+    )
+    figure.add_scatter(x=["p", "q"], y=[1, 2], name="a", meta={"seed": 3}, customdata=[7, 8], row=1, col=2)
+    figure.add_vline(x=2, name="the limit", annotation_text="no title")
     return figure
 
 
-def test_points_are_listed_with_panel_trace_and_kind_of_line():
+def test_points_are_listed_with_all_that_tells_their_traces_apart():
     columns, rows = numbers(as_json(panels()))
-    assert columns == ("panel", "trace", "line", "x", "y")
+    assert columns == ("trace", "measure", "seed", "x", "y", "count")
     assert [row[:4] for row in rows] == [
-        ("left", "a", "", 1),
-        ("left", "a", "", 2),
-        ("left", "a", "", 3),
-        ("right", "a", "dot", "p"),
-        ("right", "a", "dot", "q"),
+        ("a", "loss", "", 1),
+        ("a", "loss", "", 2),
+        ("a", "loss", "", 3),
+        ("a", "", 3, "p"),
+        ("a", "", 3, "q"),
+        ("the limit", "", "", 2),
     ]
-    np.testing.assert_equal([row[4] for row in rows], [0.5, np.nan, 0.25, 1, 2])
+    np.testing.assert_equal([row[4] for row in rows[:5]], [0.5, np.nan, 0.25, 1, 2])
+    assert [row[5] for row in rows] == [None, None, None, 7, 8, None]
+
+
+def curves_of_two_seeds():
+    shares = dict.fromkeys(("persisting_share", "mutual_share", "one_to_one_share"), 0.1)
+    rows = [
+        {"parent": "base", "child": child, "seed": seed, "side": side, "threshold": t} | shares
+        for child in ("lua", "bible")
+        for seed in (0, 1)
+        for side in ("parent", "child")
+        for t in (0.5, 0.6)
+    ]
+    ceiling = pd.DataFrame({"model": ["base", "lua", "bible"], "threshold": 0.5, "share": [0.4, 0.3, 0.9]})
+    return curves(pd.DataFrame(rows), 0.8, ceiling, pd.DataFrame({"threshold": [0.07]}))
+
+
+DRAWN = figures.figures() | {"curves of two seeds": curves_of_two_seeds()}
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+def test_no_two_rows_of_a_figure_are_told_apart_by_their_values_alone(kind):
+    columns, rows = numbers(as_json(DRAWN[kind]))
+    keys = [row[: columns.index("x") + 1] if "x" in columns else row[:2] for row in rows]
+    assert rows and len(set(keys)) == len(keys)
+    if kind == "scores":
+        bins = [row for row in rows if row[:3] == ("persisting", "base", "simulation")]
+        assert sum(row[-1] for row in bins) == 1, "counts stand beside shares"
+    if kind == "curves of two seeds":
+        assert {"the study's threshold", "1 % of matches by chance"} < {row[0] for row in rows}
 
 
 def test_arrays_in_base64_are_read_exactly():
@@ -48,15 +82,15 @@ def test_arrays_in_base64_are_read_exactly():
         found = as_json(go.Figure(go.Heatmap(x=np.arange(3), y=np.arange(50), z=array)))
         assert "bdata" in found["data"][0]["z"]
         columns, rows = numbers(found)
-        assert columns == ("panel", "trace", "line", "x", "y", "z")
-        assert [row[3:5] for row in rows[:4]] == [(0, 0), (1, 0), (2, 0), (0, 1)]
-        np.testing.assert_array_equal(np.array([row[5] for row in rows], kind).reshape(50, 3), array)
+        assert columns == ("trace", "x", "y", "z")
+        assert [row[1:3] for row in rows[:4]] == [(0, 0), (1, 0), (2, 0), (0, 1)]
+        np.testing.assert_array_equal(np.array([row[3] for row in rows], kind).reshape(50, 3), array)
 
 
 def test_a_trace_without_y_has_its_x():
     assert numbers(as_json(go.Figure(go.Histogram(x=np.array([1.5, 2.5]), name="h"))))[1] == [
-        ("", "h", "", 1.5),
-        ("", "h", "", 2.5),
+        ("h", 1.5),
+        ("h", 2.5),
     ]
     assert numbers(as_json(go.Figure()))[1] == []
 
@@ -77,7 +111,7 @@ def test_names_with_commas_quotes_and_breaks_stay_in_their_cell(tmp_path):
     name = 'a, "b"\nc'
     write_numbers(as_json(go.Figure(go.Scatter(x=[1], y=[2], name=name))), tmp_path / "a.csv")
     with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
-        assert list(csv.reader(file))[1] == ["", name, "", "1", "2"]
+        assert list(csv.reader(file))[1] == [name, "1", "2"]
 
 
 # --- images ------------------------------------------------------------------------------------------------

@@ -201,7 +201,8 @@ def test_sankeys_nodes_count_living_features():
 
 def test_sankeys_bands_say_where_they_are_and_their_share_of_the_child():
     (trace,) = sankey(SUMMARY).data
-    assert tuple(trace.link.customdata[0]) == ("base", "lua", "base", "28.6%")
+    assert tuple(trace.link.customdata[0]) == ("base", "lua", "base", "28.6%", "")
+    assert "with the closer one" in trace.link.customdata[2][4], "both has two parents"
     assert tuple(trace.node.customdata[1][3:]) == ("lua", "base")
 
 

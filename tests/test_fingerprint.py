@@ -114,6 +114,22 @@ def test_prompts_of_a_module_count_byte_for_byte(package):
     assert len(found) == 4
 
 
+def test_files_that_a_module_takes_over_count_byte_for_byte(package):
+    folder, hashed = package
+    found = {hashed()}
+    for name, text in (("unused_files", "none"), ("inner_files", "one"), ("inner_files", "one ")):
+        (folder / name).mkdir(exist_ok=True)
+        (folder / name / "library.min.js").write_text(text)
+        found.add(hashed())
+    assert len(found) == 3
+
+
+def test_the_reports_library_is_among_them(project):
+    script = project / "workflow" / "scripts" / "write_report.py"
+    report = next(path for path in module._closure(script) if path.stem == "report")
+    assert list(report.parent.glob("report_files/*.js")), "under the name that is hashed"
+
+
 def test_modules_that_import_each_other_end(package):
     folder, hashed = package
     (folder / "inner.py").write_text("from feature_lineage import outer\n\nvalue = 1\n")

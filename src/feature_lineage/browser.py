@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_lineage.artifacts import read_table
+from feature_lineage.artifacts import KEY, read_table
 from feature_lineage.flow import SINGLE_TOKEN
 from feature_lineage.logs import progress
 
@@ -130,6 +130,7 @@ def _index(
         "single": (np.nan_to_num(share) >= SINGLE_TOKEN).astype(int).tolist(),
         "tokens": [[entry["token"] for entry in found or []] for found in tokens],
         "interpretations": _interpretations(one.interpretations),
+        "not_weighed": json.loads((one.effects.schema.metadata or {}).get(KEY.encode(), b"{}")).get("not_measured"),
         "size": size,
     }
 

@@ -1,20 +1,4 @@
-"""What kind of token each feature is about, by measured statistics.
-
-Every occurrence of a token in the sample is of one class:
-
-- `indentation and line breaks`: white space alone; and the special token that parts documents.
-- `punctuation`: neither letter, digit nor underscore in it.
-- the rest belongs to a word: the longest run of letters, digits and underscores that it is in (in prose with apostrophes between
-  letters), across tokens, as far as the window goes. A run that begins with a digit is a `number`. In code, a run that is a reserved word
-  of Python or Lua is a `keyword` and any other, strings and comments among them, an `identifier`. In prose, a token that
-  holds a whole run is a `word` and one that holds a piece of it a `part of word`; so is a piece of a character.
-
-A corpus is code if at least `CODE` of its tokens in the sample hold one of = ( ) { } [ ] < > _.
-
-A feature's category is the class with more than half of its activation mass, the sum of its activations. Before that, it is `position` if
-more than half of the mass lies on one position in the window, whatever the tokens there, and it fires on at least as many tokens as a
-window has positions, so that one or two occurrences do not decide. A feature with neither is `mixed`.
-"""
+"""What kind of token each feature is about, by measured statistics: `RULE` and `DEFINITIONS` say how."""
 
 from __future__ import annotations
 
@@ -53,6 +37,25 @@ LUA = "and break do else elseif end false for function goto if in local nil not 
 KEYWORDS = frozenset([*keyword.kwlist, *LUA.split()])
 _SIGN_OF_CODE = re.compile(r"[=(){}\[\]<>_]")
 _RUN = {True: re.compile(r"\w+"), False: re.compile(r"\w+(?:['’]\w+)*")}  # in code, in prose
+
+RULE = (
+    "Every occurrence of a token in the sample is of one class, as far as its window shows. A feature's category is the class with more "
+    f"than {MAJORITY:.0%} of its activation mass, the sum of its activations. What makes a word is the longest run of letters, digits "
+    "and underscores that a token is in (in prose with apostrophes between letters), across tokens. A corpus is code if at least "
+    f"{CODE:.0%} of its tokens in the sample hold one of = ( ) {{ }} [ ] < > _."
+)
+DEFINITIONS = {
+    "punctuation": "Neither letter, digit nor underscore in the token.",
+    "indentation and line breaks": "White space alone; and the special token that parts documents.",
+    "keyword": "In code, a run that is a reserved word of Python or Lua.",
+    "identifier": "In code, any other run, those of strings and comments among them.",
+    "number": "A run that begins with a digit.",
+    "word": "In prose, a token that holds a whole run.",
+    "part of word": "In prose, a token that holds a piece of a run; anywhere, a piece of a character.",
+    "position": "Decided before the others: more than half of the mass lies on one position in the window, whatever the tokens there, and "
+    "the feature fires on at least as many tokens as a window has positions, so that one or two occurrences do not decide.",
+    "mixed": "No class, and no position, has more than half of the mass.",
+}
 
 CATEGORISED = pa.schema(
     [

@@ -21,7 +21,6 @@ from feature_lineage.artifacts import KEY, read_json, staged
 from feature_lineage.logs import InputError, logger
 
 WIDTH, HEIGHT, SCALE = 960, 460, 2  # in pixels where the figure does not say; PNG has SCALE times as many
-POINT = ("panel", "trace", "line")  # the kind of line tells traces of one name apart
 AXES = ("x", "y", "z")
 BAND = ("source", "target", "value")
 
@@ -36,19 +35,24 @@ def numbers(figure: Mapping[str, Any]) -> tuple[Sequence[str], list[tuple[Any, .
         figure: plotly's JSON, arrays as lists or as base64.
 
     Returns:
-        Names of the columns, and the rows: source, target and value of each band of a Sankey diagram; else panel, trace, kind of
-        line and the coordinates of each point, without those that no trace has.
+        Names of the columns, and the rows: source, target and value of each band of a Sankey diagram; else the trace's name, what its
+        `meta` says of it (seed, model, measure …), the coordinates of each point, without those that no trace has, and `count` if traces
+        have `customdata`. A vertical line across a panel is a point without y, under the line's name.
     """
     flows = [trace for trace in figure["data"] if trace["type"] == "sankey"]
     if flows:
         return BAND, [row for trace in flows for row in _bands(trace)]
-    found = [name for name in AXES if any(name in trace for trace in figure["data"])]
+    axes = [name for name in AXES if any(name in trace for trace in figure["data"])]
+    meta = list(dict.fromkeys(key for trace in figure["data"] for key in trace.get("meta", ())))
+    values = [*axes, *(["customdata"] if any("customdata" in trace for trace in figure["data"]) else [])]
     rows = [
-        (_panel(figure["layout"], trace), trace.get("name", ""), trace.get("line", {}).get("dash", ""), *point)
+        (trace.get("name", ""), *(trace.get("meta", {}).get(key, "") for key in meta), *point)
         for trace in figure["data"]
-        for point in _points(trace, found)
+        for point in _points(trace, values)
     ]
-    return (*POINT, *found), rows
+    lines = {shape["name"]: shape["x0"] for shape in figure["layout"].get("shapes", ()) if "name" in shape}
+    rows += [(name, *[""] * len(meta), x, *[None] * (len(values) - 1)) for name, x in lines.items()]
+    return ("trace", *meta, *("count" if name == "customdata" else name for name in values)), rows
 
 
 def _bands(trace: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
@@ -75,14 +79,6 @@ def decoded(values: Any) -> list[Any]:
     array = np.frombuffer(base64.b64decode(values["bdata"]), np.dtype(values["dtype"]).newbyteorder("<"))
     shape = [int(size) for size in str(values.get("shape", array.size)).split(",")]
     return array.reshape(shape).tolist()
-
-
-def _panel(layout: Mapping[str, Any], trace: Mapping[str, Any]) -> str:
-    """The title of the panel that a trace is in; empty in a figure of one. Panels' titles come first among the annotations."""
-    panels = sum(key.startswith("xaxis") for key in layout)
-    number = int(trace.get("xaxis", "x")[1:] or 1)
-    titles = [note.get("text", "") for note in layout.get("annotations", ())]
-    return titles[number - 1] if 1 < panels <= len(titles) else ""
 
 
 def write_numbers(figure: Mapping[str, Any], path: str | Path) -> None:

@@ -45,7 +45,8 @@ def sankey(summary: Mapping[str, Any]) -> go.Figure:
     """Features persisting through the lineage, coloured by the model in which they emerged (the paper's figure 2).
 
     A node is a model's features of one origin; a band, features of the child whose ancestor is in the parent. Features that
-    neither persist from a parent nor into a child are left out, as in the paper; the flow table has them.
+    neither persist from a parent nor into a child are left out, as in the paper; the flow table has them. A feature with two
+    parents is in the band from the one that it correlates with more.
     """
     models, bands = list(summary["models"]), summary["bands"]
     palette = colours(models)
@@ -56,10 +57,12 @@ def sankey(summary: Mapping[str, Any]) -> go.Figure:
     numbers = {key: i for i, key in enumerate(keys)}
     names = [model if model == origin else f"{model} (from {origin})" for model, origin in keys]
     living = [summary["origins"][model].get(origin, 0) for model, origin in keys]
+    parents = {child: {band["parent"] for band in bands if band["child"] == child} for child in models}
+    closer = "<br>those with two parents: with the closer one"
     total = {model: sum(summary["origins"][model].values()) for model in models}
     figure = go.Figure(
         go.Sankey(
-            arrangement="snap",
+            arrangement="fixed",  # a node that can be dragged takes no click
             node={
                 "label": names,
                 "color": [palette[origin] for _, origin in keys],
@@ -78,11 +81,17 @@ def sankey(summary: Mapping[str, Any]) -> go.Figure:
                 "value": [band["features"] for band in bands],
                 "color": [_faint(palette[band["origin"]]) for band in bands],
                 "customdata": [
-                    [band["parent"], band["child"], band["origin"], f"{band['features'] / total[band['child']]:.1%}"]
+                    [
+                        band["parent"],
+                        band["child"],
+                        band["origin"],
+                        f"{band['features'] / total[band['child']]:.1%}",
+                        closer if len(parents[band["child"]]) > 1 else "",
+                    ]
                     for band in bands
                 ],
                 "hovertemplate": "%{value:,} features of %{customdata[1]} (%{customdata[3]}) persist from "
-                "%{customdata[0]}, first seen in %{customdata[2]}<extra></extra>",
+                "%{customdata[0]}, first seen in %{customdata[2]}%{customdata[4]}<extra></extra>",
             },
         )
     )
@@ -121,6 +130,7 @@ def curves(
             first = side == "parent" and dash == "solid" and seed == seeds[0]
             figure.add_scatter(
                 x=rows["threshold"], y=rows[share], name=edge, legendgroup=edge, showlegend=first, mode="lines",
+                meta={"side": side, "seed": str(seed), "measure": share},
                 opacity=1 if seed == seeds[0] else 0.3, line={"color": palette[edge], "dash": dash},
                 row=1, col=1 if side == "parent" else 2,
             )  # fmt: skip
@@ -131,14 +141,18 @@ def curves(
                 figure.add_scatter(
                     x=rows["threshold"], y=rows["share"], name="two autoencoders of one model", legendgroup="ceiling",
                     text=[model] * len(rows), showlegend=column == 1 and model == table[side].iloc[0], mode="lines",
+                    meta={"side": side, "measure": "ceiling", "model": model},
                     line={"color": "rgba(128,128,128,.55)", "width": 3}, row=1, col=column,
                 )  # fmt: skip
-    figure.add_vline(x=threshold, line={"color": "#666", "width": 1, "dash": "dot"}, annotation_text=f"{threshold:g}")
+    figure.add_vline(
+        x=threshold, name="the study's threshold", line={"color": "#666", "width": 1, "dash": "dot"}, annotation_text=f"{threshold:g}"
+    )  # fmt: skip
     if null is not None and null["threshold"].notna().any():
         chance = null["threshold"].max()
         figure.add_vline(
-            x=chance, line={"color": "#D55E00", "width": 1, "dash": "dot"}, annotation_text=f"chance, 1 %: {chance:.2f}"
-        )
+            x=chance, name="1 % of matches by chance", line={"color": "#D55E00", "width": 1, "dash": "dot"},
+            annotation_text=f"chance, 1 %: {chance:.2f}",
+        )  # fmt: skip
     figure.update_xaxes(title_text="threshold of the correlation")
     figure.update_yaxes(tickformat=".0%", rangemode="tozero")
     figure.update_layout(
@@ -176,7 +190,7 @@ def scores(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     palette = dict(zip(("persisting", "not persisting", "single token"), COLOURS, strict=False))
     for row, score in enumerate(shown, start=1):
         edges = np.linspace(0 if score == "detection" else -1, 1, 21)
-        for column, table in enumerate(tables.values(), start=1):
+        for column, (autoencoder, table) in enumerate(tables.items(), start=1):
             groups = {fate: table.loc[table["fate"] == fate, score] for fate in ("persisting", "not persisting")}
             groups["single token"] = table.loc[table["single_token"].astype(bool), score]
             for group, values in groups.items():
@@ -187,6 +201,7 @@ def scores(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
                 figure.add_bar(
                     x=(edges[:-1] + edges[1:]) / 2, y=counts / max(1, counts.sum()), width=np.diff(edges), customdata=counts,
                     name=group, legendgroup=group, showlegend=row == column == 1, marker=style, row=row, col=column,
+                    meta={"model": autoencoder, "score": score},
                     hovertemplate=f"{group}: %{{customdata}} of {counts.sum()} features at %{{x:.2f}}<extra></extra>",
                 )  # fmt: skip
             figure.update_xaxes(title_text=SCORES[score][1], row=row, col=column)
@@ -225,7 +240,9 @@ def sweep(table: pd.DataFrame, t: float, parents: list[str], roots: Mapping[str,
                     x=[0, 1], y=[accuracy, accuracy], name=f"{corpus}, {root}", mode="lines",
                     line={"color": palette[corpus], "dash": "dash", "width": 1},
                 )  # fmt: skip
-    figure.add_vline(x=t, line={"color": "#666", "width": 1, "dash": "dot"}, annotation_text=f"t = {t:.3f}")
+    figure.add_vline(
+        x=t, name="chosen t", line={"color": "#666", "width": 1, "dash": "dot"}, annotation_text=f"t = {t:.3f}"
+    )
     figure.update_layout(
         title={"text": f"Accuracy along the path from {parents[0]} (t = 0) to {parents[1]} (t = 1)"},
         xaxis={"title": {"text": "t"}},
@@ -245,13 +262,14 @@ def training(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
         train = curve[curve["split"] == "train"]
         figure.add_scatter(
             x=train["tokens"], y=train["loss"], name=f"{model}: training", legendgroup=model, mode="lines", opacity=0.35,
-            line={"color": palette[model]}, row=1, col=1,
+            meta={"model": model, "measure": "loss"}, line={"color": palette[model]}, row=1, col=1,
         )  # fmt: skip
         for corpus, rows in curve[curve["split"] == "validation"].groupby("corpus", sort=False):
             dash = dashes.setdefault(corpus, ("solid", "dash", "dot", "dashdot", "longdash")[len(dashes) % 5])
             for column, value in enumerate(("loss", "accuracy"), start=1):
                 figure.add_scatter(
                     x=rows["tokens"], y=rows[value], name=f"{model}: {corpus}", legendgroup=model, showlegend=column == 1,
+                    meta={"model": model, "corpus": corpus, "measure": value},
                     mode="lines+markers", line={"color": palette[model], "dash": dash}, row=1, col=column,
                 )  # fmt: skip
     figure.update_xaxes(title_text="tokens")
@@ -275,7 +293,7 @@ def autoencoders(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
             found = curve.dropna(subset=[value])
             figure.add_scatter(
                 x=found["tokens"], y=found[value], name=name, legendgroup=name, showlegend=place == 0, mode="lines",
-                line={"color": palette[name]}, row=place // 2 + 1, col=place % 2 + 1,
+                meta={"measure": value}, line={"color": palette[name]}, row=place // 2 + 1, col=place % 2 + 1,
             )  # fmt: skip
     figure.update_xaxes(title_text="tokens", row=2)
     figure.update_yaxes(type="log", row=1)

@@ -2,7 +2,8 @@
 
 Snakemake sees a script's own text, not the library that it imports. The hash covers the script and every module
 of this package that it reaches through imports; comments, docstrings and layout do not count. What stands beside
-a module under its name as `.html`, `.css` or `.js` counts byte for byte, and so do its prompts, `prompts/<module>_*.txt`.
+a module under its name as `.html`, `.css` or `.js` counts byte for byte, and so do its prompts, `prompts/<module>_*.txt`, and the
+files that it takes over from others, `<module>_files/*`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ def fingerprint(script: str | Path) -> str:
     for path in sorted(_closure(Path(script).resolve()), key=lambda path: path.name):
         digest.update(f"{path.name}\n{_code(path)[0]}\n".encode())
         beside = [path.with_suffix(suffix) for suffix in (".html", ".css", ".js")]
-        for text in (*beside, *sorted(path.parent.glob(f"prompts/{path.stem}_*.txt"))):
+        named = (f"prompts/{path.stem}_*.txt", f"{path.stem}_files/*")
+        for text in (*beside, *(found for pattern in named for found in sorted(path.parent.glob(pattern)))):
             if text.is_file():
                 digest.update(text.read_bytes())
     return digest.hexdigest()[:16]

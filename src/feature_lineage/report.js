@@ -16,7 +16,9 @@ function expect(name) {
 }
 
 function lineage(name, content) {
-  expect(name).resolve(content);
+  const entry = expect(name);
+  entry.done = true;
+  entry.resolve(content);
 }
 
 function script(source) {
@@ -33,8 +35,8 @@ function load(name) {
   if (!arrived.has(name)) {
     const entry = expect(name);
     script(`data/${name}.js`).catch(entry.reject);
-    const shards = [...arrived.keys()].filter((key) => /\.\d+$/.test(key));
-    if (shards.length > KEPT) arrived.delete(shards[0]);
+    const shards = [...arrived.keys()].filter((key) => /\.\d+$/.test(key) && arrived.get(key).done); // one under way is waited for
+    if (shards.length >= KEPT) arrived.delete(shards[0]);
   }
   return arrived.get(name).promise;
 }
@@ -91,7 +93,8 @@ function layout(figure, place) {
 }
 
 const BUTTONS = [["toImage"], ["zoom2d", "pan2d", "resetScale2d"]];
-const CONFIG = { responsive: true, displaylogo: false, modeBarButtons: BUTTONS };
+const PLAIN = { responsive: true, displaylogo: false, modeBarButtons: BUTTONS };
+const config = (place) => (place.id === "sankey" ? { ...PLAIN, modeBarButtons: [["toImage"]] } : PLAIN);
 
 async function drawFigures() {
   const [study] = await Promise.all([expect("study").promise, script("assets/plotly.min.js")]);
@@ -99,9 +102,8 @@ async function drawFigures() {
   const draw = async (place) => {
     const figure = study.figures[place.dataset.figure];
     drawn.set(place, figure);
-    const sankey = place.id === "sankey";
-    await Plotly.newPlot(place, figure.data, layout(figure, place), sankey ? { ...CONFIG, modeBarButtons: [["toImage"]] } : CONFIG);
-    if (sankey) place.on("plotly_click", (event) => openBand(study, figure.data[0], event.points[0]));
+    await Plotly.newPlot(place, figure.data, layout(figure, place), config(place));
+    if (place.id === "sankey") place.on("plotly_click", (event) => openBand(study, figure.data[0], event.points[0]));
   };
   const watch = new IntersectionObserver(
     (entries) => {
@@ -118,7 +120,7 @@ async function drawFigures() {
     watch.observe(place);
   }
   dark.addEventListener("change", () =>
-    drawn.forEach((figure, place) => Plotly.react(place, figure.data, layout(figure, place), CONFIG)),
+    drawn.forEach((figure, place) => Plotly.react(place, figure.data, layout(figure, place), config(place))),
   );
 }
 
@@ -406,6 +408,7 @@ async function show(name) {
     el("p", { class: "list" }, one.tokens[i].map((token, n) => weighed(token, percent(shard.shares[k][n])))),
     el("h4", {}, "Strongest contexts"),
     ...(shard.contexts[k].length ? shard.contexts[k].map((found) => context(found, shard.max[k], study.corpora)) : [el("p", { class: "note" }, "None.")]),
+    ...(one.not_weighed ? [el("h4", {}, "Effect on the logits"), el("p", { class: "note" }, `Not measured: ${one.not_weighed}.`)] : []),
     ...(shard.promoted[k] ? [el("h4", {}, "Effect on the logits"), effects("raises", shard.promoted[k]), effects("lowers", shard.suppressed[k])] : []),
   );
   pane.classList.add("shown");
@@ -415,6 +418,8 @@ async function show(name) {
 
 function fail(message) {
   pane.replaceChildren(el("p", { role: "alert" }, message));
+  const found = document.getElementById("found");
+  if (found.textContent === "Loading…") found.textContent = "The features could not be loaded.";
   pane.classList.add("shown");
 }
 
@@ -471,7 +476,7 @@ form.addEventListener("submit", (event) => event.preventDefault());
 form.addEventListener("input", (event) => {
   if (event.target.name === "model" || event.target.name === "origin") form.elements.via.value = "";
   clearTimeout(typing);
-  typing = setTimeout(filtersToAddress, event.target.type === "search" ? 120 : 0);
+  typing = setTimeout(filtersToAddress, event.target.type === "search" ? 60 : 0);
 });
 form.addEventListener("reset", () => {
   form.elements.via.value = "";
@@ -479,6 +484,10 @@ form.addEventListener("reset", () => {
 });
 addEventListener("hashchange", route);
 
+for (const place of document.querySelectorAll(".scroll")) {
+  const name = place.querySelector("caption")?.textContent.split(/[.;] /)[0] ?? place.querySelector("[role=img]")?.getAttribute("aria-label");
+  for (const [key, value] of Object.entries({ tabindex: 0, role: "region", "aria-label": name })) place.setAttribute(key, value);
+}
 drawFigures();
 if (/^#(feature=|browse\?)/.test(location.hash)) {
   route();

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,10 +17,11 @@ from plotly.offline import get_plotlyjs
 
 from feature_lineage.artifacts import read_json, staged
 from feature_lineage.browser import Features, write_browser, write_script
+from feature_lineage.categories import DEFINITIONS, RULE
 
 HERE = Path(__file__).parent
-LIBRARY = HERE / "tabulator"  # the table of the feature browser, as its authors publish it
-PARTS = ("assets", "data", "index.html")
+LIBRARY = HERE / "report_files"  # the table of the feature browser, as its authors publish it
+PARTS = ("assets", "data", "figures", "index.html")
 
 
 def write_report(
@@ -34,9 +36,11 @@ def write_report(
     sample: Mapping[str, np.ndarray],
     corpora: Sequence[str],
     vocabulary: Sequence[str],
+    files: Sequence[Path],
+    tracking: Mapping[str, pa.Table],
     **content: Any,
 ) -> None:
-    """Write `index.html`, `assets/` and `data/`; what an earlier report left there is removed. No request leaves the folder.
+    """Write `index.html`, `assets/`, `data/` and `figures/`; what an earlier report left there is removed. No request leaves the folder.
 
     Args:
         folder: where to; nothing appears there before all of it is written.
@@ -49,9 +53,11 @@ def write_report(
         sample: the sample's `tokens` and `corpus` of each window.
         corpora: names of the sample's corpora, in their order.
         vocabulary: text of each token (`contexts.token_texts`).
+        files: each figure's images and its numbers, `<figure>.<kind>`: copied, and linked under the figure.
+        tracking: of each case, the features that it was followed to (`cases.TRACKING`).
         content: `study`, `summary`, `controls` (`controls.summarise`, or None), `not_measured`, `strata`, `baselines`, `merges`, `models`,
             `saes`, `categories` (a table, or None), `cases`, `interpretations` (tables of `Features.interpretations` by model and seed)
-            and `steps`, as the template reads them.
+            `init` (how autoencoders start, `autoencoder.init`) and `steps`, as the template reads them.
     """
     summary = content["summary"]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -63,14 +69,22 @@ def write_report(
     }
     node = figures["sankey"]["data"][0]["node"]
     palette = {origin: colour for (*_, origin), colour in zip(node["customdata"], node["color"], strict=True)}
+    above: dict[str, set[str]] = {}
+    for edge in summary["edges"]:
+        above.setdefault(edge["child"], set()).add(edge["parent"])
     derived = {
         "quote": quote(summary, content["controls"], content["not_measured"]),
         "headline": headline(summary),
         "overview": edge_shares(summary),
         "ceilings": ceilings(content["controls"]),
         "drawn": set(figures),
+        "files": {name: [file.name for file in files if file.stem == name] for name in figures},
+        "tracked": set(tracking),
         "palette": palette,
+        "two_parents": [child for child, parents in above.items() if len(parents) > 1],
         "groups": category_rows(content["categories"]),
+        "category_rule": RULE,
+        "category_definitions": DEFINITIONS,
         "scores": score_rows(content["interpretations"]),
         "verdict": verdict(content["interpretations"]),
         "record": record,
@@ -89,6 +103,7 @@ def write_report(
             "figures": {name: _plain(figure) for name, figure in figures.items()},
         }
         write_script(data / "study.js", "study", study | names)
+        _write_files(temporary / "figures", files, tracking)
         assets.mkdir()
         for file in (HERE / "report.css", HERE / "report.js", *sorted(LIBRARY.iterdir())):
             shutil.copyfile(file, assets / (file.name if file.name != "LICENSE" else "tabulator.LICENSE.txt"))
@@ -100,6 +115,17 @@ def write_report(
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+
+
+def _write_files(folder: Path, files: Sequence[Path], tracking: Mapping[str, pa.Table]) -> None:
+    """Copy what figures are made into, and write each case as `case-<name>.csv`, its top tokens as JSON."""
+    folder.mkdir()
+    for file in files:
+        shutil.copyfile(file, folder / file.name)
+    for case, table in tracking.items():
+        frame = table.to_pandas()
+        frame["top_tokens"] = [json.dumps(found, ensure_ascii=False) for found in table["top_tokens"].to_pylist()]
+        frame.to_csv(folder / f"case-{case}.csv", index=False)
 
 
 def _plain(figure: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,7 +171,7 @@ def edge_shares(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 def quote(summary: Mapping[str, Any], controls: Mapping[str, Any] | None, not_measured: Mapping[str, str]) -> str:
     """The study in one sentence: what persists along the first edge, the mean over seeds, and what two autoencoders of the parent share."""
     if not summary["edges"]:
-        return "The study has one model: there is nothing that its features could persist into."
+        return "No model of this study comes from another: there is nothing that its features could persist into."
     edge = edge_shares(summary)[0]
     parent, share = edge["parent"], _percent(edge["share"])
     ceiling = ceilings(controls).get(parent)
@@ -283,13 +309,12 @@ def parameters(records: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list
 
 def _flat(values: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, Any]]:
     for key, value in sorted(values.items()):
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{above}{key}.")
-        elif key != "code" and value is not None:
-            yield (
-                f"{above}{key}",
-                ", ".join(map(_one, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value,
-            )
+        listed = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        if plain := [item for item in listed if not isinstance(item, Mapping) and item is not None and key != "code"]:
+            yield f"{above}{key}", plain[0] if listed is not value else ", ".join(map(_one, plain))
+        for item in listed:
+            if isinstance(item, Mapping):
+                yield from _flat(item, f"{above}{key}.")
 
 
 def _one(value: Any) -> str:

@@ -97,18 +97,19 @@ def test_without_a_browser_figures_have_their_numbers_and_no_image(study):
         rows = list(csv.DictReader(file))
     curves = read_table(study.results / "flows" / "curves.parquet").to_pandas()
     shares = curves[curves["side"] == "child"]["mutual_share"]
-    found = [float(row["y"]) for row in rows if row["panel"] == "of the child's features" and row["line"] == "dash"]
+    found = [float(row["y"]) for row in rows if row["side"] == "child" and row["measure"] == "mutual_share"]
     np.testing.assert_array_equal(found, shares)
 
 
-def test_a_browser_installed_later_draws_the_images_alone(copy, monkeypatch):
+def test_a_browser_installed_later_draws_the_images_and_puts_them_into_the_report(copy, monkeypatch):
     if (browser := find_browser()) is None:
         pytest.skip("there is no browser; install Chromium")
     with_browser = tiny_study.environment() | {"BROWSER_PATH": browser}
     monkeypatch.setattr(tiny_study, "environment", lambda: with_browser)
-    assert set(copy.plan()) == {"export_figures"}
+    assert set(copy.plan()) == {"export_figures", "write_report"}
     run = copy.snakemake("-c2")
     assert run.code == 0, run
     names = {path.stem for path in (copy.results / "figures").glob("*.csv")}
     for kind in ("svg", "png"):
         assert {path.stem for path in (copy.results / "figures").glob(f"*.{kind}")} == names
+        assert {path.stem for path in (copy.results / "report" / "figures").glob(f"*.{kind}")} == names

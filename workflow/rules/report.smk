@@ -1,113 +1,16 @@
-# Curves, and the report that shows everything.
-
-MERGES = [
-    name for name, block in study.models.items() if isinstance(block, MergedModel)
-]
-DRAWN = [
-    "curves",
-    *(f"sweep-{model}" for model in MERGES),
-    "training",
-    "autoencoders",
-    "scores",
-]
-TRAINED = [name for name, block in study.models.items() if hasattr(block, "training")]
-
-
-rule draw_sweep:
-    input:
-        sweep="<results>/models/{model}/sweep.parquet",
-        tensors="<results>/models/{model}/tensors.parquet",
-        base=lambda w: [
-            f"<results>/models/{root}/evaluation.json"
-            for root in study.roots(w.model)
-            if set(study.own_corpora(w.model)) <= set(study.flow_corpora())
-        ],
-    output:
-        figure="<results>/figures/sweep-{model}.json",
-        page=report(
-            "<results>/figures/sweep-{model}.html",
-            caption="../report/sweep.rst",
-            category="Language models",
-            labels={"figure": "Merge sweep", "model": "{model}"},
-        ),
-    log:
-        "<logs>/draw_sweep/{model}.log",
-    benchmark:
-        "<benchmarks>/draw_sweep/{model}.tsv"
-    wildcard_constraints:
-        model=names(MergedModel),
-    conda:
-        CONDA
-    threads: 1
-    params:
-        model=lambda w: w.model,
-        parents=lambda w: study.parents(w.model),
-        roots=lambda w: study.roots(w.model),
-        code=code("draw_sweep"),
-    script:
-        "../scripts/draw_sweep.py"
-
-
-rule draw_training:
-    input:
-        curves=expand("<results>/models/{model}/training.parquet", model=TRAINED),
-    output:
-        figure="<results>/figures/training.json",
-        page=report(
-            "<results>/figures/training.html",
-            caption="../report/training.rst",
-            category="Language models",
-            labels={"figure": "Training curves"},
-        ),
-    log:
-        "<logs>/draw_training.log",
-    benchmark:
-        "<benchmarks>/draw_training.tsv"
-    conda:
-        CONDA
-    threads: 1
-    params:
-        models=TRAINED,
-        code=code("draw_training"),
-    script:
-        "../scripts/draw_training.py"
-
-
-rule draw_autoencoders:
-    input:
-        curves=expand(
-            "<results>/saes/{model}/seed{seed}/training.parquet",
-            model=study.order(),
-            seed=study.autoencoder.seeds,
-        ),
-    output:
-        figure="<results>/figures/autoencoders.json",
-        page=report(
-            "<results>/figures/autoencoders.html",
-            caption="../report/autoencoders.rst",
-            category="Autoencoders",
-            labels={"figure": "Training curves"},
-        ),
-    log:
-        "<logs>/draw_autoencoders.log",
-    benchmark:
-        "<benchmarks>/draw_autoencoders.tsv"
-    conda:
-        CONDA
-    threads: 1
-    params:
-        names=expand(
-            "{model}, seed {seed}", model=study.order(), seed=study.autoencoder.seeds
-        ),
-        code=code("draw_autoencoders"),
-    script:
-        "../scripts/draw_autoencoders.py"
-
-
-# --- the report ---
+# The report that shows everything.
 
 AUTOENCODERS = [
     (model, seed) for seed in study.autoencoder.seeds for model in study.order()
+]
+USED = {
+    *study.flow_corpora(),
+    *getattr(study.tokenizer, "train", []),
+    *(corpus for model in study.order() for corpus in study.own_corpora(model)),
+}
+READ = [corpus for corpus in study.corpora if corpus in USED]
+IMPORTED = [
+    name for name, block in study.models.items() if isinstance(block, PretrainedModel)
 ]
 CONTROL_TABLES = [
     path
@@ -125,8 +28,12 @@ rule write_report:
         groups="<results>/flows/categories.parquet",
         sankey="<results>/flows/sankey.json",
         figures=expand("<results>/figures/{name}.json", name=DRAWN),
+        tables=expand("<results>/figures/{figure}.csv", figure=FIGURES),
+        images=IMAGES,
         tensors=expand("<results>/models/{model}/tensors.parquet", model=MERGES),
         curves=expand("<results>/models/{model}/training.parquet", model=TRAINED),
+        imported=expand("<results>/models/{model}/model.safetensors", model=IMPORTED),
+        documents=expand("<results>/corpora/{corpus}/train.parquet", corpus=READ),
         models=expand("<results>/models/{model}/evaluation.json", model=study.order()),
         saes=all_autoencoders("evaluation.json"),
         configs=all_autoencoders("cfg.json"),
@@ -137,6 +44,7 @@ rule write_report:
         effects=shown_features("logit_effects.parquet"),
         interpretations=INTERPRETATIONS,
         cases=CASES,
+        tracking=expand("<results>/cases/{case}/tracking.parquet", case=study.cases),
         controls=CONTROLS,
         baselines=CONTROL_TABLES,
         sample=f"<results>/samples/{SAMPLE}.safetensors",
@@ -146,6 +54,7 @@ rule write_report:
         page="<results>/report/index.html",
         assets=directory("<results>/report/assets"),
         data=directory("<results>/report/data"),
+        files=directory("<results>/report/figures"),
     log:
         "<logs>/write_report.log",
     benchmark:
@@ -159,8 +68,12 @@ rule write_report:
         autoencoders=AUTOENCODERS,
         shown=[(model, FIRST_SEED) for model in study.order()],
         figures=DRAWN,
+        cases=list(study.cases),
         merges=MERGES,
         trained=TRAINED,
+        imported=IMPORTED,
+        read=READ,
+        init=study.autoencoder.init,
         corpora=study.flow_corpora(),
         not_measured=NOT_MEASURED,
         code=code("write_report"),

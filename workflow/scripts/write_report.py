@@ -20,11 +20,21 @@ def main(smk: Any) -> None:
         figures = {name: read_json(path) for name, path in zip(params.figures, given.figures, strict=True)}
         shown = [tuple(name) for name in params.shown]
         steps = {
+            **{f"Corpus {name}": path for name, path in zip(params.read, given.documents, strict=True)},
+            "Tokenizer": given.tokenizer_config,
+            **{f"Model {name}, imported": path for name, path in zip(params.imported, given.imported, strict=True)},
             **{f"Model {name}": path for name, path in zip(params.trained, given.curves, strict=True)},
             **{f"Model {name}, merged": path for name, path in zip(params.merges, given.tensors, strict=True)},
             **{f"Autoencoder of {title}": path for title, path in zip(titles, given.configs, strict=True)},
             "Sample": given.sample,
             "Flow": given.summary,
+            **dict(zip(["Controls"], given.controls, strict=False)),
+            **{f"Baseline {Path(path).stem}": path for path in given.baselines},
+            **{f"Case {name}": path for name, path in zip(params.cases, given.cases, strict=True)},
+            **{
+                f"Interpretation of {model}, seed {seed}": path
+                for (model, seed), path in zip(shown, given.interpretations, strict=True)
+            },
         }
         write_report(
             Path(smk.output.page).parent,
@@ -44,7 +54,10 @@ def main(smk: Any) -> None:
             models={model: read_json(path) for model, path in zip(params.models, given.models, strict=True)},
             saes=[(*name, read_json(path)) for name, path in zip(names, given.saes, strict=True)],
             cases=[read_json(path) for path in given.cases],
+            tracking=dict(zip(params.cases, map(read_table, given.tracking), strict=True)),
+            files=[Path(path) for path in (*given.images, *given.tables)],
             interpretations=dict(zip(shown, map(read_table, given.interpretations), strict=True)),
+            init=params.init,
             steps=parameters({step: read_provenance(path) for step, path in steps.items()}),
             shown=shown,
             features=read_features(shown, {name: getattr(given, name) for name in TABLES}),
