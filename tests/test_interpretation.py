@@ -449,11 +449,14 @@ def test_the_verdict_compares_pairs_and_says_who_wins():
     good, bad = [0.7, 0.8, 0.6, 0.75, None], [0.3, 0.35, 0.31, 0.2, 0.99]
     text = interpretation.verdict(table(good, bad, [0.1] * 5))
     assert "m beat the token-statistics baseline" in text and "0.71 against 0.29 over the same 4 features" in text
-    assert "difference of +0.42" in text and "reaches 0.10" in text
-    assert "do worse than" in interpretation.verdict(table(bad, [0.7, 0.8, 0.6, 0.75, 1.0]))
-    assert "do not beat" in interpretation.verdict(table([0.1, 0.5, 0.3, 0.4], [0.2, 0.4, 0.35, 0.3]))
+    assert "difference of +0.42" in text and "They beat another feature's explanation: " in text
+    assert "0.71 against 0.10" in text and "no score" not in text
     interval = stats.ttest_rel(good[:4], bad[:4]).confidence_interval(0.95)
     assert f"{interval.low:+.2f} to {interval.high:+.2f}" in text
+    text = interpretation.verdict(table(good, bad, explanation=["x"] * 5))
+    assert text.endswith("1 of 5 explained features have no score and are left out.") and "another feature" not in text
+    assert "do worse than" in interpretation.verdict(table(bad, [0.7, 0.8, 0.6, 0.75, 1.0]))
+    assert "do not beat" in interpretation.verdict(table([0.1, 0.5, 0.3, 0.4], [0.2, 0.4, 0.35, 0.3]))
 
 
 def test_without_a_language_model_or_with_too_few_scores_the_verdict_says_so():
@@ -461,7 +464,7 @@ def test_without_a_language_model_or_with_too_few_scores_the_verdict_says_so():
     assert "No language model was asked" in interpretation.verdict(
         alone
     ) and "0.55 over 2 features" in interpretation.verdict(alone)
-    assert "Too few" in interpretation.verdict(table([0.5, None], [0.4, 0.3]))
+    assert "too few features to compare them (1)" in interpretation.verdict(table([0.5, None], [0.4, 0.3]))
     assert interpretation.verdict(alone.iloc[:0]) == "No feature was scored."
 
 
