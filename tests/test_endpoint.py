@@ -208,6 +208,37 @@ def test_cheap_replies_free_what_was_set_aside_for_them(path):
     assert all(answer.value == 1 for answer in answers) and server.most == 1
 
 
+def test_the_budget_holds_for_all_ledgers_those_of_models_that_are_gone_too(tmp_path):
+    """Four models spend nearly all of it; of four more each has a share, but there is nothing left to share."""
+    worst = cost(service(""), most_prompt_tokens(question(0)), 50)
+    full = {"prompt_tokens": most_prompt_tokens(question(0)), "completion_tokens": 50}
+    with serve(lambda body, number: echo(body, number) | {"usage": full}) as server:
+        for model in range(4):
+            ask_many(server.url, tmp_path / f"{model}.jsonl", 9, budget=17.5 * worst, jobs=4)
+        assert len(server.bodies) == 16
+        for model in range(2, 8):
+            ask_many(server.url, tmp_path / f"{model}.jsonl", 9, budget=17.5 * worst, jobs=6)
+        assert len(server.bodies) == 17
+    ledgers = [Ledger(path) for path in tmp_path.glob("*.jsonl")]
+    assert sum(ledger.spent for ledger in ledgers) == pytest.approx(17 * worst)
+
+
+def test_another_jobs_ledger_is_read_while_it_is_written_and_a_damaged_one_is_named(path):
+    other = path.with_name("other.jsonl")
+    ledger = Ledger(other)
+    ledger.write({"asked": "x", "usd": 1.0})
+    with other.open("ab") as file:
+        file.write(b'{"asked": "y", "us')
+    before = other.read_bytes()
+    assert Endpoint(service("", budget=3.0, jobs=2), Ledger(path)).budget == pytest.approx(1.5)
+    assert Endpoint(service("", budget=1.75), Ledger(path.with_name("third.jsonl"))).budget == pytest.approx(0.75)
+    assert other.read_bytes() == before
+    ledger.close()
+    other.write_bytes(b"{broken\n")
+    with pytest.raises(InputError, match=r"other\.jsonl: line 1 is damaged"):
+        Endpoint(service("", budget=3.0), Ledger(path.with_name("fourth.jsonl")))
+
+
 # --- log-probabilities -------------------------------------------------------------------------------------
 
 
@@ -271,6 +302,21 @@ def test_the_estimate_counts_what_is_not_stored_and_refuses_before_the_first_req
         assert len(server.bodies) == 3
 
 
+def test_an_estimate_that_as_much_for_each_model_would_exceed_is_refused_by_the_first(path, caplog):
+    endpoint = Endpoint(service("", budget=1.2e-3, jobs=8), Ledger(path))
+    estimate = Estimate(endpoint)
+    for number in range(10):
+        estimate.ask(question(number), read_number, -1)
+    assert estimate.usd < 1.2e-3 < 8 * estimate.usd
+    with pytest.raises(InputError, match=r"10 requests.*× 8 models.*8 models share equally.*nothing was sent"):
+        estimate.check()
+    with caplog.at_level(logging.INFO):
+        roomy = Estimate(endpoint)
+        roomy.ask(question(0), read_number, -1)
+        roomy.check()
+    assert f"(× 8 models, USD {8 * roomy.usd:.2f})" in caplog.text
+
+
 # --- the ledger --------------------------------------------------------------------------------------------
 
 
@@ -283,7 +329,7 @@ def test_a_ledger_cut_anywhere_keeps_all_whole_lines(path):
         ledger = Ledger(path)
         kept = whole[:cut].rfind(b"\n") + 1
         assert path.read_bytes() == whole[:kept]
-        assert len(ledger._places) == whole[:kept].count(b'{"reply"')
+        assert len(ledger._account.places) == whole[:kept].count(b'{"reply"')
         ledger.write({"asked": "x", "usd": 1.0})
         ledger.close()
         assert Ledger(path).spent >= 1

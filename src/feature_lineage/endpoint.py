@@ -21,7 +21,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 import openai
 
@@ -57,7 +57,8 @@ class Service(NamedTuple):
         key_env: environment variable that holds the key; the key itself is in no attribute.
         prompt_price: USD per million tokens of prompts.
         completion_price: USD per million tokens of replies.
-        budget: USD that all requests of the ledger may cost; None for no limit.
+        budget: USD that all requests of all ledgers in a folder may cost; None for no limit.
+        jobs: with a ledger of their own there, who share the budget equally.
         parallel: requests under way at once.
         timeout: seconds until a request is given up.
     """
@@ -68,6 +69,7 @@ class Service(NamedTuple):
     prompt_price: float
     completion_price: float
     budget: float | None
+    jobs: int
     parallel: int
     timeout: float
 
@@ -105,6 +107,39 @@ Ask = Callable[[Prompt, Callable[[Reply], Any], Any], Answer]
 # --- the ledger --------------------------------------------------------------------------------------------
 
 
+class _Account:
+    """What the entries of a ledger come to, and where in it the replies are. A last line that is cut short is not counted."""
+
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        self.places: dict[str, tuple[int, int]] = {}
+        self.open: dict[str, list[float]] = {}  # requests without a reply, and what each may have cost
+        self.spent = 0.0
+        self.size = 0
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                self.count(json.loads(line), len(line))
+            except (ValueError, KeyError, TypeError, IndexError):
+                raise InputError(
+                    f"{path}: line {number} is damaged; delete that line, and what it holds is asked and paid again"
+                ) from None
+
+    def count(self, entry: dict[str, Any], length: int) -> None:
+        if "asked" in entry:
+            self.open.setdefault(entry["asked"], []).append(float(entry["usd"]))
+            self.spent += float(entry["usd"])
+        else:
+            digest = entry["reply"] if "reply" in entry else entry["unpaid"]
+            self.spent -= self.open[digest].pop()
+            if not self.open[digest]:
+                del self.open[digest]
+            if "reply" in entry:
+                self.places[digest] = (self.size, length)
+                self.spent += float(entry["usd"])
+        self.size += length
+
+
 class Ledger:
     """Requests sent and replies received, one JSON object a line, on disk before anything else happens with them.
 
@@ -125,22 +160,13 @@ class Ledger:
             except BlockingIOError:
                 self._file.close()
                 raise InputError(f"{path}: another job is using these replies; let it end, or end it first") from None
-        self._places: dict[str, tuple[int, int]] = {}
-        self._open: dict[str, list[float]] = {}  # requests without a reply, and what each may have cost
-        self._spent = 0.0
-        self._size = 0
         self._file.seek(0)
-        for number, line in enumerate(self._file, 1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                self._count(json.loads(line), len(line))
-            except (ValueError, KeyError, TypeError, IndexError):
-                self._file.close()
-                raise InputError(
-                    f"{path}: line {number} is damaged; delete that line, and what it holds is asked and paid again"
-                ) from None
-        self._file.truncate(self._size)
+        try:
+            self._account = _Account(self.path, self._file)
+        except InputError:
+            self._file.close()
+            raise
+        self._file.truncate(self._account.size)
 
     def close(self) -> None:
         """Let another job use the ledger."""
@@ -149,11 +175,11 @@ class Ledger:
     @property
     def spent(self) -> float:
         """USD: what the replies cost, and the most that requests without a reply can have cost."""
-        return self._spent
+        return self._account.spent
 
     def reply(self, digest: str) -> dict[str, Any] | None:
         """The reply to a request, if there is one."""
-        place = self._places.get(digest)
+        place = self._account.places.get(digest)
         return json.loads(os.pread(self._file.fileno(), *place[::-1])) if place else None
 
     def write(self, entry: dict[str, Any]) -> None:
@@ -166,23 +192,27 @@ class Ledger:
                 os.fsync(self._file.fileno())
             except OSError:
                 with suppress(OSError):
-                    os.ftruncate(self._file.fileno(), self._size)
+                    os.ftruncate(self._file.fileno(), self._account.size)
                 raise
-            self._count(entry, len(line))
+            self._account.count(entry, len(line))
 
-    def _count(self, entry: dict[str, Any], length: int) -> None:
-        if "asked" in entry:
-            self._open.setdefault(entry["asked"], []).append(float(entry["usd"]))
-            self._spent += float(entry["usd"])
-        else:
-            digest = entry["reply"] if "reply" in entry else entry["unpaid"]
-            self._spent -= self._open[digest].pop()
-            if not self._open[digest]:
-                del self._open[digest]
-            if "reply" in entry:
-                self._places[digest] = (self._size, length)
-                self._spent += float(entry["usd"])
-        self._size += length
+
+def allowance(budget: float, jobs: int, path: Path) -> float:
+    """USD that all requests of a ledger may cost: an equal share of the budget, or what is left of it by the folder's other ledgers.
+
+    Ledgers of models that are no longer in the study count too. What one job leaves of its share is no other's.
+
+    Args:
+        budget: of all jobs, USD.
+        jobs: who share it.
+        path: the ledger.
+    """
+    others = 0.0
+    for other in sorted(path.parent.glob("*.jsonl")):
+        if other != path:
+            with other.open("rb") as file:
+                others += _Account(other, file).spent
+    return min(budget / jobs, budget - others)
 
 
 # --- the endpoint ------------------------------------------------------------------------------------------
@@ -198,6 +228,7 @@ class Endpoint:
 
     def __init__(self, service: Service, ledger: Ledger) -> None:
         self.service, self.ledger = service, ledger
+        self.budget = None if service.budget is None else allowance(service.budget, service.jobs, ledger.path)
         self._key = os.environ.get(service.key_env, "")
         self._client: openai.OpenAI | None = None
         self._logprobs = True
@@ -395,7 +426,7 @@ class Endpoint:
     def _reserve(self, digest: str, worst: float) -> None:
         """Write that a request is sent, once it is sure that the budget holds it; waits for those under way, which may cost less."""
         with self._money:
-            while self.service.budget is not None and self.ledger.spent + worst > self.service.budget + 1e-9:
+            while self.budget is not None and self.ledger.spent + worst > self.budget + 1e-9:
                 if not self._under_way:
                     raise BudgetSpent
                 self._money.wait()
@@ -482,15 +513,24 @@ class Estimate:
             return Answer(guess, None, 0, 0, 0.0)
 
     def check(self) -> None:
-        """Log the estimate; raises `InputError` if it exceeds what is left of the budget."""
-        service, spent = self.endpoint.service, self.endpoint.ledger.spent
-        text = f"{self.requests:,} requests, {self.prompt_tokens:,} prompt and {self.completion_tokens:,} reply tokens, USD {self.usd:.2f}"
-        if service.budget is None:
+        """Log the estimate; raises `InputError` if it exceeds what is left for this job.
+
+        Each job sees its own requests only. Shares are equal, so it refuses if as much for each job would exceed the budget.
+        """
+        service, budget, spent = self.endpoint.service, self.endpoint.budget, self.endpoint.ledger.spent
+        text = (
+            f"{self.requests:,} requests, {self.prompt_tokens:,} prompt and {self.completion_tokens:,} reply tokens, USD {self.usd:.2f} "
+            f"(× {service.jobs} models, USD {self.usd * service.jobs:.2f})"
+        )
+        if budget is None:
             logger.info("estimate: %s; no budget is set", text)
             return
-        left = f"USD {max(0.0, service.budget - spent):.2f} is left of this job's share of the budget, {service.budget:.2f}"
+        left = (
+            f"USD {max(0.0, budget - spent):.2f} is left for this model of the budget of {service.budget:.2f}, which {service.jobs} "
+            "models share equally, less what was spent before"
+        )
         logger.info("estimate: %s; %s", text, left)
-        if self.requests and spent + self.usd > service.budget:
+        if self.requests and spent + self.usd > budget:
             raise InputError(
                 f"interpretation.budget_usd: {text} are estimated, but {left}; raise budget_usd, or lower interpretation.features; "
                 "nothing was sent"
