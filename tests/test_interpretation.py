@@ -254,6 +254,12 @@ def test_where_there_are_log_probabilities_a_number_is_their_expected_value():
     )
 
 
+@pytest.mark.parametrize("p", [1000.0, float("inf"), float("nan")])
+def test_a_log_probability_that_is_none_ends_nothing(p):
+    (value,) = interpretation.read_simulation(reply("1\t4", ("1\t", {}), ("4", {"4": p})), 1)
+    assert value == 4
+
+
 def test_a_detection_is_a_json_list():
     for text in ("[2, 4]", "```json\n[4,2]\n```", "Snippets: [2, 4, 4]"):
         np.testing.assert_array_equal(interpretation.read_detection(reply(text), 4), [False, True, False, True])
@@ -419,6 +425,21 @@ def test_what_cannot_be_scored_is_missing_with_its_reason_and_never_a_zero(inter
         if key in ("simulation", "shuffled", "detection")
     )
     assert all(rows[f]["cost_usd"] > 0 for f in range(5))
+
+
+def test_a_prompt_refused_or_an_explanation_that_cannot_be_written_down_costs_its_feature_alone(interpreted):
+    def filtered(body, number):
+        found = oracle(body, number)
+        text = found["choices"][0]["message"]["content"]
+        if text == "The token t1.":
+            return status(400, "filtered", "content_filter")
+        return completion("half \ud800") if text == "The token t3." else found
+
+    rows, _, _ = interpreted(filtered)
+    assert "explanation: the endpoint refuses the prompt: content_filter" in rows[1]["reason"]
+    assert "explanation: malformed reply, 3 times: text that is not valid Unicode" in rows[3]["reason"]
+    assert rows[1]["cost_usd"] == 0 and rows[1]["token_mean"] is not None
+    assert all(rows[feature]["simulation"] > 0.5 for feature in (0, 2, 4))
 
 
 def test_a_budget_too_small_sends_nothing_and_one_that_runs_out_leaves_reasons(interpreted, monkeypatch):

@@ -2,8 +2,8 @@
 
 Every reply is written to a ledger the moment it arrives, under a digest of the endpoint and the whole request, so that a job that is
 killed, or run again with other settings, asks only what it has not asked before. A request is written there before it is sent, with
-the most that it can cost: one whose reply never arrives (a time-out, a dropped connection, a kill) may have been billed, so it goes on
-counting against the budget, though it is asked again.
+the most that it can cost: one whose reply never arrives (a time-out, here or at a gateway, a dropped connection, a kill) may have been
+billed, so it goes on counting against the budget, though it is asked again.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
+from itertools import combinations
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
@@ -36,6 +37,10 @@ LONGEST_RETRY_AFTER = 600.0  # seconds that an endpoint may ask us to wait
 TEMPERATURES = (0.0, 0.5, 1.0)  # one an attempt: the same question at 0 would get the same reply
 ALTERNATIVES = 20  # log-probabilities asked for per token: the API's most
 MESSAGE_TOKENS = 32  # what a message's frame is counted as, generously
+THOUGHT_TOKENS = 4096  # that a reasoning model may use before its reply: they count as part of it
+OPTIONS = ("logprobs", "temperature", "max_tokens")  # that some models refuse: they are then asked without
+WITHOUT = [frozenset(options) for count in range(len(OPTIONS) + 1) for options in combinations(OPTIONS, count)]
+PROMPT_REFUSED = ("content_filter", "content_policy_violation", "invalid_prompt")  # an endpoint's codes for it
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
@@ -231,7 +236,7 @@ class Endpoint:
         self.budget = None if service.budget is None else allowance(service.budget, service.jobs, ledger.path)
         self._key = os.environ.get(service.key_env, "")
         self._client: openai.OpenAI | None = None
-        self._logprobs = True
+        self._without: frozenset[str] = frozenset()
         self._resume = 0.0  # no request before this time: the endpoint asked for a pause
         self._stop = threading.Event()
         self._money = threading.Condition()
@@ -299,9 +304,14 @@ class Endpoint:
                 spent[1] + entry["completion_tokens"],
                 spent[2] + entry["usd"],
             )
+            if "refused" in entry:
+                return Answer(None, f"the endpoint refuses the prompt: {entry['refused']}", *spent)
             try:
                 if entry["text"] is None or entry["finish"] == "length":
-                    raise Malformed(f"no whole text ({entry['finish']})")
+                    finish = entry["finish"] if _encodes(entry["finish"]) else "unreadable"
+                    raise Malformed(f"no whole text ({finish})")
+                if not _encodes(entry["text"]):
+                    raise Malformed("text that is not valid Unicode")
                 tokens = [(token, dict(numbers)) for token, numbers in entry["tokens"]]
                 return Answer(parse(Reply(entry["text"], tokens)), None, *spent)
             except Malformed as error:
@@ -310,37 +320,47 @@ class Endpoint:
 
     # One request.
 
-    def _request(self, prompt: Prompt, attempt: int, logprobs: bool) -> dict[str, Any]:
+    def _request(self, prompt: Prompt, attempt: int, without: frozenset[str] = frozenset()) -> dict[str, Any]:
         request = {
             "model": self.service.model,
             "messages": [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}],
-            "max_tokens": prompt.limit,
-            "temperature": TEMPERATURES[attempt],
         }
-        return request | ({"logprobs": True, "top_logprobs": ALTERNATIVES} if logprobs else {})
+        if "max_tokens" in without:
+            request["max_completion_tokens"] = prompt.limit + THOUGHT_TOKENS
+        else:
+            request["max_tokens"] = prompt.limit
+        if "temperature" not in without:
+            request["temperature"] = TEMPERATURES[attempt]
+        if prompt.logprobs and "logprobs" not in without:
+            request |= {"logprobs": True, "top_logprobs": ALTERNATIVES}
+        return request
 
-    def _digest(self, request: dict[str, Any]) -> str:
-        text = json.dumps([self.service.base_url, request], sort_keys=True)
+    def _digest(self, request: dict[str, Any], attempt: int) -> str:
+        # Without its temperature nothing in a request tells attempts apart.
+        text = json.dumps(
+            [self.service.base_url, request, *([] if "temperature" in request else [attempt])], sort_keys=True
+        )
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def stored(self, prompt: Prompt, attempt: int) -> dict[str, Any] | None:
-        """The reply to an attempt of a question, if it is in the ledger; one without log-probabilities serves too."""
-        for logprobs in (prompt.logprobs, False):
-            if found := self.ledger.reply(self._digest(self._request(prompt, attempt, logprobs))):
+        """The reply to an attempt of a question, if it is in the ledger; one without some of `OPTIONS` serves too."""
+        for without in WITHOUT:
+            if found := self.ledger.reply(self._digest(self._request(prompt, attempt, without), attempt)):
                 return found
         return None
 
     def _fetch(self, prompt: Prompt, attempt: int) -> dict[str, Any]:
-        with self._digests[self._digest(self._request(prompt, attempt, prompt.logprobs))]:
+        with self._digests[self._digest(self._request(prompt, attempt), attempt)]:
             return self.stored(prompt, attempt) or self._send(prompt, attempt)
 
     def _send(self, prompt: Prompt, attempt: int) -> dict[str, Any]:
         service, problem, pause = self.service, "", FIRST_WAIT
-        worst = cost(service, most_prompt_tokens(prompt), prompt.limit)
         for _ in range(TRIES):
             self._wait(self._resume - time.monotonic())
-            request = self._request(prompt, attempt, prompt.logprobs and self._logprobs)
-            digest = self._digest(request)
+            request = self._request(prompt, attempt, self._without)
+            digest = self._digest(request, attempt)
+            limit = request.get("max_tokens") or request["max_completion_tokens"]
+            worst = cost(service, most_prompt_tokens(prompt), limit)
             client = self._connected()
             self._reserve(digest, worst)
             after, entry = 0.0, None
@@ -352,11 +372,19 @@ class Endpoint:
                 if type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):
                     entry = {"unpaid": digest}
             except openai.APIStatusError as error:
-                problem, entry = f"status {error.status_code}, {self._hidden(error)}", {"unpaid": digest}
-                if "logprobs" in request and error.status_code in (400, 422) and "logprob" in str(error):
-                    self._logprobs = False
-                    logger.warning("%s: gives no log-probabilities; numbers are read from its text", service.base_url)
-                    continue
+                problem = f"status {error.status_code}, {self._hidden(error)}"
+                entry = None if _perhaps_billed(error.status_code) else {"unpaid": digest}
+                if error.status_code in (400, 422):
+                    if code := next((code for code in PROMPT_REFUSED if code in (error.code, error.type)), None):
+                        entry = _entry(digest, 0.0, service.model) | {"refused": code}
+                        return entry
+                    if option := _refused_option(request, str(error)):
+                        if option not in self._without:
+                            self._without |= {option}
+                            logger.warning(
+                                "%s: refuses %s for %s; asked without", service.base_url, option, service.model
+                            )
+                        continue
                 if (error.status_code not in (408, 409, 429) and error.status_code < 500) or _quota(error):
                     raise self._refused(problem) from None
                 after = _retry_after(error.response.headers.get("retry-after"))
@@ -375,8 +403,7 @@ class Endpoint:
     def _call(self, client: openai.OpenAI, request: dict[str, Any], digest: str, worst: float) -> dict[str, Any]:
         """Send a request; what came back as an entry of the ledger, whatever it is, since it may be billed."""
         raw = client.chat.completions.with_raw_response.create(**request)
-        entry: dict[str, Any] = {"reply": digest, "usd": worst, "prompt_tokens": 0, "completion_tokens": 0}
-        entry |= {"model": self.service.model, "text": None, "finish": "unreadable", "tokens": []}
+        entry = _entry(digest, worst, self.service.model)
         # Anything can stand in the body: what is not a completion has no text, and without its usage costs the most it can.
         with suppress(Exception):
             usage = json.loads(raw.text)["usage"]
@@ -451,6 +478,32 @@ def most_prompt_tokens(prompt: Prompt) -> int:
 def cost(service: Service, prompt_tokens: int, completion_tokens: int) -> float:
     """USD for so many tokens."""
     return (prompt_tokens * service.prompt_price + completion_tokens * service.completion_price) / 1e6
+
+
+def _entry(digest: str, usd: float, model: str) -> dict[str, Any]:
+    """A reply without a text."""
+    entry: dict[str, Any] = {"reply": digest, "usd": usd, "prompt_tokens": 0, "completion_tokens": 0}
+    return entry | {"model": model, "text": None, "finish": "unreadable", "tokens": []}
+
+
+def _encodes(text: str) -> bool:
+    """Whether a text can be written down: JSON lets halves of surrogate pairs stand alone."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _perhaps_billed(status: int) -> bool:
+    """A gateway that gave up (408, 502, 504 and the like) does not know what became of the request behind it."""
+    return status == 408 or (status >= 500 and status not in (500, 503))
+
+
+def _refused_option(request: dict[str, Any], problem: str) -> str | None:
+    """Which of `OPTIONS` in a request an endpoint refuses, going by what it says."""
+    named = {"logprobs": "logprob", "temperature": "temperature", "max_tokens": "max_completion_tokens"}
+    return next((option for option in OPTIONS if option in request and named[option] in problem), None)
 
 
 def _quota(error: openai.APIStatusError) -> bool:

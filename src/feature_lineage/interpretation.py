@@ -399,7 +399,7 @@ def simulate_prompt(explanation: str, tokens: np.ndarray, texts: Sequence[str]) 
     return Prompt(system, text, 64 + 10 * tokens.size, 5 * tokens.size, logprobs=True)
 
 
-_LINE = re.compile(r"^[ ]*(\d+)[\t :]+(\d+(?:\.\d+)?)[ \r]*$", re.MULTILINE)
+_LINE = re.compile(r"^[ ]*(\d{1,9})[\t :]+(\d+(?:\.\d+)?)[ \r]*$", re.MULTILINE)
 
 
 def read_simulation(reply: Reply, count: int) -> np.ndarray:
@@ -429,7 +429,7 @@ def read_simulation(reply: Reply, count: int) -> np.ndarray:
             raise Malformed(f"an activation of {line[2]}, more than {LEVELS}")
         token, alternatives = starts.get(line.start(2), ("", {}))
         if token == line[2]:  # a number of several tokens has no log-probability of its own
-            weights = {int(n): math.exp(p) for n, p in alternatives.items() if int(n) <= LEVELS}
+            weights = {int(n): math.exp(min(p, 0.0)) for n, p in alternatives.items() if int(n) <= LEVELS}
             if (total := sum(weights.values())) > 0:
                 value = sum(n * weight for n, weight in weights.items()) / total
         values[int(line[1]) - 1] = value
