@@ -14,11 +14,13 @@ from feature_lineage import figures, flow
 from feature_lineage.browser import Features
 from feature_lineage.feature_tokens import TOKENS
 from feature_lineage.features import STATISTICS
+from feature_lineage.interpretation import INTERPRETATIONS
 from feature_lineage.logit_effects import EFFECTS
 
 EVIL = "</script><script>alert(1)</script>"
 IMAGE = '<img src=x onerror="alert(2)">'
 SIZE = 300
+LLM = f"asked-model {IMAGE}"
 TEXTS = [f"t{k}" for k in range(20)] + [EVIL, IMAGE, "\n    ", " the", "needle"]
 EVIL_TOKEN, IMAGE_TOKEN, NEEDLE = 20, 21, 24
 CATEGORIES = ("punctuation", "indentation and line breaks", "word")
@@ -40,12 +42,6 @@ CATEGORISED = pa.schema(
         ("share", pa.float64()),
         ("tokens", pa.list_(pa.struct([("token", pa.int32()), ("share", pa.float64())]))),
     ]
-)
-SCORES = ("simulation", "simulation_spearman", "detection", "shuffled", "token_mean", "token_mean_spearman")
-INTERPRETATIONS = pa.schema(
-    [("feature", pa.int32()), ("fate", pa.string()), ("single_token", pa.bool_()), ("explanation", pa.string())]
-    + [(name, pa.float64()) for name in SCORES]
-    + [("reason", pa.string())]
 )
 
 SUMMARY: dict[str, Any] = {
@@ -151,8 +147,8 @@ def features(interpreted: bool = True) -> list[Features]:
         ]
         effects = [[k, [{"token": NEEDLE, "effect": 0.25}], [{"token": EVIL_TOKEN, "effect": -0.5}]] for k in numbers]
         scored = [
-            [5, "persisting", False, f"fires on {EVIL}", 0.5, 0.4, 0.7, 0.1, 0.3, 0.2, None],
-            [6, "not persisting", True, None, None, None, None, None, 0.8, 0.7, f"no answer {IMAGE}"],
+            [5, "persisting", False, f"fires on {EVIL}", 0.5, 0.4, 0.7, 0.1, 0.3, 0.2, None, LLM, 100, 10, 0.25],
+            [6, "not persisting", True, None, None, None, None, None, 0.8, 0.7, f"no answer {IMAGE}", LLM, 50, 5, 0.5],
         ]
         tables = (statistics, masses, contexts, groups, effects, scored if interpreted else None)
         schemas = (STATISTICS, TOKENS, CONTEXTS, CATEGORISED, EFFECTS, INTERPRETATIONS)

@@ -104,7 +104,7 @@ def serve(script):
 
 def service(url, **changes):
     """A service at that address, USD 1 per million tokens of either kind."""
-    return Service("scripted", url, KEY_ENV, 1.0, 1.0, None, 4, 5.0)._replace(**changes)
+    return Service("scripted", url, KEY_ENV, 1.0, 1.0, None, 1, 4, 5.0)._replace(**changes)
 
 
 def question(number, limit=50):

@@ -34,7 +34,7 @@ def path(tmp_path):
 
 
 def lines(path, kind):
-    return [entry for entry in map(json.loads, path.read_text().splitlines()) if kind in entry]
+    return [entry for entry in map(json.loads, path.read_bytes().splitlines()) if kind in entry]
 
 
 def first(step):
@@ -80,11 +80,13 @@ def test_one_question_asked_by_several_at_once_is_paid_once(path):
     assert {answer.value for answer in answers} == {7} and len(server.bodies) == 1
 
 
-UNPAID = [status(429, Retry_After="0.03"), status(429), status(500), status(503, Retry_After="soon"), status(408)]
-LOST = [{"drop": True}, completion("1") | {"wait": 1.5}]
+UNPAID = [status(429, Retry_After="0.03"), status(429), status(500), status(503, Retry_After="soon")]
+LOST = [{"drop": True}, completion("1") | {"wait": 1.5}, status(408), status(502), status(504), status(524)]
 
 
-@pytest.mark.parametrize("step", UNPAID + LOST, ids=["429 wait", "429", "500", "503", "408", "dropped", "slow"])
+@pytest.mark.parametrize(
+    "step", UNPAID + LOST, ids=["429 wait", "429", "500", "503", "dropped", "slow", "408", "502", "504", "524"]
+)
 def test_a_fault_is_tried_again_and_what_may_have_been_billed_counts(path, step):
     with serve(first(step)) as server:
         answers = ask_many(server.url, path, 6, parallel=6, timeout=5.0 if step in UNPAID else 1.0)
@@ -159,6 +161,8 @@ GARBAGE = {
     "cut off": completion("1", finish="length"),
     "words": completion("about seven"),
     "nothing": completion(""),
+    "half a character": completion("7\ud800"),
+    "half a character at the end": completion(None, finish="\ud800"),
 }
 
 
@@ -169,6 +173,7 @@ def test_a_malformed_reply_is_paid_stored_and_asked_again_three_times_at_most(pa
         assert ask_many(server.url, path, 1) == [answer]
         assert len(server.bodies) == 3
     assert answer.value is None and answer.reason.startswith("malformed reply, 3 times: ")
+    assert answer.reason.encode()
     assert [body["temperature"] for body in server.bodies] == [0, 0.5, 1]
     assert len(lines(path, "reply")) == 3 and answer.usd == pytest.approx(Ledger(path).spent) and answer.usd > 0
 
@@ -178,6 +183,28 @@ def test_a_malformed_reply_followed_by_a_good_one_is_an_answer_that_cost_both(pa
         answers = ask_many(server.url, path, 4)
     assert [answer.value for answer in answers] == [0, 1, 2, 3] and len(server.bodies) == 8
     assert {answer.prompt_tokens for answer in answers} == {200}
+
+
+@pytest.mark.parametrize("code", ["content_filter", "content_policy_violation", "invalid_prompt"])
+def test_a_prompt_that_is_refused_is_asked_once_costs_nothing_and_stops_no_other(path, code):
+    def script(body, number):
+        return status(400, "not this one", code) if "Say 1." in str(body) else echo(body, number)
+
+    with serve(script) as server:
+        answers = ask_many(server.url, path, 3)
+        assert ask_many(server.url, path, 3) == answers
+        assert len(server.bodies) == 3
+    assert [answer.value for answer in answers] == [0, None, 2]
+    assert answers[1] == (None, f"the endpoint refuses the prompt: {code}", 0, 0, 0.0)
+    assert Ledger(path).spent == pytest.approx(2 * 110e-6)
+
+
+def test_text_in_an_older_ledger_that_cannot_be_written_down_is_asked_again(path):
+    """Explanations are parts of other prompts, which are counted in bytes."""
+    with serve(first(completion("7\ud800"))) as server:
+        endpoint = Endpoint(service(server.url), Ledger(path))
+        texts = [endpoint.ask(question(7), lambda reply: reply.text).value for _ in range(2)]
+        assert texts == ["7", "7"] and len(server.bodies) == 2
 
 
 @pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": "many"}, {"prompt_tokens": -5, "completion_tokens": 1}])
@@ -206,6 +233,37 @@ def test_cheap_replies_free_what_was_set_aside_for_them(path):
     with serve(lambda body, number: completion("1", 1, 1) | {"wait": 0.01}) as server:
         answers = ask_many(server.url, path, 9, budget=1.5 * worst)
     assert all(answer.value == 1 for answer in answers) and server.most == 1
+
+
+def test_the_budget_holds_for_all_ledgers_those_of_models_that_are_gone_too(tmp_path):
+    """Four models spend nearly all of it; of four more each has a share, but there is nothing left to share."""
+    worst = cost(service(""), most_prompt_tokens(question(0)), 50)
+    full = {"prompt_tokens": most_prompt_tokens(question(0)), "completion_tokens": 50}
+    with serve(lambda body, number: echo(body, number) | {"usage": full}) as server:
+        for model in range(4):
+            ask_many(server.url, tmp_path / f"{model}.jsonl", 9, budget=17.5 * worst, jobs=4)
+        assert len(server.bodies) == 16
+        for model in range(2, 8):
+            ask_many(server.url, tmp_path / f"{model}.jsonl", 9, budget=17.5 * worst, jobs=6)
+        assert len(server.bodies) == 17
+    ledgers = [Ledger(path) for path in tmp_path.glob("*.jsonl")]
+    assert sum(ledger.spent for ledger in ledgers) == pytest.approx(17 * worst)
+
+
+def test_another_jobs_ledger_is_read_while_it_is_written_and_a_damaged_one_is_named(path):
+    other = path.with_name("other.jsonl")
+    ledger = Ledger(other)
+    ledger.write({"asked": "x", "usd": 1.0})
+    with other.open("ab") as file:
+        file.write(b'{"asked": "y", "us')
+    before = other.read_bytes()
+    assert Endpoint(service("", budget=3.0, jobs=2), Ledger(path)).budget == pytest.approx(1.5)
+    assert Endpoint(service("", budget=1.75), Ledger(path.with_name("third.jsonl"))).budget == pytest.approx(0.75)
+    assert other.read_bytes() == before
+    ledger.close()
+    other.write_bytes(b"{broken\n")
+    with pytest.raises(InputError, match=r"other\.jsonl: line 1 is damaged"):
+        Endpoint(service("", budget=3.0), Ledger(path.with_name("fourth.jsonl")))
 
 
 # --- log-probabilities -------------------------------------------------------------------------------------
@@ -245,6 +303,42 @@ def test_an_endpoint_that_refuses_log_probabilities_is_asked_without(path):
         assert len(server.bodies) == 6 and path.read_bytes() == ledger
 
 
+def reasoner(body, number):
+    """A model that refuses what reasoning models do, one thing at a time, in the words of the API."""
+    if "max_tokens" in body:
+        return status(400, "'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.")
+    if body.get("temperature", 1) != 1:
+        return status(400, "'temperature' does not support 0 with this model. Only the default (1) value is supported.")
+    if "logprobs" in body:
+        return status(400, "You are not allowed to request logprobs from this model")
+    return echo(body, number)
+
+
+def test_a_reasoning_model_is_asked_without_what_it_refuses_and_has_room_to_think(path):
+    with serve(reasoner) as server:
+        endpoint = Endpoint(service(server.url), Ledger(path))
+        for _ in range(2):
+            assert endpoint.ask(question(3)._replace(logprobs=True), lambda reply: reply).value == Reply("3", [])
+            assert len(server.bodies) == 4
+    assert server.bodies[-1].keys() == {"model", "messages", "max_completion_tokens"}
+    assert server.bodies[-1]["max_completion_tokens"] == 50 + module.THOUGHT_TOKENS
+    assert endpoint.ledger.spent == pytest.approx(110e-6)
+    asked = lines(path, "asked")[-1]
+    assert asked["usd"] == pytest.approx(cost(service(""), most_prompt_tokens(question(3)), 50 + module.THOUGHT_TOKENS))
+
+
+def test_attempts_without_a_temperature_are_still_three(path):
+    def script(body, number):
+        reply = reasoner(body, number)
+        return reply if "status" in reply or number == 4 else completion("three")
+
+    with serve(script) as server:
+        (answer,) = ask_many(server.url, path, 1, parallel=1)
+        assert ask_many(server.url, path, 1) == [answer]
+        assert len(server.bodies) == 5
+    assert answer.value == 0 and answer.prompt_tokens == 300
+
+
 # --- the estimate ------------------------------------------------------------------------------------------
 
 
@@ -271,6 +365,21 @@ def test_the_estimate_counts_what_is_not_stored_and_refuses_before_the_first_req
         assert len(server.bodies) == 3
 
 
+def test_an_estimate_that_as_much_for_each_model_would_exceed_is_refused_by_the_first(path, caplog):
+    endpoint = Endpoint(service("", budget=1.2e-3, jobs=8), Ledger(path))
+    estimate = Estimate(endpoint)
+    for number in range(10):
+        estimate.ask(question(number), read_number, -1)
+    assert estimate.usd < 1.2e-3 < 8 * estimate.usd
+    with pytest.raises(InputError, match=r"10 requests.*× 8 models.*8 models share equally.*nothing was sent"):
+        estimate.check()
+    with caplog.at_level(logging.INFO):
+        roomy = Estimate(endpoint)
+        roomy.ask(question(0), read_number, -1)
+        roomy.check()
+    assert f"(× 8 models, USD {8 * roomy.usd:.2f})" in caplog.text
+
+
 # --- the ledger --------------------------------------------------------------------------------------------
 
 
@@ -283,7 +392,7 @@ def test_a_ledger_cut_anywhere_keeps_all_whole_lines(path):
         ledger = Ledger(path)
         kept = whole[:cut].rfind(b"\n") + 1
         assert path.read_bytes() == whole[:kept]
-        assert len(ledger._places) == whole[:kept].count(b'{"reply"')
+        assert len(ledger._account.places) == whole[:kept].count(b'{"reply"')
         ledger.write({"asked": "x", "usd": 1.0})
         ledger.close()
         assert Ledger(path).spent >= 1
@@ -355,7 +464,7 @@ def test_killed_at_random_points_nothing_that_arrived_is_lost_or_asked_again(pat
     assert [answer.value for answer in answers] == list(range(count))
     assert 0 < len(rounds[-1][0]) < count, "killed before or after all of it: no test"
     digest = Endpoint(service(server.url), Ledger(path))._digest
-    digests = [digest(body) for body in server.bodies]
+    digests = [digest(body, 0) for body in server.bodies]
     for stored, sent in rounds:
         assert not stored & set(digests[sent:]), "a reply that was stored was asked again"
     assert stored <= {entry["reply"] for entry in lines(path, "reply")}

@@ -254,6 +254,12 @@ def test_where_there_are_log_probabilities_a_number_is_their_expected_value():
     )
 
 
+@pytest.mark.parametrize("p", [1000.0, float("inf"), float("nan")])
+def test_a_log_probability_that_is_none_ends_nothing(p):
+    (value,) = interpretation.read_simulation(reply("1\t4", ("1\t", {}), ("4", {"4": p})), 1)
+    assert value == 4
+
+
 def test_a_detection_is_a_json_list():
     for text in ("[2, 4]", "```json\n[4,2]\n```", "Snippets: [2, 4, 4]"):
         np.testing.assert_array_equal(interpretation.read_detection(reply(text), 4), [False, True, False, True])
@@ -421,6 +427,21 @@ def test_what_cannot_be_scored_is_missing_with_its_reason_and_never_a_zero(inter
     assert all(rows[f]["cost_usd"] > 0 for f in range(5))
 
 
+def test_a_prompt_refused_or_an_explanation_that_cannot_be_written_down_costs_its_feature_alone(interpreted):
+    def filtered(body, number):
+        found = oracle(body, number)
+        text = found["choices"][0]["message"]["content"]
+        if text == "The token t1.":
+            return status(400, "filtered", "content_filter")
+        return completion("half \ud800") if text == "The token t3." else found
+
+    rows, _, _ = interpreted(filtered)
+    assert "explanation: the endpoint refuses the prompt: content_filter" in rows[1]["reason"]
+    assert "explanation: malformed reply, 3 times: text that is not valid Unicode" in rows[3]["reason"]
+    assert rows[1]["cost_usd"] == 0 and rows[1]["token_mean"] is not None
+    assert all(rows[feature]["simulation"] > 0.5 for feature in (0, 2, 4))
+
+
 def test_a_budget_too_small_sends_nothing_and_one_that_runs_out_leaves_reasons(interpreted, monkeypatch):
     with pytest.raises(InputError, match=r"interpretation\.budget_usd"):
         interpreted(oracle, budget=1e-4)
@@ -449,11 +470,14 @@ def test_the_verdict_compares_pairs_and_says_who_wins():
     good, bad = [0.7, 0.8, 0.6, 0.75, None], [0.3, 0.35, 0.31, 0.2, 0.99]
     text = interpretation.verdict(table(good, bad, [0.1] * 5))
     assert "m beat the token-statistics baseline" in text and "0.71 against 0.29 over the same 4 features" in text
-    assert "difference of +0.42" in text and "reaches 0.10" in text
-    assert "do worse than" in interpretation.verdict(table(bad, [0.7, 0.8, 0.6, 0.75, 1.0]))
-    assert "do not beat" in interpretation.verdict(table([0.1, 0.5, 0.3, 0.4], [0.2, 0.4, 0.35, 0.3]))
+    assert "difference of +0.42" in text and "They beat another feature's explanation: " in text
+    assert "0.71 against 0.10" in text and "no score" not in text
     interval = stats.ttest_rel(good[:4], bad[:4]).confidence_interval(0.95)
     assert f"{interval.low:+.2f} to {interval.high:+.2f}" in text
+    text = interpretation.verdict(table(good, bad, explanation=["x"] * 5))
+    assert text.endswith("1 of 5 explained features have no score and are left out.") and "another feature" not in text
+    assert "do worse than" in interpretation.verdict(table(bad, [0.7, 0.8, 0.6, 0.75, 1.0]))
+    assert "do not beat" in interpretation.verdict(table([0.1, 0.5, 0.3, 0.4], [0.2, 0.4, 0.35, 0.3]))
 
 
 def test_without_a_language_model_or_with_too_few_scores_the_verdict_says_so():
@@ -461,7 +485,7 @@ def test_without_a_language_model_or_with_too_few_scores_the_verdict_says_so():
     assert "No language model was asked" in interpretation.verdict(
         alone
     ) and "0.55 over 2 features" in interpretation.verdict(alone)
-    assert "Too few" in interpretation.verdict(table([0.5, None], [0.4, 0.3]))
+    assert "too few features to compare them (1)" in interpretation.verdict(table([0.5, None], [0.4, 0.3]))
     assert interpretation.verdict(alone.iloc[:0]) == "No feature was scored."
 
 

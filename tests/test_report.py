@@ -8,11 +8,12 @@ import pyarrow as pa
 import pytest
 from jinja2 import UndefinedError
 from plotly.offline import get_plotlyjs
-from reports import CASE, CONTROLS, EVIL, IMAGE, INTERPRETATIONS, SAE, SUMMARY, content, features, figure
+from reports import CASE, CONTROLS, EVIL, IMAGE, LLM, SAE, SUMMARY, content, features, figure
 
 from feature_lineage.artifacts import write_json
 from feature_lineage.cases import TRACKING
 from feature_lineage.categories import CATEGORIES
+from feature_lineage.interpretation import INTERPRETATIONS
 from feature_lineage.report import (
     category_rows,
     headline,
@@ -20,7 +21,6 @@ from feature_lineage.report import (
     parameters,
     quote,
     score_rows,
-    verdict,
     visible,
     write_report,
 )
@@ -189,8 +189,8 @@ def test_case_shows_its_features_with_contexts_highlighted(page):
 
 def test_scores_are_means_of_what_is_there(page):
     found = rows(page(), 'id="scores"')
-    assert found[0][2:] == ["persisting", "1", "1", "0.500", "0.100", "0.300", "70.0%"]
-    assert found[1][2:] == ["not persisting", "1", "0", "–", "–", "0.800", "–"]
+    assert found[0][2:] == ["persisting", "1", "1", "1", "0.500", "0.100", "0.300", "70.0%"]
+    assert found[1][2:] == ["not persisting", "1", "0", "0", "–", "–", "0.800", "–"]
 
 
 def test_parameters_of_the_run_are_at_the_end(page):
@@ -369,33 +369,40 @@ def test_category_rows_leave_dead_features_out():
     assert category_rows(None) == []
 
 
-def scored(simulation, token_mean):
-    columns = [pa.nulls(len(simulation), field.type) for field in INTERPRETATIONS]
-    table = pa.table(columns, schema=INTERPRETATIONS)
-    for name, values in (
-        ("simulation", simulation),
-        ("token_mean", token_mean),
-        ("fate", ["persisting"] * len(simulation)),
-    ):
-        place = INTERPRETATIONS.get_field_index(name)
-        table = table.set_column(place, INTERPRETATIONS.field(name), pa.array(values, INTERPRETATIONS.field(name).type))
-    return {("base", 0): table}
+def scored(**columns):
+    """Interpretations by model and seed; a column that is not given is empty."""
+    count = len(columns["token_mean"])
+    rows = [{"fate": "persisting"} | {name: values[i] for name, values in columns.items()} for i in range(count)]
+    return {("base", 0): pa.Table.from_pylist(rows, INTERPRETATIONS)}
 
 
-def test_verdict_says_whether_explanations_beat_the_token_statistics():
-    # only on the features that have both: the third would turn it
-    found = verdict(scored([0.2, 0.4, None], [0.3, 0.5, -9.0]))
-    assert (
-        "On the 2 features" in found and "do not beat the token statistics: mean correlation 0.30 against 0.40" in found
-    )
-    assert "predict activations better than" in verdict(scored([0.6], [0.5]))
-    assert "No language model explained" in verdict(scored([None], [0.5]))
-    assert verdict({}) == ""
+def lead(text):
+    return unescape(re.search(r'id="scores".*?class="lead">(.*?)</p>', text, re.DOTALL)[1])
+
+
+def test_a_difference_that_chance_explains_is_no_win_and_failed_explanations_are_counted(page):
+    simulation, shuffled = [0.60, 0.50, 0.70, 0.42, None], [0.61, 0.49, 0.69, 0.42, 0.9]
+    text = page(
+        interpretations=scored(
+            simulation=simulation, shuffled=shuffled, token_mean=[0.59, 0.51, 0.68, 0.42, 0.1],
+            explanation=["x"] * 5, model_used=[LLM] * 5, cost_usd=[0.25] * 5,
+        )
+    )  # fmt: skip
+    said = lead(text)
+    assert f"{LLM} do not beat the token-statistics baseline: mean Pearson correlation 0.56 against 0.55" in said
+    assert "They do not beat another feature's explanation: mean Pearson correlation 0.56 against 0.55" in said
+    assert "1 of 5 explained features have no score" in said
+    assert f"Language model asked: {LLM}. Its replies cost USD 1.2500." in unescape(text)
+
+
+def test_without_a_language_model_the_scores_are_said_to_be_the_baselines(page):
+    text = page(interpretations=scored(token_mean=[0.5, 0.6], cost_usd=[0.0, 0.0]))
+    assert lead(text).startswith("No language model was asked.") and "Language model asked" not in text
 
 
 def test_missing_scores_are_not_zero():
-    (row,) = score_rows(scored([0.5, None], [0.1, 0.3]))
-    assert (row["simulation"], row["explained"], row["features"]) == (0.5, 1, 2)
+    (row,) = score_rows(scored(simulation=[0.5, None, None], token_mean=[0.1, 0.3, 0.2], explanation=["x", "y", None]))
+    assert (row["simulation"], row["scored"], row["explained"], row["features"]) == (0.5, 1, 2, 3)
     assert row["token_mean"] == pytest.approx(0.2) and row["detection"] is None
 
 

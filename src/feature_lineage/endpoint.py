@@ -2,8 +2,8 @@
 
 Every reply is written to a ledger the moment it arrives, under a digest of the endpoint and the whole request, so that a job that is
 killed, or run again with other settings, asks only what it has not asked before. A request is written there before it is sent, with
-the most that it can cost: one whose reply never arrives (a time-out, a dropped connection, a kill) may have been billed, so it goes on
-counting against the budget, though it is asked again.
+the most that it can cost: one whose reply never arrives (a time-out, here or at a gateway, a dropped connection, a kill) may have been
+billed, so it goes on counting against the budget, though it is asked again.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
+from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 import openai
 
@@ -36,6 +37,10 @@ LONGEST_RETRY_AFTER = 600.0  # seconds that an endpoint may ask us to wait
 TEMPERATURES = (0.0, 0.5, 1.0)  # one an attempt: the same question at 0 would get the same reply
 ALTERNATIVES = 20  # log-probabilities asked for per token: the API's most
 MESSAGE_TOKENS = 32  # what a message's frame is counted as, generously
+THOUGHT_TOKENS = 4096  # that a reasoning model may use before its reply: they count as part of it
+OPTIONS = ("logprobs", "temperature", "max_tokens")  # that some models refuse: they are then asked without
+WITHOUT = [frozenset(options) for count in range(len(OPTIONS) + 1) for options in combinations(OPTIONS, count)]
+PROMPT_REFUSED = ("content_filter", "content_policy_violation", "invalid_prompt")  # an endpoint's codes for it
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
@@ -57,7 +62,8 @@ class Service(NamedTuple):
         key_env: environment variable that holds the key; the key itself is in no attribute.
         prompt_price: USD per million tokens of prompts.
         completion_price: USD per million tokens of replies.
-        budget: USD that all requests of the ledger may cost; None for no limit.
+        budget: USD that all requests of all ledgers in a folder may cost; None for no limit.
+        jobs: with a ledger of their own there, who share the budget equally.
         parallel: requests under way at once.
         timeout: seconds until a request is given up.
     """
@@ -68,6 +74,7 @@ class Service(NamedTuple):
     prompt_price: float
     completion_price: float
     budget: float | None
+    jobs: int
     parallel: int
     timeout: float
 
@@ -105,6 +112,39 @@ Ask = Callable[[Prompt, Callable[[Reply], Any], Any], Answer]
 # --- the ledger --------------------------------------------------------------------------------------------
 
 
+class _Account:
+    """What the entries of a ledger come to, and where in it the replies are. A last line that is cut short is not counted."""
+
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        self.places: dict[str, tuple[int, int]] = {}
+        self.open: dict[str, list[float]] = {}  # requests without a reply, and what each may have cost
+        self.spent = 0.0
+        self.size = 0
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                self.count(json.loads(line), len(line))
+            except (ValueError, KeyError, TypeError, IndexError):
+                raise InputError(
+                    f"{path}: line {number} is damaged; delete that line, and what it holds is asked and paid again"
+                ) from None
+
+    def count(self, entry: dict[str, Any], length: int) -> None:
+        if "asked" in entry:
+            self.open.setdefault(entry["asked"], []).append(float(entry["usd"]))
+            self.spent += float(entry["usd"])
+        else:
+            digest = entry["reply"] if "reply" in entry else entry["unpaid"]
+            self.spent -= self.open[digest].pop()
+            if not self.open[digest]:
+                del self.open[digest]
+            if "reply" in entry:
+                self.places[digest] = (self.size, length)
+                self.spent += float(entry["usd"])
+        self.size += length
+
+
 class Ledger:
     """Requests sent and replies received, one JSON object a line, on disk before anything else happens with them.
 
@@ -125,22 +165,13 @@ class Ledger:
             except BlockingIOError:
                 self._file.close()
                 raise InputError(f"{path}: another job is using these replies; let it end, or end it first") from None
-        self._places: dict[str, tuple[int, int]] = {}
-        self._open: dict[str, list[float]] = {}  # requests without a reply, and what each may have cost
-        self._spent = 0.0
-        self._size = 0
         self._file.seek(0)
-        for number, line in enumerate(self._file, 1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                self._count(json.loads(line), len(line))
-            except (ValueError, KeyError, TypeError, IndexError):
-                self._file.close()
-                raise InputError(
-                    f"{path}: line {number} is damaged; delete that line, and what it holds is asked and paid again"
-                ) from None
-        self._file.truncate(self._size)
+        try:
+            self._account = _Account(self.path, self._file)
+        except InputError:
+            self._file.close()
+            raise
+        self._file.truncate(self._account.size)
 
     def close(self) -> None:
         """Let another job use the ledger."""
@@ -149,11 +180,11 @@ class Ledger:
     @property
     def spent(self) -> float:
         """USD: what the replies cost, and the most that requests without a reply can have cost."""
-        return self._spent
+        return self._account.spent
 
     def reply(self, digest: str) -> dict[str, Any] | None:
         """The reply to a request, if there is one."""
-        place = self._places.get(digest)
+        place = self._account.places.get(digest)
         return json.loads(os.pread(self._file.fileno(), *place[::-1])) if place else None
 
     def write(self, entry: dict[str, Any]) -> None:
@@ -166,23 +197,27 @@ class Ledger:
                 os.fsync(self._file.fileno())
             except OSError:
                 with suppress(OSError):
-                    os.ftruncate(self._file.fileno(), self._size)
+                    os.ftruncate(self._file.fileno(), self._account.size)
                 raise
-            self._count(entry, len(line))
+            self._account.count(entry, len(line))
 
-    def _count(self, entry: dict[str, Any], length: int) -> None:
-        if "asked" in entry:
-            self._open.setdefault(entry["asked"], []).append(float(entry["usd"]))
-            self._spent += float(entry["usd"])
-        else:
-            digest = entry["reply"] if "reply" in entry else entry["unpaid"]
-            self._spent -= self._open[digest].pop()
-            if not self._open[digest]:
-                del self._open[digest]
-            if "reply" in entry:
-                self._places[digest] = (self._size, length)
-                self._spent += float(entry["usd"])
-        self._size += length
+
+def allowance(budget: float, jobs: int, path: Path) -> float:
+    """USD that all requests of a ledger may cost: an equal share of the budget, or what is left of it by the folder's other ledgers.
+
+    Ledgers of models that are no longer in the study count too. What one job leaves of its share is no other's.
+
+    Args:
+        budget: of all jobs, USD.
+        jobs: who share it.
+        path: the ledger.
+    """
+    others = 0.0
+    for other in sorted(path.parent.glob("*.jsonl")):
+        if other != path:
+            with other.open("rb") as file:
+                others += _Account(other, file).spent
+    return min(budget / jobs, budget - others)
 
 
 # --- the endpoint ------------------------------------------------------------------------------------------
@@ -198,9 +233,10 @@ class Endpoint:
 
     def __init__(self, service: Service, ledger: Ledger) -> None:
         self.service, self.ledger = service, ledger
+        self.budget = None if service.budget is None else allowance(service.budget, service.jobs, ledger.path)
         self._key = os.environ.get(service.key_env, "")
         self._client: openai.OpenAI | None = None
-        self._logprobs = True
+        self._without: frozenset[str] = frozenset()
         self._resume = 0.0  # no request before this time: the endpoint asked for a pause
         self._stop = threading.Event()
         self._money = threading.Condition()
@@ -268,9 +304,14 @@ class Endpoint:
                 spent[1] + entry["completion_tokens"],
                 spent[2] + entry["usd"],
             )
+            if "refused" in entry:
+                return Answer(None, f"the endpoint refuses the prompt: {entry['refused']}", *spent)
             try:
                 if entry["text"] is None or entry["finish"] == "length":
-                    raise Malformed(f"no whole text ({entry['finish']})")
+                    finish = entry["finish"] if _encodes(entry["finish"]) else "unreadable"
+                    raise Malformed(f"no whole text ({finish})")
+                if not _encodes(entry["text"]):
+                    raise Malformed("text that is not valid Unicode")
                 tokens = [(token, dict(numbers)) for token, numbers in entry["tokens"]]
                 return Answer(parse(Reply(entry["text"], tokens)), None, *spent)
             except Malformed as error:
@@ -279,37 +320,47 @@ class Endpoint:
 
     # One request.
 
-    def _request(self, prompt: Prompt, attempt: int, logprobs: bool) -> dict[str, Any]:
+    def _request(self, prompt: Prompt, attempt: int, without: frozenset[str] = frozenset()) -> dict[str, Any]:
         request = {
             "model": self.service.model,
             "messages": [{"role": "system", "content": prompt.system}, {"role": "user", "content": prompt.user}],
-            "max_tokens": prompt.limit,
-            "temperature": TEMPERATURES[attempt],
         }
-        return request | ({"logprobs": True, "top_logprobs": ALTERNATIVES} if logprobs else {})
+        if "max_tokens" in without:
+            request["max_completion_tokens"] = prompt.limit + THOUGHT_TOKENS
+        else:
+            request["max_tokens"] = prompt.limit
+        if "temperature" not in without:
+            request["temperature"] = TEMPERATURES[attempt]
+        if prompt.logprobs and "logprobs" not in without:
+            request |= {"logprobs": True, "top_logprobs": ALTERNATIVES}
+        return request
 
-    def _digest(self, request: dict[str, Any]) -> str:
-        text = json.dumps([self.service.base_url, request], sort_keys=True)
+    def _digest(self, request: dict[str, Any], attempt: int) -> str:
+        # Without its temperature nothing in a request tells attempts apart.
+        text = json.dumps(
+            [self.service.base_url, request, *([] if "temperature" in request else [attempt])], sort_keys=True
+        )
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def stored(self, prompt: Prompt, attempt: int) -> dict[str, Any] | None:
-        """The reply to an attempt of a question, if it is in the ledger; one without log-probabilities serves too."""
-        for logprobs in (prompt.logprobs, False):
-            if found := self.ledger.reply(self._digest(self._request(prompt, attempt, logprobs))):
+        """The reply to an attempt of a question, if it is in the ledger; one without some of `OPTIONS` serves too."""
+        for without in WITHOUT:
+            if found := self.ledger.reply(self._digest(self._request(prompt, attempt, without), attempt)):
                 return found
         return None
 
     def _fetch(self, prompt: Prompt, attempt: int) -> dict[str, Any]:
-        with self._digests[self._digest(self._request(prompt, attempt, prompt.logprobs))]:
+        with self._digests[self._digest(self._request(prompt, attempt), attempt)]:
             return self.stored(prompt, attempt) or self._send(prompt, attempt)
 
     def _send(self, prompt: Prompt, attempt: int) -> dict[str, Any]:
         service, problem, pause = self.service, "", FIRST_WAIT
-        worst = cost(service, most_prompt_tokens(prompt), prompt.limit)
         for _ in range(TRIES):
             self._wait(self._resume - time.monotonic())
-            request = self._request(prompt, attempt, prompt.logprobs and self._logprobs)
-            digest = self._digest(request)
+            request = self._request(prompt, attempt, self._without)
+            digest = self._digest(request, attempt)
+            limit = request.get("max_tokens") or request["max_completion_tokens"]
+            worst = cost(service, most_prompt_tokens(prompt), limit)
             client = self._connected()
             self._reserve(digest, worst)
             after, entry = 0.0, None
@@ -321,11 +372,19 @@ class Endpoint:
                 if type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):
                     entry = {"unpaid": digest}
             except openai.APIStatusError as error:
-                problem, entry = f"status {error.status_code}, {self._hidden(error)}", {"unpaid": digest}
-                if "logprobs" in request and error.status_code in (400, 422) and "logprob" in str(error):
-                    self._logprobs = False
-                    logger.warning("%s: gives no log-probabilities; numbers are read from its text", service.base_url)
-                    continue
+                problem = f"status {error.status_code}, {self._hidden(error)}"
+                entry = None if _perhaps_billed(error.status_code) else {"unpaid": digest}
+                if error.status_code in (400, 422):
+                    if code := next((code for code in PROMPT_REFUSED if code in (error.code, error.type)), None):
+                        entry = _entry(digest, 0.0, service.model) | {"refused": code}
+                        return entry
+                    if option := _refused_option(request, str(error)):
+                        if option not in self._without:
+                            self._without |= {option}
+                            logger.warning(
+                                "%s: refuses %s for %s; asked without", service.base_url, option, service.model
+                            )
+                        continue
                 if (error.status_code not in (408, 409, 429) and error.status_code < 500) or _quota(error):
                     raise self._refused(problem) from None
                 after = _retry_after(error.response.headers.get("retry-after"))
@@ -344,8 +403,7 @@ class Endpoint:
     def _call(self, client: openai.OpenAI, request: dict[str, Any], digest: str, worst: float) -> dict[str, Any]:
         """Send a request; what came back as an entry of the ledger, whatever it is, since it may be billed."""
         raw = client.chat.completions.with_raw_response.create(**request)
-        entry: dict[str, Any] = {"reply": digest, "usd": worst, "prompt_tokens": 0, "completion_tokens": 0}
-        entry |= {"model": self.service.model, "text": None, "finish": "unreadable", "tokens": []}
+        entry = _entry(digest, worst, self.service.model)
         # Anything can stand in the body: what is not a completion has no text, and without its usage costs the most it can.
         with suppress(Exception):
             usage = json.loads(raw.text)["usage"]
@@ -395,7 +453,7 @@ class Endpoint:
     def _reserve(self, digest: str, worst: float) -> None:
         """Write that a request is sent, once it is sure that the budget holds it; waits for those under way, which may cost less."""
         with self._money:
-            while self.service.budget is not None and self.ledger.spent + worst > self.service.budget + 1e-9:
+            while self.budget is not None and self.ledger.spent + worst > self.budget + 1e-9:
                 if not self._under_way:
                     raise BudgetSpent
                 self._money.wait()
@@ -420,6 +478,32 @@ def most_prompt_tokens(prompt: Prompt) -> int:
 def cost(service: Service, prompt_tokens: int, completion_tokens: int) -> float:
     """USD for so many tokens."""
     return (prompt_tokens * service.prompt_price + completion_tokens * service.completion_price) / 1e6
+
+
+def _entry(digest: str, usd: float, model: str) -> dict[str, Any]:
+    """A reply without a text."""
+    entry: dict[str, Any] = {"reply": digest, "usd": usd, "prompt_tokens": 0, "completion_tokens": 0}
+    return entry | {"model": model, "text": None, "finish": "unreadable", "tokens": []}
+
+
+def _encodes(text: str) -> bool:
+    """Whether a text can be written down: JSON lets halves of surrogate pairs stand alone."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _perhaps_billed(status: int) -> bool:
+    """A gateway that gave up (408, 502, 504 and the like) does not know what became of the request behind it."""
+    return status == 408 or (status >= 500 and status not in (500, 503))
+
+
+def _refused_option(request: dict[str, Any], problem: str) -> str | None:
+    """Which of `OPTIONS` in a request an endpoint refuses, going by what it says."""
+    named = {"logprobs": "logprob", "temperature": "temperature", "max_tokens": "max_completion_tokens"}
+    return next((option for option in OPTIONS if option in request and named[option] in problem), None)
 
 
 def _quota(error: openai.APIStatusError) -> bool:
@@ -482,15 +566,24 @@ class Estimate:
             return Answer(guess, None, 0, 0, 0.0)
 
     def check(self) -> None:
-        """Log the estimate; raises `InputError` if it exceeds what is left of the budget."""
-        service, spent = self.endpoint.service, self.endpoint.ledger.spent
-        text = f"{self.requests:,} requests, {self.prompt_tokens:,} prompt and {self.completion_tokens:,} reply tokens, USD {self.usd:.2f}"
-        if service.budget is None:
+        """Log the estimate; raises `InputError` if it exceeds what is left for this job.
+
+        Each job sees its own requests only. Shares are equal, so it refuses if as much for each job would exceed the budget.
+        """
+        service, budget, spent = self.endpoint.service, self.endpoint.budget, self.endpoint.ledger.spent
+        text = (
+            f"{self.requests:,} requests, {self.prompt_tokens:,} prompt and {self.completion_tokens:,} reply tokens, USD {self.usd:.2f} "
+            f"(× {service.jobs} models, USD {self.usd * service.jobs:.2f})"
+        )
+        if budget is None:
             logger.info("estimate: %s; no budget is set", text)
             return
-        left = f"USD {max(0.0, service.budget - spent):.2f} is left of this job's share of the budget, {service.budget:.2f}"
+        left = (
+            f"USD {max(0.0, budget - spent):.2f} is left for this model of the budget of {service.budget:.2f}, which {service.jobs} "
+            "models share equally, less what was spent before"
+        )
         logger.info("estimate: %s; %s", text, left)
-        if self.requests and spent + self.usd > service.budget:
+        if self.requests and spent + self.usd > budget:
             raise InputError(
                 f"interpretation.budget_usd: {text} are estimated, but {left}; raise budget_usd, or lower interpretation.features; "
                 "nothing was sent"

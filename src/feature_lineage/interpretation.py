@@ -399,7 +399,7 @@ def simulate_prompt(explanation: str, tokens: np.ndarray, texts: Sequence[str]) 
     return Prompt(system, text, 64 + 10 * tokens.size, 5 * tokens.size, logprobs=True)
 
 
-_LINE = re.compile(r"^[ ]*(\d+)[\t :]+(\d+(?:\.\d+)?)[ \r]*$", re.MULTILINE)
+_LINE = re.compile(r"^[ ]*(\d{1,9})[\t :]+(\d+(?:\.\d+)?)[ \r]*$", re.MULTILINE)
 
 
 def read_simulation(reply: Reply, count: int) -> np.ndarray:
@@ -429,7 +429,7 @@ def read_simulation(reply: Reply, count: int) -> np.ndarray:
             raise Malformed(f"an activation of {line[2]}, more than {LEVELS}")
         token, alternatives = starts.get(line.start(2), ("", {}))
         if token == line[2]:  # a number of several tokens has no log-probability of its own
-            weights = {int(n): math.exp(p) for n, p in alternatives.items() if int(n) <= LEVELS}
+            weights = {int(n): math.exp(min(p, 0.0)) for n, p in alternatives.items() if int(n) <= LEVELS}
             if (total := sum(weights.values())) > 0:
                 value = sum(n * weight for n, weight in weights.items()) / total
         values[int(line[1]) - 1] = value
@@ -619,10 +619,14 @@ def ask_endpoint(
 
 
 def verdict(table: pd.DataFrame) -> str:
-    """In a sentence or two, whether the explanations predict activations better than token statistics do.
+    """In a few sentences, whether the explanations predict activations better than token statistics and other explanations do.
+
+    Each comparison is of pairs, over the features that have both scores. An explanation without a score is left out of it, most often
+    because the activations simulated from it are all the same, so how many there are is said too.
 
     Args:
-        table: rows of schema `INTERPRETATIONS`, of one model or of several.
+        table: columns `explanation`, `simulation`, `shuffled`, `token_mean` and `model_used` of schema `INTERPRETATIONS`, of one model or
+            of several.
     """
     means = table["token_mean"].dropna()
     if table["model_used"].isna().all():
@@ -633,16 +637,29 @@ def verdict(table: pd.DataFrame) -> str:
             f"feature's mean activation on that token: mean Pearson correlation {means.mean():.2f} over {len(means):,} features."
         )
     names = " and ".join(sorted(table["model_used"].dropna().unique()))
-    both = table.dropna(subset=["simulation", "token_mean"])
-    difference = both["simulation"] - both["token_mean"]
-    if len(both) < 2 or np.ptp(difference) == 0:
-        return f"Too few explanations of {names} could be scored to compare them with the token-statistics baseline ({len(both)})."
-    interval = stats.ttest_rel(both["simulation"], both["token_mean"]).confidence_interval(0.95)
-    verb = "beat" if interval.low > 0 else "do worse than" if interval.high < 0 else "do not beat"
-    text = (
-        f"The explanations of {names} {verb} the token-statistics baseline: mean Pearson correlation {both['simulation'].mean():.2f} "
-        f"against {both['token_mean'].mean():.2f} over the same {len(both):,} features, a difference of {difference.mean():+.2f} (95 % "
-        f"interval {interval.low:+.2f} to {interval.high:+.2f}); they are better for {(difference > 0).mean():.0%} of the features."
+    text = _compared(
+        f"The explanations of {names}", "the token-statistics baseline", table["simulation"], table["token_mean"]
     )
-    shuffled = table["shuffled"].dropna()
-    return text if shuffled.empty else f"{text} Another feature's explanation reaches {shuffled.mean():.2f}."
+    if table["shuffled"].notna().any():
+        text += " " + _compared("They", "another feature's explanation", table["simulation"], table["shuffled"])
+    explained = table["explanation"].notna()
+    unscored = int((explained & table["simulation"].isna()).sum())
+    return (
+        f"{text} {unscored:,} of {explained.sum():,} explained features have no score and are left out."
+        if unscored
+        else text
+    )
+
+
+def _compared(ours: str, control: str, simulation: pd.Series, other: pd.Series) -> str:
+    both = simulation.notna() & other.notna()
+    difference = (simulation - other)[both]
+    if len(difference) < 2 or np.ptp(difference) == 0:
+        return f"{ours} could be scored beside {control} on too few features to compare them ({len(difference)})."
+    interval = stats.ttest_rel(simulation[both], other[both]).confidence_interval(0.95)
+    verb = "beat" if interval.low > 0 else "do worse than" if interval.high < 0 else "do not beat"
+    return (
+        f"{ours} {verb} {control}: mean Pearson correlation {simulation[both].mean():.2f} against {other[both].mean():.2f} over the same "
+        f"{len(difference):,} features, a difference of {difference.mean():+.2f} (95 % interval {interval.low:+.2f} to "
+        f"{interval.high:+.2f}); they are better for {(difference > 0).mean():.0%} of the features."
+    )

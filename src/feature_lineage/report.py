@@ -18,6 +18,7 @@ from plotly.offline import get_plotlyjs
 from feature_lineage.artifacts import read_json, staged
 from feature_lineage.browser import Features, write_browser, write_script
 from feature_lineage.categories import DEFINITIONS, RULE
+from feature_lineage.interpretation import verdict
 
 HERE = Path(__file__).parent
 LIBRARY = HERE / "report_files"  # the table of the feature browser, as its authors publish it
@@ -86,7 +87,7 @@ def write_report(
         "category_rule": RULE,
         "category_definitions": DEFINITIONS,
         "scores": score_rows(content["interpretations"]),
-        "verdict": verdict(content["interpretations"]),
+        "interpreted": interpreted(content["interpretations"]),
         "record": record,
     }
     page = environment.from_string((HERE / "report.html").read_text(encoding="utf-8")).render(content | derived)
@@ -248,10 +249,12 @@ def score_rows(tables: Mapping[tuple[str, int], pa.Table]) -> list[dict[str, Any
     for (model, seed), table in tables.items():
         for fate, part in table.to_pandas().groupby("fate", sort=False):
             means = {name: _mean(part[name]) for name in _SCORES}
-            explained = int(part["simulation"].notna().sum())
-            rows.append(
-                {"model": model, "seed": seed, "fate": fate, "features": len(part), "explained": explained} | means
-            )
+            counts = {
+                "features": len(part),
+                "explained": int(part["explanation"].notna().sum()),
+                "scored": int(part["simulation"].notna().sum()),
+            }
+            rows.append({"model": model, "seed": seed, "fate": fate} | counts | means)
     return rows
 
 
@@ -260,23 +263,14 @@ def _mean(column: pd.Series) -> float | None:
     return float(found.mean()) if len(found) else None
 
 
-def verdict(tables: Mapping[tuple[str, int], pa.Table]) -> str:
-    """What the scores say of the explanations: whether they beat the prediction from token statistics."""
+def interpreted(tables: Mapping[tuple[str, int], pa.Table]) -> dict[str, Any]:
+    """What the scores come to (`interpretation.verdict`), the language models that were asked, and USD that their replies cost."""
     if not tables:
-        return ""
-    frame = pd.concat([table.select(_SCORES).to_pandas() for table in tables.values()])
-    both = frame.dropna(subset=["simulation", "token_mean"])
-    if both.empty:
-        return (
-            "No language model explained these features. What is scored is the baseline that needs none: "
-            "each token's mean activation, learned on other examples, predicts the feature."
-        )
-    ours, baseline = both["simulation"].mean(), both["token_mean"].mean()
-    beats = "predict activations better than" if ours > baseline else "do not beat"
-    return (
-        f"On the {len(both):,} features that have both, the language model's explanations {beats} the token statistics: "
-        f"mean correlation {ours:.2f} against {baseline:.2f}."
-    )
+        return {}
+    columns = ["explanation", "simulation", "shuffled", "token_mean", "model_used", "cost_usd"]
+    frame = pa.concat_tables([table.select(columns) for table in tables.values()]).to_pandas()
+    asked = sorted(frame["model_used"].dropna().unique())
+    return {"verdict": verdict(frame), "asked": asked, "usd": float(frame["cost_usd"].sum())}
 
 
 def main(folder: str) -> None:

@@ -466,8 +466,8 @@ class Interpretation(Block):
     budget_usd: float | None = Field(
         None,
         gt=0,
-        description="The most that all requests of the study may cost, those already paid counted; each model and seed has an equal "
-        "share. May be left out where both prices are 0.",
+        description="The most that all requests of the study may cost, those already paid counted, also for models that it no longer "
+        "has; each model has an equal share. May be left out where both prices are 0.",
     )
     prompt_price: float | None = Field(
         None, ge=0, description="USD per million tokens of prompts; 0 for an endpoint of your own."

@@ -234,11 +234,10 @@ INTERPRETATIONS = [
 
 
 def language_model():
-    """Where explanations come from, if a language model is named; of the budget, the share of one job."""
+    """Where explanations come from, if a language model is named, and the budget with the number of jobs that share it."""
     block = study.interpretation.model_dump(exclude={"features", "budget_usd"})
-    budget = study.interpretation.budget_usd
-    share = None if budget is None else budget / len(INTERPRETATIONS)
-    return {**block, "budget": share} if block["model"] is not None else None
+    shared = {"budget": study.interpretation.budget_usd, "jobs": len(INTERPRETATIONS)}
+    return block | shared if block["model"] is not None else None
 
 
 def all_autoencoders(file):
