@@ -44,7 +44,7 @@ def disk(tmp_path):
     root = tmp_path / "disk"
     root.mkdir()
     try:
-        disk = Disk(root, 40 * MEGABYTE)
+        disk = Disk(root, 120 * MEGABYTE)
     except subprocess.CalledProcessError as error:
         pytest.skip(f"mounting a small disk is refused: {error.stderr.decode().strip()}")
     yield disk

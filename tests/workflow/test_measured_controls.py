@@ -23,6 +23,9 @@ BETWEEN = {f"correlate validation {model} 0 {model} 1" for model in ("base", "co
 SHARED = {"summarise_controls", "write_report"}
 
 
+DRAWN = {"draw_curves", "tabulate_figures"}  # the curves show the threshold of the null
+
+
 def switched(workplace, *on):
     workplace.config["controls"] |= {name: name in on for name in SWITCHES}
     return workplace
@@ -30,13 +33,14 @@ def switched(workplace, *on):
 
 @pytest.mark.parametrize("name", SWITCHES)
 def test_a_switch_adds_its_own_jobs_and_reruns_none_that_stand(copy, name):
-    assert set(switched(copy, name).plan()) == JOBS[name] | SHARED
+    assert set(switched(copy, name).plan()) == JOBS[name] | SHARED | (DRAWN if name == "alignment_null" else set())
 
 
 @pytest.mark.parametrize("name", SWITCHES)
 def test_a_switch_off_takes_its_jobs_away(copy, name):
     on = [other for other in SWITCHES if other != name]
-    assert set(switched(copy, *on).plan()) == SHARED.union(*(JOBS[other] for other in on))
+    drawn = DRAWN if "alignment_null" in on else set()
+    assert set(switched(copy, *on).plan()) == SHARED.union(drawn, *(JOBS[other] for other in on))
 
 
 def test_all_off_leaves_nothing_to_do(copy):

@@ -116,22 +116,21 @@ def test_a_model_and_its_corpus_added_rerun_none_that_stand(copy):
 
 def test_a_seed_added_trains_the_autoencoders_of_that_seed_alone(copy):
     copy.config["autoencoder"]["seeds"] = [0, 1]
-    interpretations = {f"interpret_features {model} 1" for model in MODELS}
-    assert set(copy.plan()) == all_features(seed=1) | FLOWS | interpretations | {"draw_autoencoders"}
+    assert set(copy.plan()) == all_features(seed=1) | FLOWS | {"draw_autoencoders"}
 
 
 @pytest.mark.parametrize("case", [{"pattern": " ?in"}, {"feature": 3}, {"characters": "digits", "model": "coder"}])
-def test_a_case_added_adds_its_own_job_alone(copy, case):
+def test_a_case_added_adds_its_own_job_and_the_report_alone(copy, case):
     copy.config["cases"]["other"] = case
-    assert set(copy.plan()) == {"find_case other"}
+    assert set(copy.plan()) == {"find_case other", "write_report"}
     copy.config["cases"] = {"other": case}
-    assert set(copy.plan()) == {"find_case other"}
+    assert set(copy.plan()) == {"find_case other", "write_report"}
 
 
 def test_a_case_changed_is_looked_for_again_alone(copy):
     copy.config["cases"]["article"] = {"tokens": [" a"]}
     plan = copy.plan()
-    assert set(plan) == {CASE}
+    assert set(plan) == {CASE, "write_report"}
     assert CHANGED in plan[CASE]
 
 
