@@ -90,6 +90,7 @@ def test_without_a_browser_figures_have_their_numbers_and_no_image(study):
         "training",
         "autoencoders",
         "sweep-both",
+        "scores",
     }
     assert not [*folder.glob("*.svg"), *folder.glob("*.png")]
     assert "No browser: figures are left without SVG and PNG; install Chromium" in (study.root / "run.txt").read_text()
