@@ -1,9 +1,12 @@
-# make demo: the demo study, from nothing to its report.   make test: the whole test suite.
+# make demo: the demo study, from nothing to its report.   make test: the test suite.   make test-cluster: SLURM and faults.
 PYTHON ?= python3
 CORES ?= all
 BIN := .venv/bin
 
-.PHONY: demo controls test bench-autoencoder bench-correlation bench-report planted-truth environment peers lint docs clean
+# What takes longer: a real SLURM on this machine, interrupted jobs, full disks. They run apart.
+APART := tests/workflow/slurm tests/workflow/faults
+
+.PHONY: demo controls test test-cluster bench-autoencoder bench-correlation bench-report planted-truth environment peers lint docs clean
 
 demo: environment
 	$(BIN)/snakemake --profile profiles/local --cores $(CORES)
@@ -14,7 +17,10 @@ controls: environment
 	$(BIN)/snakemake --profile profiles/local --cores $(CORES) --configfile config/config.yaml config/controls.yaml
 
 test: environment peers
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(APART:%=--ignore=%)
+
+test-cluster: environment
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(wildcard $(APART))
 
 # One training step at the paper's shape, beside SAELens.
 bench-autoencoder: environment peers
