@@ -18,7 +18,7 @@ from feature_lineage.study import Architecture, Study, TrainedModel, TrainedToke
 LONGEST = 24 * 60  # minutes of a first request, as long as most partitions take jobs
 SHORTEST = 30
 MARGIN = 1.25
-PROCESS = 1.0e9  # bytes of a process with torch and transformers loaded: 0.6e9 measured
+PROCESS = 1.2e9  # bytes of a process with torch and transformers, 0.6e9 measured, and of the two of Snakemake that start it, 0.2e9 each
 DRIVER = 2.0e9  # what CUDA and its libraries add to that in the host's memory: an allowance, not measured
 OPERATIONS = 2e10  # floating-point operations a second and thread of a slow processor
 PRODUCTS = 5e9  # activations × features a second and thread, Adam and resampling included
@@ -314,7 +314,7 @@ def request(study: Study, step: str, model: str | None = None, attempt: int = 1)
     """
     need = _NEEDS[step](_sizes(study, model))
     process = PROCESS + (DRIVER if step in ON_GPU else 0)
-    mem_mb = 500 * math.ceil(MARGIN * (process + need.memory) / 500e6)
+    mem_mb = 100 * math.ceil(MARGIN * (process + need.memory) / 100e6)
     minutes = min(LONGEST, max(SHORTEST, 2 * need.seconds / 60))
     return Request(mem_mb * 2 ** (attempt - 1), math.ceil(minutes / 10) * 10 * 2 ** (attempt - 1))
 
