@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 import yaml
-from tiny_study import CHECKOUT, SNAKEMAKE, environment
+from tiny_study import CHECKOUT, environment
 
 from feature_lineage.resources import ON_GPU, SIZED, request
 from feature_lineage.study import load_study
@@ -45,7 +45,7 @@ def test_every_rule_is_local_or_sized_or_small():
 @pytest.mark.parametrize("name", sorted(SIZED))
 def test_a_sized_rule_asks_for_its_own_size(name):
     body = re.search(rf"^( *)rule {name}:\n((?:(?: {{4,}}.*)?\n)+)", TEXT, re.MULTILINE)[2]
-    assert f"resources:\n" in body and f'**needs("{name}"),\n' in body
+    assert "resources:\n" in body and f'**needs("{name}"),\n' in body
 
 
 def test_a_rule_made_from_another_asks_for_what_that_one_asks():
@@ -128,9 +128,13 @@ def place(bare, tmp_path_factory):
     return place
 
 
-def test_jobs_ask_for_their_size_their_partition_and_a_gpu_if_they_use_one(place):
+@pytest.fixture(scope="module")
+def jobs(place):
+    return planned(place)
+
+
+def test_jobs_ask_for_their_size_their_partition_and_a_gpu_if_they_use_one(place, jobs):
     study = load_study(place.config)
-    jobs = planned(place)
     gpu_rules = {name for name, asked in PROFILE["set-resources"].items() if asked}
     assert {"train_model", "train_autoencoder", "transfer_autoencoder", "correlate", "measure_ceiling"} <= jobs.keys()
     for name, asked in jobs.items():
@@ -142,10 +146,10 @@ def test_jobs_ask_for_their_size_their_partition_and_a_gpu_if_they_use_one(place
             assert job["slurm_account"] == "default"
 
 
-def test_a_second_attempt_asks_for_twice_as_much(place):
-    first, second = planned(place), planned(place, "--attempt", "2")
-    assert first.keys() == second.keys()
-    for name, asked in first.items():
+def test_a_second_attempt_asks_for_twice_as_much(place, jobs):
+    second = planned(place, "--attempt", "2")
+    assert jobs.keys() == second.keys()
+    for name, asked in jobs.items():
         for once, again in zip(asked, second[name], strict=True):
             assert int(again["mem_mb"]) == 2 * int(once["mem_mb"]), name
             assert int(again["runtime"]) == 2 * int(once["runtime"]), name
