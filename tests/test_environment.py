@@ -53,3 +53,23 @@ def test_the_cluster_profile_names_rules_that_exist():
         rules |= set(re.findall(r"^\s*(?:rule|use rule \w+ as) (\w+)(?: with)?:", path.read_text(), re.M))
     profile = yaml.safe_load((ROOT / "profiles" / "slurm" / "config.yaml").read_text())
     assert set(profile["set-resources"]) <= rules
+
+
+def test_the_container_installs_the_lock_and_names_no_version_of_its_own():
+    text = (ROOT / "envs" / "Containerfile").read_text()
+    steps = re.sub(r"\\\n", " ", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE)).splitlines()
+    (base,) = (step for step in steps if step.startswith("FROM"))
+    python = next(pin for pin in _dependencies() if str(pin).startswith("python="))
+    assert re.fullmatch(rf"FROM docker\.io/library/python:{python.split('=')[1]}\.\d+-slim-bookworm", base)
+    (copied,) = (step.split()[1:-1] for step in steps if step.startswith("COPY"))
+    assert copied == ["requirements.txt", "demo.txt"]
+    assert all((ROOT / "envs" / name).is_file() for name in copied)
+    installed = [line for step in steps for line in step.split("&&") if "pip install" in line]
+    assert [re.search(r"-r \S*/(\S+)", line)[1] for line in installed] == copied
+    assert ["--no-deps" in line for line in installed] == [False, True], "as in the Makefile"
+    assert "==" not in text
+    assert steps.index("USER lineage") > max(i for i, step in enumerate(steps) if step.startswith("RUN"))
+
+
+def _dependencies():
+    return yaml.safe_load((ROOT / "envs" / "environment.yaml").read_text())["dependencies"]
