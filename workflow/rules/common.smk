@@ -20,7 +20,9 @@ from snakemake.exceptions import WorkflowError
 try:
     study = load_study(config)
 except StudyError as error:
-    raise WorkflowError(str(error))
+    files = ", ".join(map(os.path.relpath, workflow.overwrite_configfiles))
+    hint = f"\n(read from {files}; a target goes before --configfile, which takes all that follows)"
+    raise WorkflowError(f"{error}{hint if ', ' in files else ''}")
 
 
 pathvars:
