@@ -83,7 +83,8 @@ def checkpoint_folder(output: str | Path, record: dict[str, Any]) -> Path:
     for other in folder.parent.glob("*"):
         if other != folder:
             _remove(other)
-    folder.mkdir(parents=True, exist_ok=True)
+    with full_disk_named(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
@@ -308,11 +309,9 @@ def full_disk_named(path: str | Path) -> Iterator[None]:
         raise
     except Exception as error:
         if no_space(error) or (isinstance(error, OSError | RuntimeError) and _free(Path(path)) < _LITTLE):
-            shown = re.sub(
-                rf"/\.([^/]+){re.escape(PARTIAL)}(?=/)", r"/\1", str(path)
-            )  # the folder, not its temporary one
+            final = re.sub(rf"/\.([^/]+){re.escape(PARTIAL)}(?=/|$)", r"/\1", str(path))
             raise InputError(
-                f"{shown}: the disk is full; free some space there and start again, finished steps are kept ({error})"
+                f"{final}: the disk is full; free some space there and start again, finished steps are kept ({error})"
             ) from error
         raise
 

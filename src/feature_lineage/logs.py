@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,22 @@ class Stopped(InputError):
 @contextmanager
 def job(log: str | Path) -> Iterator[None]:
     """Log to stderr and to the file `log` while a job runs; an `InputError` ends it in one line, exit status 1."""
-    Path(log).parent.mkdir(parents=True, exist_ok=True)
-    handlers = [logging.StreamHandler(sys.stderr), logging.FileHandler(log, mode="w", encoding="utf-8")]
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    unwritten = None
+    try:
+        Path(log).parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(log, mode="w", encoding="utf-8"))
+    except OSError as error:
+        unwritten = error
+    logging.raiseExceptions = False  # on a full disk lines are lost, without a traceback for each
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     logging.captureWarnings(True)
     logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
     logger.setLevel(logging.INFO)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    if unwritten:
+        logger.warning("%s: there is no log of this job (%s)", log, unwritten)
     try:
         yield
     except InputError as error:
@@ -46,7 +54,8 @@ def job(log: str | Path) -> Iterator[None]:
         raise SystemExit(1) from None
     finally:
         for handler in handlers:
-            handler.flush()
+            with suppress(OSError):
+                handler.flush()
 
 
 @contextmanager
