@@ -37,6 +37,7 @@ from feature_lineage.report import write_report
 from feature_lineage.study import load_study
 from feature_lineage.training import train_model
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 MEGABYTE = 1 << 20
 HOOK = "blocks.0.mlp.hook_post"
 
@@ -100,7 +101,9 @@ def write_images(results: Path, path: Path) -> None:
 
 def train_autoencoder(results: Path, path: Path, split: dict) -> None:
     block = {key: value for key, value in STUDY["autoencoder"].items() if key != "resampling"}
-    options = load_study(STUDY | {"autoencoder": block | {"expansion": 64}}).autoencoder.model_dump(exclude={"seeds"})
+    options = load_study(STUDY | {"autoencoder": block | {"expansion": 16, "tokens": 1500}}).autoencoder.model_dump(
+        exclude={"seeds"}
+    )
     bridge = load_hooked(results / "models" / "base", HOOK)
     checkpoint = path / ".checkpoints" / "a.safetensors"
     train_on_model(bridge, *split.values(), checkpoint, label="tiny", seed=0, checkpoint_seconds=0, **options)
@@ -109,7 +112,7 @@ def train_autoencoder(results: Path, path: Path, split: dict) -> None:
 def writers(results: Path):
     """By name: what writes to a given path, and needs more than 64 kB for it."""
     activations, sae = results / "features/base/seed0/validation/activations.parquet", results / "saes/base/seed0"
-    shape = (STUDY["flow"]["tokens"] // STUDY["autoencoder"]["context"], STUDY["autoencoder"]["context"])
+    sample = results / "samples/validation.safetensors"
     note = {"note": np.random.default_rng(1).bytes(100_000).hex()}
     numbers = np.random.default_rng(0).random(200_000).astype(np.float32)
     model = results / "models" / "base"
@@ -141,7 +144,10 @@ def writers(results: Path):
             note,
         ),
         "contexts": lambda path: artifacts.write_table(
-            path / "a.parquet", contexts.top_contexts(activations, shape, "contexts"), contexts.CONTEXTS, note
+            path / "a.parquet",
+            contexts.top_contexts(activations, artifacts.read_tensors(sample)["tokens"].shape, "c"),
+            contexts.CONTEXTS,
+            note,
         ),
         "tensors": lambda path: artifacts.write_tensors(path / "a.safetensors", {"x": numbers}, {}),
         "table": lambda path: artifacts.write_table(
@@ -202,16 +208,14 @@ def test_no_paid_reply_is_lost_on_a_full_disk(disk):
             ledger.write({"asked": str(number), "usd": 1.0})
             ledger.write({"reply": str(number), "usd": 0.5, "text": "x" * 1000})
             written += 1
+    disk.clear()
+    ledger.write({"asked": "more", "usd": 1.0})  # what was refused must not come before it
     spent = ledger.spent
     ledger.close()
-    disk.clear()
     again = Ledger(path)
     assert again.spent == spent
     assert written > 10
     assert all(again.reply(str(number))["text"] == "x" * 1000 for number in range(written))
-    again.write(
-        {"reply": str(written), "usd": 0.5} if str(written) in again._account.open else {"asked": "more", "usd": 1}
-    )
     again.close()
 
 
