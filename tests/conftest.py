@@ -1,6 +1,5 @@
 """Small data and models that the tests share: real text from the standard library, token files from given numbers."""
 
-import json
 import os
 import sysconfig
 import tempfile
@@ -43,16 +42,15 @@ def stdlib_texts():
 @pytest.fixture(scope="session")
 def write_documents():
     """A function that writes texts as a corpus's Parquet file."""
-    import pyarrow.parquet as pq
+    import pyarrow as pa
 
+    from feature_lineage.artifacts import write_table
     from feature_lineage.corpora import SCHEMA
 
-    def write(path, texts, **options):
-        import pyarrow as pa
-
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def write(path, texts, row_group_size=1 << 20):
         rows = [{"text": text, "source": f"test:{i}", "license": None} for i, text in enumerate(texts)]
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path, **options)
+        table = pa.Table.from_pylist(rows, SCHEMA)
+        write_table(path, iter(table.to_batches(row_group_size)), SCHEMA, {})
         return path
 
     return write
@@ -72,6 +70,7 @@ def tokenizer_dir(tmp_path_factory, stdlib_texts, write_documents):
 @pytest.fixture(scope="session")
 def write_tokens():
     """A function that writes token shards and their index from given numbers, without a tokenizer."""
+    from feature_lineage.artifacts import sha256, write_json
 
     def write(path, *shards, dtype=np.uint16):
         path.mkdir(parents=True)
@@ -79,8 +78,9 @@ def write_tokens():
         for number, shard in enumerate(shards):
             file = path / f"shard-{number:05d}.npy"
             np.save(file, np.asarray(shard, dtype))
-            entries.append({"file": file.name, "tokens": len(shard), "bytes": file.stat().st_size})
-        (path / "index.json").write_text(json.dumps({"tokens": sum(map(len, shards)), "shards": entries}))
+            size = file.stat().st_size
+            entries.append({"file": file.name, "tokens": len(shard), "bytes": size, "sha256": sha256(file)})
+        write_json(path / "index.json", {"tokens": sum(map(len, shards)), "shards": entries}, {})
         return path
 
     return write
@@ -115,14 +115,11 @@ HOOK = "blocks.0.mlp.hook_post"
 
 
 @pytest.fixture(scope="session")
-def tiny_study(tmp_path_factory):
+def tiny_study(tmp_path_factory, write_documents):
     """Two corpora of real text as tokens, and a random model under a path that names another architecture."""
     import ast
     import inspect
     import textwrap
-
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     from feature_lineage.language_model import build_model, save_model
     from feature_lineage.tokens import encode_corpus, save_tokenizer, train_tokenizer
@@ -130,8 +127,7 @@ def tiny_study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     for corpus, module in (("ast", ast), ("wrap", textwrap)):
         texts = [part for part in inspect.getsource(module).split("\n\n") if part.strip()] * 2
-        table = pa.table({"text": texts, "source": ["s"] * len(texts), "license": ["l"] * len(texts)})
-        pq.write_table(table, folder / f"{corpus}.parquet")
+        write_documents(folder / f"{corpus}.parquet", texts)
     save_tokenizer(train_tokenizer([folder / "ast.parquet"], 400), folder / "tokenizer", {})
     for corpus in ("ast", "wrap"):
         encode_corpus(

@@ -1,6 +1,8 @@
 import errno
 import hashlib
 import json
+import os
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -8,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from feature_lineage.artifacts import (
+    _hashes,
     checkpoint_folder,
     no_space,
     provenance,
@@ -19,8 +23,10 @@ from feature_lineage.artifacts import (
     read_range,
     read_table,
     read_tensors,
+    seal,
     sha256,
     staged,
+    verify,
     write_json,
     write_table,
     write_tensors,
@@ -289,15 +295,111 @@ def test_missing_and_truncated_files_are_named(tmp_path, name, read):
             read(path)
 
 
-def test_file_without_provenance_or_column_is_named(tmp_path):
+def test_a_file_of_another_origin_and_a_missing_column_are_named(tmp_path):
     pq.write_table(pa.table({"a": [1]}), tmp_path / "t.parquet")
-    with pytest.raises(InputError, match=r"t.parquet"):
-        read_provenance(tmp_path / "t.parquet")
+    save_file({"w": np.ones(3)}, tmp_path / "t.safetensors")
+    (tmp_path / "t.json").write_text("{}")
+    for name, read in (("t.parquet", read_table), ("t.safetensors", read_tensors), ("t.json", read_json)):
+        for reader in (read, read_provenance):
+            with pytest.raises(InputError, match=rf"{name}: .*no digest of itself"):
+                reader(tmp_path / name)
+    write_table(tmp_path / "t.parquet", TABLE, SCHEMA, RECORD)
     with pytest.raises(InputError, match=r"t.parquet(?s:.)*missing"):
         read_table(tmp_path / "t.parquet", ["missing"])
-    (tmp_path / "t.json").write_text("{}")
-    with pytest.raises(InputError, match=r"t.json"):
-        read_provenance(tmp_path / "t.json")
+
+
+# --- digests -----------------------------------------------------------------------------------------------
+
+
+def artefacts(folder):
+    """One of each format: its path, what writes it there, and what reads it."""
+    tensors = {"b": np.arange(40, dtype=np.float32), "a": np.ones((2, 3))}
+    return [
+        (folder / "t.parquet", lambda path: write_table(path, TABLE, SCHEMA, RECORD), read_table),
+        (folder / "t.parquet", lambda path: write_table(path, iter(()), SCHEMA, RECORD), read_table),
+        (folder / "t.safetensors", lambda path: write_tensors(path, tensors, RECORD), read_tensors),
+        (folder / "t.json", lambda path: write_json(path, {"a": "å"}, RECORD), read_json),
+    ]
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_every_flipped_bit_is_found(tmp_path, number):
+    path, write, read = artefacts(tmp_path)[number]
+    write(path)
+    whole = path.read_bytes()
+    for position in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << position % 8
+        path.unlink()
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=rf"{path}: cannot be read, it is truncated or damaged \("):
+            verify(path)
+    path.write_bytes(whole)
+    read(path)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_every_truncation_and_addition_is_found(tmp_path, number):
+    path, write, _ = artefacts(tmp_path)[number]
+    write(path)
+    whole = path.read_bytes()
+    for damaged in (*(whole[:size] for size in range(len(whole))), whole + b"\n", whole + whole, b"\0" * len(whole)):
+        path.unlink()
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=rf"{path}: cannot be read, it is truncated or damaged \("):
+            verify(path)
+
+
+def test_what_an_artefact_quotes_is_not_taken_for_its_own_digest(tmp_path):
+    quoted = ['{"__metadata__":{"sha256":"' + "0" * 64, '"sha256": "' + "0" * 64 + '"', "sha256\x18@" + "0" * 64]
+    record = {"parameters": {"quoted": quoted, "zzz": quoted}, "zzz": quoted[1]}
+    schema = pa.schema([("text", pa.string())])
+    write_table(tmp_path / "t.parquet", pa.table({"text": quoted}), schema, record)
+    write_json(tmp_path / "t.json", {"a": quoted, "zzz": quoted}, record)
+    write_tensors(tmp_path / "t.safetensors", {name: np.ones(1) for name in quoted}, record)
+    assert read_table(tmp_path / "t.parquet")["text"].to_pylist() == quoted
+    assert read_json(tmp_path / "t.json")["zzz"] == quoted
+    assert sorted(read_tensors(tmp_path / "t.safetensors")) == sorted(quoted)
+    assert all(read_provenance(tmp_path / f"t.{kind}") == record for kind in ("parquet", "json", "safetensors"))
+
+
+def test_a_wide_table_has_its_digest_within_reach(tmp_path):
+    schema = pa.schema([(f"column{i}", pa.int64()) for i in range(500)])
+    write_table(tmp_path / "t.parquet", pa.table({name: [1] for name in schema.names}, schema=schema), schema, RECORD)
+    assert read_table(tmp_path / "t.parquet").num_columns == 500
+
+
+def test_a_file_is_read_for_its_hashes_once_and_again_when_it_changes(tmp_path, monkeypatch):
+    path = tmp_path / "t.json"
+    write_json(path, {"a": 1}, RECORD)
+    later = time.time_ns() + 10**9
+    monkeypatch.setattr("time.time_ns", lambda: later)  # the file is no longer new
+    before = sha256(path)
+    content = path.read_bytes()
+    assert before == hashlib.sha256(content).hexdigest()
+    state = path.stat()
+    with monkeypatch.context() as patch:
+        patch.setattr(hashlib, "sha256", None)
+        assert sha256(path) == before
+        verify(path)
+    path.write_bytes(content.replace(b"1", b"2"))
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))  # what some copying tools do
+    assert sha256(path) != before
+    with pytest.raises(InputError, match=r"t\.json"):
+        verify(path)
+
+
+def test_a_new_file_is_not_taken_for_the_one_it_replaced(tmp_path):
+    path = tmp_path / "t.json"
+    for number in range(10):  # in one tick of the clock, maybe
+        path.write_text(str(number))
+        assert sha256(path) == hashlib.sha256(str(number).encode()).hexdigest()
+
+
+def test_a_file_without_a_place_cannot_be_sealed(tmp_path):
+    (tmp_path / "t.json").write_text('{"sha256": "0"}')
+    with pytest.raises(ValueError, match=r"t\.json: has no place for its digest"):
+        seal(tmp_path / "t.json")
 
 
 def test_a_range_of_rows_is_read_without_the_row_groups_outside_of_it(tmp_path):
@@ -312,7 +414,9 @@ def test_a_range_of_rows_is_read_without_the_row_groups_outside_of_it(tmp_path):
         assert found["value"].to_pylist() == np.flatnonzero(wanted).tolist()
     content = bytearray((tmp_path / "a.parquet").read_bytes())
     content[4:40] = bytes(36)  # in the first row group
+    content = content.replace(_hashes(tmp_path / "a.parquet").held.encode(), b"0" * 64)
     (tmp_path / "a.parquet").write_bytes(bytes(content))
+    seal(tmp_path / "a.parquet")  # as if it had been written so
     assert len(read_range(tmp_path / "a.parquet", ["token", "value"], 60, 70)) == 30
     with pytest.raises(InputError, match=r"a\.parquet"):
         read_range(tmp_path / "a.parquet", ["token", "value"], 0, 5)

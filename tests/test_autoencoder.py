@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from feature_lineage.artifacts import read_json, write_json
 from feature_lineage.autoencoder import SparseAutoencoder, load_autoencoder, save_autoencoder
 from feature_lineage.logs import InputError
 
@@ -64,6 +65,6 @@ def test_a_damaged_autoencoder_is_named(tmp_path, damage, architecture):
         weights.unlink()
     else:
         config = tmp_path / "sae" / "cfg.json"
-        config.write_text(config.read_text().replace(f'"d_sae": {M}', '"d_sae": 39'))
+        write_json(config, read_json(config) | {"d_sae": 39}, {})
     with pytest.raises(InputError, match=r"sae_weights\.safetensors"):
         load_autoencoder(tmp_path / "sae")

@@ -1,5 +1,6 @@
 """Top contexts against a dense copy, and tokens as text."""
 
+import shutil
 from itertools import pairwise
 
 import numpy as np
@@ -109,7 +110,8 @@ def test_spaces_written_as_a_sign_of_their_own_are_spaces(tmp_path):
     assert special.tolist() == [True, False, False, False]
 
 
-def test_a_damaged_tokenizer_is_named(tmp_path):
+def test_a_damaged_tokenizer_is_named(tmp_path, tokenizer_dir):
+    shutil.copytree(tokenizer_dir, tmp_path, dirs_exist_ok=True)
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(InputError, match=r"tokenizer\.json: cannot be read"):
         token_texts(tmp_path / "tokenizer.json")

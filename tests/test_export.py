@@ -13,6 +13,7 @@ import test_figures as figures
 from plotly.subplots import make_subplots
 
 from feature_lineage import export
+from feature_lineage.artifacts import write_json
 from feature_lineage.export import find_browser, numbers, write_images, write_numbers
 from feature_lineage.figures import curves, sankey
 from feature_lineage.logs import InputError
@@ -139,7 +140,7 @@ def test_a_browser_that_fails_is_named_and_leaves_nothing(tmp_path, monkeypatch)
     browser.write_text("#!/bin/sh\nexit 3\n")
     browser.chmod(0o755)
     monkeypatch.setenv("BROWSER_PATH", str(browser))
-    (tmp_path / "a.json").write_text(panels().to_json())
+    write_json(tmp_path / "a.json", json.loads(panels().to_json()), {})
     with pytest.raises(InputError, match="does not draw the figures"):
         write_images([tmp_path / "a.json"], [[tmp_path / "a.svg"]])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "browser"]
@@ -150,8 +151,8 @@ def test_figures_are_drawn_without_network(tmp_path, monkeypatch):
         pytest.skip("there is no browser; install Chromium")
     for name in ("http_proxy", "https_proxy"):  # whatever asks for more than local files fails
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    (tmp_path / "a.json").write_text(panels().update_layout(height=300).to_json())
-    (tmp_path / "b.json").write_text(go.Figure(go.Bar(x=["<b>x</b>"], y=[1])).to_json())
+    write_json(tmp_path / "a.json", json.loads(panels().update_layout(height=300).to_json()), {})
+    write_json(tmp_path / "b.json", json.loads(go.Figure(go.Bar(x=["<b>x</b>"], y=[1])).to_json()), {})
     outputs = [[tmp_path / f"{name}.{kind}" for kind in ("svg", "png")] for name in "ab"]
     write_images([tmp_path / "a.json", tmp_path / "b.json"], outputs)
     for name, height in (("a", 300), ("b", export.HEIGHT)):

@@ -7,8 +7,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig, MistralForCausalLM
 
-from feature_lineage.artifacts import read_provenance
-from feature_lineage.language_model import build_model, evaluate_model, import_model, load_model, save_model
+from feature_lineage.artifacts import digests, read_provenance
+from feature_lineage.language_model import (
+    build_model,
+    evaluate_model,
+    import_model,
+    load_model,
+    published_model,
+    save_model,
+)
 from feature_lineage.logs import InputError
 from feature_lineage.study import Architecture
 from feature_lineage.tokens import Windows
@@ -75,7 +82,12 @@ def test_default_architecture_is_the_papers_35_million(tokenizer_dir):
 def test_round_trip_keeps_every_bit_and_the_provenance(saved):
     model, path = saved
     assert same(load_model(path), model)
-    assert read_provenance(path / "model.safetensors") == {"digest": "abc", "parameters": {"seed": 3}}
+    others = {file: digest for file, digest in digests(path).items() if file != "model.safetensors"}
+    assert read_provenance(path / "model.safetensors") == {
+        "digest": "abc",
+        "parameters": {"seed": 3},
+        "files": others,
+    }
     assert not list(path.parent.glob(".*"))
 
 
@@ -111,17 +123,36 @@ def test_model_is_loaded_for_evaluation(saved):
 
 def test_model_that_does_not_exist_is_named(tmp_path):
     with pytest.raises(InputError, match=r"model .*nothing: cannot be loaded"):
-        load_model(tmp_path / "nothing")
+        published_model(tmp_path / "nothing")
     with pytest.raises(InputError, match=r"model nobody/nothing: cannot be loaded"):
-        load_model("nobody/nothing")
+        published_model("nobody/nothing")
+    with pytest.raises(InputError, match=r"nothing/model.safetensors: this input file is missing"):
+        load_model(tmp_path / "nothing")
 
 
 def test_truncated_weights_are_named(saved):
     _, path = saved
     weights = path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(InputError, match=rf"model {path}: cannot be loaded"):
+    with pytest.raises(InputError, match=rf"{weights}: cannot be read, it is truncated or damaged"):
         load_model(path)
+    with pytest.raises(InputError, match=rf"model {path}: cannot be loaded"):
+        published_model(path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "generation_config.json"])
+def test_another_file_of_a_model_is_known_by_the_weights(saved, name):
+    _, path = saved
+    whole = (path / name).read_bytes()
+    (path / name).write_bytes(whole[:-1] + b" ")
+    remedy = rf"delete it and {path}/model.safetensors and run Snakemake again"
+    with pytest.raises(InputError, match=rf"{path}/{name}: cannot be read, it is truncated or damaged .*{remedy}"):
+        load_model(path)
+    (path / name).unlink()
+    with pytest.raises(InputError, match=rf"{path}/{name}: this input file is missing"):
+        load_model(path)
+    (path / name).write_bytes(whole)
+    load_model(path)
 
 
 def test_weights_that_are_not_safetensors_are_refused(saved):
@@ -130,7 +161,7 @@ def test_weights_that_are_not_safetensors_are_refused(saved):
     (path / "model.safetensors").unlink()
     torch.save(model.state_dict(), path / "pytorch_model.bin")
     with pytest.raises(InputError, match=rf"model {path}: cannot be loaded"):
-        load_model(path)
+        published_model(path)
 
 
 @pytest.mark.parametrize("fault", ["missing", "misshapen", "unexpected"])
@@ -148,7 +179,7 @@ def test_tensors_that_do_not_fit_are_refused(saved, fault):
         tensors[name] = torch.zeros(3)
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match=rf"model {path}: ") as error:
-        load_model(path)
+        published_model(path)
     if fault != "misshapen":  # transformers logs the names of these and raises without them
         assert name in str(error.value)
 
@@ -162,7 +193,7 @@ def test_imported_model_is_the_published_one_with_the_studys_tokenizer(saved, to
         file.unlink()
     import_model(str(path), tokenizer_dir, tmp_path / "imported", {"digest": "imported"})
     assert same(load_model(tmp_path / "imported"), model)
-    assert read_provenance(tmp_path / "imported" / "model.safetensors") == {"digest": "imported"}
+    assert read_provenance(tmp_path / "imported" / "model.safetensors")["digest"] == "imported"
     assert (tmp_path / "imported" / "tokenizer.json").exists()
 
 

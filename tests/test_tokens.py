@@ -9,7 +9,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from feature_lineage import tokens as module
-from feature_lineage.artifacts import read_provenance, sha256
+from feature_lineage.artifacts import read_provenance, sha256, write_table
+from feature_lineage.corpora import SCHEMA
 from feature_lineage.logs import InputError
 from feature_lineage.tokens import (
     END,
@@ -17,6 +18,7 @@ from feature_lineage.tokens import (
     document_ends,
     encode_corpus,
     load_tokenizer,
+    published_tokenizer,
     read_index,
     save_tokenizer,
     train_tokenizer,
@@ -89,28 +91,33 @@ def test_too_little_text_for_the_vocabulary_is_refused(tmp_path, write_documents
 
 
 def test_saved_tokenizer_has_its_provenance_and_loads(tokenizer_dir):
-    assert read_provenance(tokenizer_dir / "tokenizer_config.json") == {"digest": "of the test"}
+    files = {"tokenizer.json": sha256(tokenizer_dir / "tokenizer.json")}
+    assert read_provenance(tokenizer_dir / "tokenizer_config.json") == {"digest": "of the test", "files": files}
     assert isinstance(load_tokenizer(tokenizer_dir), PreTrainedTokenizerFast)
 
 
 def test_pretrained_tokenizer_is_taken_over_as_it_is(tmp_path, tokenizer_dir, tokenizer):
     # what rule import_tokenizer does, with a local directory in place of the hub
-    save_tokenizer(load_tokenizer(tokenizer_dir), tmp_path / "imported", {"digest": "imported"})
+    save_tokenizer(published_tokenizer(tokenizer_dir), tmp_path / "imported", {"digest": "imported"})
     imported = load_tokenizer(tmp_path / "imported")
     assert imported.get_vocab() == tokenizer.get_vocab()
     text = f"def f(x):\r\n\treturn x {END} é"
     assert imported(text)["input_ids"] == tokenizer(text)["input_ids"]
-    assert read_provenance(tmp_path / "imported" / "tokenizer_config.json") == {"digest": "imported"}
+    assert read_provenance(tmp_path / "imported" / "tokenizer_config.json")["digest"] == "imported"
 
 
 def test_tokenizer_that_is_missing_or_damaged_is_named(tmp_path, tokenizer_dir):
     with pytest.raises(InputError, match=r"tokenizer .*nothing: cannot be loaded"):
-        load_tokenizer(tmp_path / "nothing")
+        published_tokenizer(tmp_path / "nothing")
     with pytest.raises(InputError, match=r"tokenizer nobody/nothing: cannot be loaded"):
-        load_tokenizer("nobody/nothing")
+        published_tokenizer("nobody/nothing")
+    with pytest.raises(InputError, match=r"nothing/tokenizer_config.json: this input file is missing"):
+        load_tokenizer(tmp_path / "nothing")
     shutil.copytree(tokenizer_dir, tmp_path / "damaged")
     (tmp_path / "damaged" / "tokenizer.json").write_text('{"version": "1.0"')
     with pytest.raises(InputError, match=r"tokenizer .*damaged: cannot be loaded"):
+        published_tokenizer(tmp_path / "damaged")
+    with pytest.raises(InputError, match=r"damaged/tokenizer.json: cannot be read, it is truncated or damaged"):
         load_tokenizer(tmp_path / "damaged")
 
 
@@ -171,16 +178,18 @@ def test_index(corpus, tokenizer_dir, tokenizer):
     _, directory, ids = corpus
     (file,) = directory.glob("shard-*.npy")
     total = sum(map(len, ids))
-    assert read_index(directory) == {
+    index = read_index(directory)
+    del index["provenance"]
+    assert index == {
         "tokens": total,
         "documents": len(ids),
         "dtype": "uint16",
         "vocab_size": 400,
         "end_token": tokenizer.eos_token_id,
         "tokenizer_sha256": sha256(tokenizer_dir / "tokenizer.json"),
-        "shards": [{"file": "shard-00000.npy", "tokens": total, "bytes": file.stat().st_size}],
-        "provenance": {"digest": "abc"},
+        "shards": [{"file": "shard-00000.npy", "tokens": total, "bytes": file.stat().st_size, "sha256": sha256(file)}],
     }
+    assert read_provenance(directory / "index.json") == {"digest": "abc"}
     assert read_provenance(directory / "documents.parquet") == {"digest": "abc"}
 
 
@@ -189,7 +198,7 @@ def test_small_shards_hold_what_one_shard_holds(tmp_path, corpus, tokenizer_dir,
     documents, _, ids = corpus
     if size < 100:  # a document longer than many shards
         documents = tmp_path / "one.parquet"
-        pq.write_table(pq.read_table(corpus[0]).slice(3, 1), documents)
+        write_table(documents, pq.read_table(corpus[0]).slice(3, 1), SCHEMA, {})
         ids = ids[3:4]
     encode_corpus(documents, tokenizer_dir, tmp_path / "small", {}, shard_tokens=size)
     found = shards(tmp_path / "small")
@@ -224,6 +233,14 @@ def test_large_vocabulary_needs_four_bytes(tmp_path, write_documents):
     np.testing.assert_array_equal(found, [2, 70_001, 0])
     assert read_index(tmp_path / "tokens")["dtype"] == "uint32"
     np.testing.assert_array_equal(Windows({"c": tmp_path / "tokens"}, 3)[0], [2, 70_001, 0])
+
+
+def test_a_shard_of_the_right_length_with_other_tokens_is_named(tmp_path, write_tokens):
+    directory = write_tokens(tmp_path / "tokens", range(100), range(50))
+    shard = directory / "shard-00001.npy"
+    np.save(shard, np.arange(1, 51, dtype=np.uint16))
+    with pytest.raises(InputError, match=rf"{shard}: damaged, .*delete {directory} and run Snakemake again"):
+        Windows({"c": directory}, 10)
 
 
 def test_damaged_documents_leave_no_tokens(tmp_path, corpus, tokenizer_dir):

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer
 
-from feature_lineage.artifacts import read_provenance
+from feature_lineage.artifacts import read_provenance, verify_files
 from feature_lineage.feature_tokens import activation_blocks
-from feature_lineage.logs import InputError, progress
+from feature_lineage.logs import progress
 
 CONTEXTS = pa.schema(
     [
@@ -37,10 +37,8 @@ def token_texts(path: str | Path) -> tuple[list[str], np.ndarray]:
     Raises:
         InputError: the file is missing or damaged.
     """
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare ones
-        raise InputError(f"{path}: cannot be read ({error}); delete it and run Snakemake again") from error
+    verify_files(Path(path).with_name("tokenizer_config.json"))
+    tokenizer = Tokenizer.from_file(str(path))
     pieces = [tokenizer.id_to_token(i) or "" for i in range(max(tokenizer.get_vocab().values()) + 1)]
     special = [i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special]
     # Tokenizers that write a space as U+2581 lose it where a token is decoded alone.

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from feature_lineage.artifacts import KEY, staged
+from feature_lineage.artifacts import staged, table_writer
 from feature_lineage.logs import InputError, logger, progress
 
 SCHEMA = pa.schema([("text", pa.string()), ("source", pa.string()), ("license", pa.string())])
@@ -277,7 +277,6 @@ def build_corpus(
         InputError: one of the two splits would be empty.
     """
     counts = dict.fromkeys(("read", "empty", "duplicate", "train", "validation"), 0)
-    schema = SCHEMA.with_metadata({KEY: json.dumps(record, sort_keys=True)})
     Path(train).parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         # A database without a name is a temporary file that outlives no kill: hashes need not fit in memory.
@@ -291,16 +290,13 @@ def build_corpus(
         paths = {
             split: stack.enter_context(staged(path)) for split, path in (("train", train), ("validation", validation))
         }
-        writers = {
-            split: stack.enter_context(pq.ParquetWriter(path, schema, compression="zstd"))
-            for split, path in paths.items()
-        }
+        writers = {split: stack.enter_context(table_writer(path, SCHEMA, record)) for split, path in paths.items()}
         rows: dict[str, list[Document]] = {split: [] for split in paths}
         held = dict.fromkeys(paths, 0)
 
         def flush(split: str) -> None:
             batch = {field: [getattr(row, field) for row in rows[split]] for field in SCHEMA.names}
-            writers[split].write_table(pa.table(batch, schema=schema))
+            writers[split].write_table(pa.table(batch, schema=writers[split].schema))
             rows[split].clear()
             held[split] = 0
 

@@ -467,7 +467,7 @@ def _sums(
     window, the sums of one tile a thread.
     """
     a, b = plan.a, plan.b
-    with _Copy() as copy_a, _Copy() as copy_b, full_disk_named(tempfile.gettempdir()):
+    with full_disk_named(tempfile.gettempdir()), _Copy() as copy_a, _Copy() as copy_b:
         with progress(len(leaves), "range", f"{plan.label}: reading") as bar:
             for leaf in leaves:
                 first, last = plan.bounds[leaf : leaf + 2]

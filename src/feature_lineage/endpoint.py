@@ -156,8 +156,9 @@ class Ledger:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("a+b")
+        with full_disk_named(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("a+b", buffering=0)  # nothing that a full disk refused is written later
         self._lock = threading.Lock()
         with suppress(OSError):  # some network file systems have no locks
             try:
@@ -165,9 +166,9 @@ class Ledger:
             except BlockingIOError:
                 self._file.close()
                 raise InputError(f"{path}: another job is using these replies; let it end, or end it first") from None
-        self._file.seek(0)
         try:
-            self._account = _Account(self.path, self._file)
+            with self.path.open("rb") as entries:
+                self._account = _Account(self.path, entries)
         except InputError:
             self._file.close()
             raise
@@ -192,8 +193,9 @@ class Ledger:
         line = json.dumps(entry, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
         with self._lock, full_disk_named(self.path):
             try:
-                self._file.write(line)
-                self._file.flush()
+                rest = memoryview(line)
+                while rest:
+                    rest = rest[self._file.write(rest) :]
                 os.fsync(self._file.fileno())
             except OSError:
                 with suppress(OSError):

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from choreographer.browsers.chromium import Chromium
 
-from feature_lineage.artifacts import KEY, read_json, staged
+from feature_lineage.artifacts import KEY, full_disk_named, read_json, staged
 from feature_lineage.logs import InputError, logger
 
 WIDTH, HEIGHT, SCALE = 960, 460, 2  # in pixels where the figure does not say; PNG has SCALE times as many
@@ -128,6 +128,8 @@ def write_images(figures: Sequence[str | Path], outputs: Sequence[Sequence[str |
                 tasks.append({"fig": figure, "path": temporary, "opts": options})
         try:
             asyncio.run(_draw(browser, tasks))
+        except InputError:  # of a full disk
+            raise
         except Exception as error:  # of kaleido, choreographer and the browser, of many kinds
             raise InputError(
                 f"{browser}: does not draw the figures ({type(error).__name__}: {error}); set BROWSER_PATH to another browser, or to "
@@ -143,4 +145,5 @@ async def _draw(browser: str, tasks: list[dict[str, Any]]) -> None:
     async with Kaleido(path=browser, mathjax=False, enable_sandbox=os.geteuid() != 0) as kaleido:
         for task in tasks:
             image = await kaleido.calc_fig(task["fig"], opts=task["opts"])
-            task["path"].write_bytes(image)
+            with full_disk_named(task["path"]):
+                task["path"].write_bytes(image)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from feature_lineage.artifacts import KEY, sort_metadata, staged
+from feature_lineage.artifacts import digests, seal, staged, tensor_metadata, verify_files
 from feature_lineage.logs import InputError
 from feature_lineage.tokens import Windows, load_tokenizer
 
@@ -45,8 +44,18 @@ def build_model(architecture: Mapping[str, Any], tokenizer: str | Path, seed: in
     )
 
 
-def load_model(path: str | Path, revision: str | None = None) -> PreTrainedModel:
-    """Load a checkpoint in float32, from safetensors, running none of its code.
+def load_model(path: str | Path) -> PreTrainedModel:
+    """Load a checkpoint that `save_model` wrote.
+
+    Raises:
+        InputError: a file of it is missing or damaged.
+    """
+    verify_files(Path(path) / "model.safetensors")
+    return published_model(path)
+
+
+def published_model(path: str | Path, revision: str | None = None) -> PreTrainedModel:
+    """Load a checkpoint, whoever made it, in float32, from safetensors, running none of its code.
 
     Raises:
         InputError: it cannot be loaded, or tensors are missing or misshapen; names the path.
@@ -62,7 +71,7 @@ def load_model(path: str | Path, revision: str | None = None) -> PreTrainedModel
         )
     except Exception as error:  # transformers, safetensors and the hub raise many kinds
         raise InputError(
-            f"model {path}: cannot be loaded ({error}); check the name or path, or delete it and run Snakemake again"
+            f"model {path}: cannot be loaded ({error}); check the name or path, the revision and the network"
         ) from error
     wrong = {
         kind: names for kind in ("missing_keys", "mismatched_keys", "unexpected_keys") if (names := report.get(kind))
@@ -73,7 +82,10 @@ def load_model(path: str | Path, revision: str | None = None) -> PreTrainedModel
 
 
 def save_model(model: PreTrainedModel, tokenizer: str | Path, path: str | Path, record: dict[str, Any]) -> None:
-    """Write a Hugging Face checkpoint with the tokenizer's files beside it and provenance in the weights' metadata."""
+    """Write a Hugging Face checkpoint with the tokenizer's files beside it.
+
+    Provenance is in the weights' metadata, with digests of the other files.
+    """
     with staged(path) as folder:
         folder.mkdir()
         for file in Path(tokenizer).iterdir():
@@ -83,8 +95,9 @@ def save_model(model: PreTrainedModel, tokenizer: str | Path, path: str | Path, 
         weights = folder / "model.safetensors"
         with safe_open(weights, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        save_file(tensors, weights, metadata={"format": "pt", KEY: json.dumps(record, sort_keys=True)})
-        sort_metadata(weights)
+        weights.unlink()
+        save_file(tensors, weights, metadata=tensor_metadata(record | {"files": digests(folder)}))
+        seal(weights)
 
 
 def import_model(
@@ -95,7 +108,7 @@ def import_model(
     Raises:
         InputError: its embedding holds fewer tokens than the study's tokenizer.
     """
-    model = load_model(source, revision)
+    model = published_model(source, revision)
     size, needed = model.get_input_embeddings().num_embeddings, len(load_tokenizer(tokenizer))
     if size < needed:
         raise InputError(

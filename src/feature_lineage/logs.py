@@ -10,7 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,14 @@ def job(log: str | Path) -> Iterator[None]:
     An error ends it with exit status 1: an `InputError` in its message alone, any other with a traceback. Either way the last line
     tells where the log is.
     """
-    Path(log).parent.mkdir(parents=True, exist_ok=True)
-    handlers = [logging.StreamHandler(sys.stderr), logging.FileHandler(log, mode="w", encoding="utf-8")]
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    unwritten = None
+    try:
+        Path(log).parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(log, mode="w", encoding="utf-8"))
+    except OSError as error:
+        unwritten = error
+    logging.raiseExceptions = False  # on a full disk lines are lost, without a traceback for each
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     logging.captureWarnings(True)
@@ -43,6 +49,8 @@ def job(log: str | Path) -> Iterator[None]:
     logger.setLevel(logging.INFO)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     where = f"the log of this job: {shlex.quote(str(Path(log).resolve()))}"
+    if unwritten:
+        logger.warning("%s: there is no log of this job (%s)", log, unwritten)
     try:
         yield
     except InputError as error:
@@ -53,7 +61,8 @@ def job(log: str | Path) -> Iterator[None]:
         raise SystemExit(1) from None
     finally:
         for handler in handlers:
-            handler.flush()
+            with suppress(OSError):
+                handler.flush()
 
 
 @contextmanager

@@ -12,11 +12,13 @@ import numpy as np
 import pyarrow as pa
 
 from feature_lineage.artifacts import (
+    digests,
     read_batches,
     read_json,
     read_table,
     sha256,
     staged,
+    verify_files,
     write_json,
     write_table,
 )
@@ -67,8 +69,18 @@ def train_tokenizer(corpora: Sequence[str | Path], vocab_size: int) -> PreTraine
     return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=END, eos_token=END)
 
 
-def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedTokenizerFast:
-    """Load a fast tokenizer from a directory or the hub.
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
+    """Load the tokenizer of a directory that `save_tokenizer` or `language_model.save_model` wrote.
+
+    Raises:
+        InputError: a file of it is missing or damaged.
+    """
+    verify_files(Path(path) / "tokenizer_config.json")
+    return published_tokenizer(path)
+
+
+def published_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedTokenizerFast:
+    """Load a fast tokenizer from a directory or the hub, whoever made it.
 
     Raises:
         InputError: it cannot be loaded, is not a fast one, or has no end-of-sequence token.
@@ -81,7 +93,7 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedT
         )
     except Exception as error:  # the loaders raise many kinds, down to a bare Exception from the tokenizers library
         raise InputError(
-            f"tokenizer {path}: cannot be loaded ({error}); check the name or path, the revision and the network; if it is one of the results, delete it and run Snakemake again"
+            f"tokenizer {path}: cannot be loaded ({error}); check the name or path, the revision and the network"
         ) from error
     if not tokenizer.is_fast:
         raise InputError(
@@ -93,11 +105,13 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedT
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, path: str | Path, record: dict[str, Any]) -> None:
-    """Write a tokenizer directory; its provenance goes into `tokenizer_config.json`."""
+    """Write a tokenizer directory; its provenance goes into `tokenizer_config.json`, with digests of the other files."""
     with staged(path) as folder:
         tokenizer.save_pretrained(folder)
         config = folder / "tokenizer_config.json"
-        config.write_text(json.dumps(json.loads(config.read_text()) | {"provenance": record}, indent=2) + "\n")
+        content = json.loads(config.read_text(encoding="utf-8"))
+        config.unlink()
+        write_json(config, content, record | {"files": digests(folder)})
 
 
 # --- shards ------------------------------------------------------------------------------------------------
@@ -128,7 +142,7 @@ def encode_corpus(
         def flush() -> None:
             file = folder / f"shard-{len(shards):05d}.npy"
             np.save(file, buffer[:filled])
-            shards.append({"file": file.name, "tokens": filled, "bytes": file.stat().st_size})
+            shards.append({"file": file.name, "tokens": filled, "bytes": file.stat().st_size, "sha256": sha256(file)})
 
         def lengths() -> Iterator[pa.RecordBatch]:
             nonlocal filled, total, count
@@ -177,7 +191,7 @@ def read_index(directory: str | Path) -> dict[str, Any]:
     Raises:
         InputError: names the file that is missing or truncated.
     """
-    index = read_json(Path(directory) / "index.json")
+    index = read_json(Path(directory) / "index.json", delete=directory)
     for shard in index["shards"]:
         file = Path(directory) / shard["file"]
         found = file.stat().st_size if file.exists() else 0
@@ -185,6 +199,8 @@ def read_index(directory: str | Path) -> dict[str, Any]:
             raise InputError(
                 f"{file}: truncated or missing, {found:,} bytes of {shard['bytes']:,}; delete {directory} and run Snakemake again"
             )
+        if sha256(file) != shard["sha256"]:
+            raise InputError(f"{file}: damaged, it is not what was written; delete {directory} and run Snakemake again")
     return index
 
 
@@ -302,4 +318,5 @@ class Windows:
 
 def document_ends(directory: str | Path) -> np.ndarray:
     """Position after each document's end token, int64 [documents]."""
-    return np.cumsum(read_table(Path(directory) / "documents.parquet")["tokens"].to_numpy(), dtype=np.int64)
+    lengths = read_table(Path(directory) / "documents.parquet", delete=directory)["tokens"]
+    return np.cumsum(lengths.to_numpy(), dtype=np.int64)

@@ -5,12 +5,12 @@ from typing import Any
 
 from feature_lineage.artifacts import provenance
 from feature_lineage.logs import job
-from feature_lineage.tokens import load_tokenizer, save_tokenizer
+from feature_lineage.tokens import published_tokenizer, save_tokenizer
 
 
 def main(smk: Any) -> None:
     with job(smk.log[0]):
-        tokenizer = load_tokenizer(smk.params.source, smk.params.revision)
+        tokenizer = published_tokenizer(smk.params.source, smk.params.revision)
         save_tokenizer(tokenizer, Path(smk.output[0]).parent, provenance(smk.input, smk.params))
 
 

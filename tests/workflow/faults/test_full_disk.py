@@ -6,18 +6,40 @@ import os
 import re
 import shutil
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
+import kaleido
 import numpy as np
 import plotly.graph_objects as go
 import pyarrow as pa
 import pytest
+from reports import content
+from tiny_study import STUDY
 
-from feature_lineage import artifacts, corpora, figures, language_model, tokens
+from feature_lineage import (
+    artifacts,
+    autoencoder,
+    contexts,
+    corpora,
+    correlation,
+    export,
+    figures,
+    language_model,
+    tokens,
+)
+from feature_lineage.activations import load_hooked
+from feature_lineage.autoencoder_training import train_on_model
+from feature_lineage.endpoint import Ledger
 from feature_lineage.logs import InputError
+from feature_lineage.report import write_report
+from feature_lineage.study import load_study
 from feature_lineage.training import train_model
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 MEGABYTE = 1 << 20
+HOOK = "blocks.0.mlp.hook_post"
 
 
 class Disk:
@@ -56,8 +78,42 @@ def documents():
     return (corpora.Document(generator.bytes(300).hex(), f"document {i}", None) for i in range(3000))
 
 
+class DrawnAtOnce:
+    """In place of the browser that draws images."""
+
+    def __init__(self, **options) -> None: ...
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *error) -> None: ...
+
+    async def calc_fig(self, figure, opts) -> bytes:
+        return bytes(MEGABYTE)
+
+
+def write_images(results: Path, path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kaleido, "Kaleido", DrawnAtOnce)
+        patch.setattr(export, "find_browser", lambda: "browser")
+        export.write_images([results / "figures" / "curves.json"], [[path / "a.svg", path / "a.png"]])
+
+
+def train_autoencoder(results: Path, path: Path, split: dict) -> None:
+    block = {key: value for key, value in STUDY["autoencoder"].items() if key != "resampling"}
+    options = load_study(STUDY | {"autoencoder": block | {"expansion": 16, "tokens": 1500}}).autoencoder.model_dump(
+        exclude={"seeds"}
+    )
+    bridge = load_hooked(results / "models" / "base", HOOK)
+    checkpoint = path / ".checkpoints" / "a.safetensors"
+    train_on_model(bridge, *split.values(), checkpoint, label="tiny", seed=0, checkpoint_seconds=0, **options)
+
+
 def writers(results: Path):
     """By name: what writes to a given path, and needs more than 64 kB for it."""
+    activations, sae = results / "features/base/seed0/validation/activations.parquet", results / "saes/base/seed0"
+    sample = results / "samples/validation.safetensors"
+    note = {"note": np.random.default_rng(1).bytes(100_000).hex()}
     numbers = np.random.default_rng(0).random(200_000).astype(np.float32)
     model = results / "models" / "base"
     training = {"seed": 0, "balance": False, "tokens": 3000, "epochs": 1, "block": 32, "batch": 8, "lr": 1e-3}
@@ -77,6 +133,22 @@ def writers(results: Path):
         "training": lambda path: train_model(
             language_model.load_model(model), *split.values(), path / ".checkpoints", label="tiny", **training
         ),
+        "autoencoder": lambda path: autoencoder.save_autoencoder(
+            autoencoder.load_autoencoder(sae), path, HOOK, 8, note
+        ),
+        "training of an autoencoder": lambda path: train_autoencoder(results, path, split),
+        "activations": lambda path: artifacts.write_table(
+            path / "a.parquet",
+            artifacts.read_batches(activations, ["token", "feature", "activation"]),
+            artifacts.read_table(activations).schema,
+            note,
+        ),
+        "contexts": lambda path: artifacts.write_table(
+            path / "a.parquet",
+            contexts.top_contexts(activations, artifacts.read_tensors(sample)["tokens"].shape, "c"),
+            contexts.CONTEXTS,
+            note,
+        ),
         "tensors": lambda path: artifacts.write_tensors(path / "a.safetensors", {"x": numbers}, {}),
         "table": lambda path: artifacts.write_table(
             path / "a.parquet", pa.table({"x": numbers}), pa.schema([("x", pa.float32())]), {}
@@ -85,6 +157,11 @@ def writers(results: Path):
         "figure": lambda path: figures.write_figure(
             go.Figure(go.Scatter(y=numbers)), path / "a.json", path / "a.html", {}
         ),
+        "numbers of a figure": lambda path: export.write_numbers(
+            {"data": [{"type": "scatter", "x": numbers.tolist(), "y": numbers.tolist()}], "layout": {}}, path / "a.csv"
+        ),
+        "images": lambda path: write_images(results, path),
+        "report": lambda path: write_report(path, **content()),
     }
 
 
@@ -102,6 +179,100 @@ def test_each_writer_names_the_file_and_leaves_nothing_half_written(study, disk,
 
     disk.clear()
     write(path)
+
+
+def test_correlations_name_the_full_folder_of_temporary_files(study, disk, monkeypatch):
+    def sides():
+        return [
+            correlation.ActivationFile(study.results / f"features/{name}/seed0/validation/activations.parquet")
+            for name in ("base", "coder")
+        ]
+
+    expected = correlation.correlate(*sides(), 0.5, "whole", 1)
+    monkeypatch.setattr(tempfile, "tempdir", str(disk.root))
+    disk.leave(8 * 1024)
+    with pytest.raises(InputError, match=rf"{disk.root}: the disk is full; free some space there"):
+        correlation.correlate(*sides(), 0.5, "full", 1)
+    assert list(disk.root.iterdir()) == [disk.ballast]
+    disk.clear()
+    assert correlation.correlate(*sides(), 0.5, "again", 1).equals(expected)
+
+
+def test_no_paid_reply_is_lost_on_a_full_disk(disk):
+    path = disk.root / "replies" / "a.jsonl"
+    ledger = Ledger(path)
+    disk.leave(64 * 1024)
+    written = 0
+    with pytest.raises(InputError, match=rf"{path}: the disk is full; free some space there"):
+        for number in range(1000):
+            ledger.write({"asked": str(number), "usd": 1.0})
+            ledger.write({"reply": str(number), "usd": 0.5, "text": "x" * 1000})
+            written += 1
+    disk.clear()
+    ledger.write({"asked": "more", "usd": 1.0})  # what was refused must not come before it
+    spent = ledger.spent
+    ledger.close()
+    again = Ledger(path)
+    assert again.spent == spent
+    assert written > 10
+    assert all(again.reply(str(number))["text"] == "x" * 1000 for number in range(written))
+    again.close()
+
+
+def test_a_ledger_that_cannot_be_begun_names_itself(disk):
+    path = disk.root / "replies" / "a.jsonl"
+    disk.leave(0)
+    with pytest.raises(InputError, match=rf"{path}: the disk is full"):
+        Ledger(path).write({"asked": "a", "usd": 1.0})
+
+
+JOB = """
+import sys
+from feature_lineage.artifacts import write_json
+from feature_lineage.logs import job, logger
+with job(sys.argv[1]):
+    for number in range(100):
+        logger.info("line %d: %s", number, "x" * 1000)
+    write_json(sys.argv[2], {"numbers": list(range(100_000))}, {})
+"""
+
+
+@pytest.mark.parametrize("free", [0, 64])
+def test_a_job_whose_log_cannot_be_written_says_so_in_a_line(disk, free):
+    log, output = disk.root / "logs" / "step" / "a.log", disk.root / "a.json"
+    disk.leave(free * 1024)
+    command = [sys.executable, "-c", JOB, log, output]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 1, run
+    assert "Traceback" not in run.stderr, run.stderr
+    assert "Logging error" not in run.stderr, run.stderr
+    last = run.stderr.splitlines()[-1]
+    assert f"{output}: the disk is full; free some space there" in last, run.stderr
+    assert not output.exists()
+
+    disk.clear()
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run
+    assert "line 99: x" in log.read_text()
+
+
+def test_snakemake_without_any_space_loses_nothing_and_goes_on(study, disk):
+    place = study.copy(disk.root / "place")
+    target = "results/tiny/models/both/evaluation.json"
+    before = {path: path.read_bytes() for path in (place.results / "models").rglob("*.*") if path.is_file()}
+    (place.root / target).unlink()
+    place.command()  # writes the configuration
+    disk.leave(0)
+    run = place.snakemake("-c1", target)
+    assert run.code != 0, run
+    assert "No space left on device" in run.output or "disk is full" in run.output, run
+    assert not (place.root / target).exists()
+    assert all(path.read_bytes() == content for path, content in before.items() if path != place.root / target)
+
+    disk.clear()
+    run = place.snakemake("-c1", target)
+    assert run.code == 0, run
+    assert (place.root / target).read_bytes() == before[place.root / target]
 
 
 def test_snakemake_on_a_full_disk_fails_with_the_file_s_name_and_goes_on_once_there_is_space(study, disk):
