@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,10 @@ class Stopped(InputError):
 
 @contextmanager
 def job(log: str | Path) -> Iterator[None]:
-    """Log to stderr and to the file `log` while a job runs; an `InputError` ends it in one line, exit status 1."""
+    """Log to stderr and to the file `log` while a job runs; an `InputError` ends it in one line, exit status 1.
+
+    So do SIGTERM, which a scheduler's time limit is too, and Ctrl-C, exit status 130.
+    """
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     handlers = [logging.StreamHandler(sys.stderr), logging.FileHandler(log, mode="w", encoding="utf-8")]
     for handler in handlers:
@@ -36,17 +41,53 @@ def job(log: str | Path) -> Iterator[None]:
     logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
     logger.setLevel(logging.INFO)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        yield
+        with _alone(Path(log)):
+            yield
     except InputError as error:
         logger.error("%s", error)
         raise SystemExit(1) from None
     except Exception:
         logger.exception("unexpected error; the log is %s", log)
         raise SystemExit(1) from None
+    except KeyboardInterrupt as interrupt:
+        logger.error("ended by %s; run Snakemake again, what has finished is kept", interrupt or "Ctrl-C")
+        raise SystemExit(130) from None
     finally:
+        signal.signal(signal.SIGTERM, before)
         for handler in handlers:
             handler.flush()
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+@contextmanager
+def _alone(log: Path) -> Iterator[None]:
+    """Hold a lock beside the log: a job outlives a Snakemake that is killed, and must not meet its own second run.
+
+    Where a file system has no locks, nothing is held.
+    """
+    path = log.with_name(f".{log.name}.lock")
+    with path.open("a+", encoding="utf-8") as file:
+        with suppress(OSError):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise InputError(
+                    f"{log}: this job is still running, as {file.read() or 'another process'}; the Snakemake that started it has "
+                    "died. Let it end, or end it, and run Snakemake again"
+                ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
