@@ -107,6 +107,31 @@ def test_a_job_that_runs_already_is_not_run_beside_itself(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["step.log"]
 
 
+STOPPED = """
+import os, sys, time
+from feature_lineage.logs import stop_signal
+if os.fork():
+    time.sleep(60)
+with stop_signal() as stop:
+    print(stop(), os.getppid(), flush=True)
+    while not stop():
+        time.sleep(0.01)
+print("stopped", flush=True)
+"""
+
+
+def test_the_end_of_whoever_started_a_job_asks_it_to_stop():
+    other = subprocess.Popen([sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == f"False {other.pid}\n"
+        other.kill()
+        assert other.stdout.readline() == "stopped\n"
+    finally:
+        other.kill()
+        other.wait()
+        other.stdout.close()
+
+
 def test_a_file_system_without_locks_holds_nothing_up(tmp_path, monkeypatch):
     def refuse(*arguments):
         raise OSError(errno.ENOLCK, "No locks available")

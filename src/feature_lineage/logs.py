@@ -52,7 +52,7 @@ def job(log: str | Path) -> Iterator[None]:
         logger.exception("unexpected error; the log is %s", log)
         raise SystemExit(1) from None
     except KeyboardInterrupt as interrupt:
-        logger.error("ended by %s; run Snakemake again, what has finished is kept", interrupt or "Ctrl-C")
+        logger.error("ended by %s; run Snakemake again, what has finished is kept", str(interrupt) or "Ctrl-C")
         raise SystemExit(130) from None
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -95,8 +95,9 @@ def stop_signal() -> Iterator[Callable[[], bool]]:
     """Turn SIGTERM and Ctrl-C into a question: yields a function that tells whether one has come.
 
     For jobs that ask it now and then, save what they have and end by raising `Stopped`. A second signal ends the job at once.
+    A Snakemake that was killed cannot send any, and would make all again that its jobs finish without it: its end counts too.
     """
-    came = threading.Event()
+    came, parent = threading.Event(), os.getppid()
 
     def handle(number: int, frame: object) -> None:
         came.set()
@@ -109,7 +110,7 @@ def stop_signal() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
     try:
-        yield came.is_set
+        yield lambda: came.is_set() or os.getppid() != parent
     finally:
         restore()
 
