@@ -26,6 +26,9 @@ def forked() -> Any:
     """What starts processes that have imported everything."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(HEAVY)
+    first = context.Process(target=int)
+    first.start()
+    first.join()
     return context
 
 
@@ -85,7 +88,11 @@ class Job:
 
     def made(self) -> dict[str, str]:
         """Hashes of the outputs that there are."""
-        return {path.name: sha256(path.read_bytes()).hexdigest() for path in self.outputs if path.exists()}
+        return {
+            path: sha256((self.root / path).read_bytes()).hexdigest()
+            for path in self.given.output
+            if (self.root / path).exists()
+        }
 
     def beside(self) -> set[str]:
         """Everything in the folders that it writes to and in those above, hidden files too."""
