@@ -5,13 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import shutil
 import signal
 import sys
 import time
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+from feature_lineage.artifacts import sha256
 
 # Imported once, by the process that all jobs are forked from.
 HEAVY = ["numpy", "pandas", "scipy.sparse", "pyarrow.parquet", "torch", "transformers", "transformer_lens.model_bridge", "openai",
@@ -52,6 +54,8 @@ class Job:
     def clear(self) -> None:
         """Remove outputs and log, as Snakemake does before it starts a job."""
         for path in (*self.outputs, self.log):
+            if path.is_dir():
+                shutil.rmtree(path)
             path.unlink(missing_ok=True)
 
     def start(self, context: Any) -> Any:
@@ -70,8 +74,9 @@ class Job:
         assert process.exitcode == 0, f"{self.script}: {process.exitcode}\n{self.said()}"
         return time.monotonic() - began
 
-    def interrupt(self, context: Any, delay: float, number: signal.Signals) -> int | None:
-        """Run, and send a signal after a while; the exit status, None if the job was done by then."""
+    def interrupt(self, context: Any, delay: float, number: signal.Signals) -> tuple[int | None, float]:
+        """Run, and send a signal after a while; the exit status, None if the job was done by then, and the seconds it took."""
+        began = time.monotonic()
         process = self.start(context)
         process.join(delay)
         running = process.is_alive()
@@ -79,7 +84,7 @@ class Job:
             os.kill(process.pid, number)
         process.join(SECONDS)
         assert process.exitcode is not None, f"{self.script} goes on after {number.name}\n{self.said()}"
-        return process.exitcode if running and process.exitcode else None
+        return process.exitcode if running and process.exitcode else None, time.monotonic() - began
 
     def said(self) -> str:
         """Its log, and all that it wrote to the terminal."""
@@ -88,11 +93,7 @@ class Job:
 
     def made(self) -> dict[str, str]:
         """Hashes of the outputs that there are."""
-        return {
-            path: sha256((self.root / path).read_bytes()).hexdigest()
-            for path in self.given.output
-            if (self.root / path).exists()
-        }
+        return {path: sha256(self.root / path) for path in self.given.output if (self.root / path).exists()}
 
     def beside(self) -> set[str]:
         """Everything in the folders that it writes to and in those above, hidden files too."""
