@@ -82,6 +82,18 @@ def test_provenance_tells_versions_inputs_and_parameters(tmp_path):
     assert str(tmp_path) not in json.dumps(record), "the same study elsewhere must give the same bytes"
 
 
+def test_an_input_from_the_future_is_refused_with_the_way_out(tmp_path):
+    for name in ("now", "later"):
+        (tmp_path / name).write_text("abc")
+    now = time.time()
+    os.utime(tmp_path / "now", (now, now + 20))
+    os.utime(tmp_path / "later", (now, now + 3600))
+    provenance({"one": tmp_path / "now"}, {})
+    for inputs in ({"one": tmp_path / "later"}, {"many": [tmp_path / "now", tmp_path / "later"]}):
+        with pytest.raises(InputError, match=r"later: its time stamp lies 3,[56]\d\d s in the future.*`touch .*later`"):
+            provenance(inputs, {})
+
+
 def test_provenance_digest_depends_on_all_of_it(tmp_path):
     (tmp_path / "in").write_text("content")
     one = provenance({"file": tmp_path / "in"}, {"seed": 3})

@@ -1,6 +1,7 @@
 """How training of an autoencoder starts, resamples, steers, stops and goes on; on activations and on a real (tiny) model."""
 
 import math
+import random
 import re
 import subprocess
 import sys
@@ -102,6 +103,46 @@ class Interrupted(Exception):
     pass
 
 
+def forget(folder):
+    for checkpoint in folder.glob("checkpoint.*"):
+        checkpoint.unlink()
+
+
+def halved(content, random):
+    return content[: len(content) // 2]
+
+
+def emptied(content, random):
+    return b""
+
+
+def flipped(content, random):
+    place = random.randrange(len(content))
+    return content[:place] + bytes([content[place] ^ 1 << random.randrange(8)]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("harm", [halved, emptied, *[flipped] * 8])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_serves(tmp_path, caplog, harm):
+    whole, curve = trained(tmp=tmp_path)
+    newest, before = tmp_path / "checkpoint.safetensors", tmp_path / "checkpoint.safetensors.before"
+    seed = random.randrange(1 << 32)
+    newest.write_bytes(harm(newest.read_bytes(), random.Random(seed)))
+    with caplog.at_level("INFO", "feature_lineage"):
+        resumed, again = trained(tmp=tmp_path)
+    assert f"{newest}: this checkpoint is truncated or damaged" in caplog.text, f"seed {seed}"
+    assert f"going on from step 10 of 12, {before}" in caplog.text, f"seed {seed}"
+    assert torch.equal(whole.W_dec, resumed.W_dec) and again.equals(curve), f"seed {seed}"
+
+
+def test_with_both_checkpoints_damaged_the_training_starts_anew(tmp_path, caplog):
+    whole, curve = trained(tmp=tmp_path)
+    for checkpoint in tmp_path.glob("checkpoint.*"):
+        checkpoint.write_bytes(b"damaged")
+    resumed, again = trained(tmp=tmp_path)
+    assert "going on" not in caplog.text and caplog.text.count("truncated or damaged") == 2
+    assert torch.equal(whole.W_dec, resumed.W_dec) and again.equals(curve)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_an_interrupted_training_ends_in_the_same_bytes(tmp_path, variant):
     options = {"variant": variant, "l0": 6, "measure": lambda autoencoder: float(autoencoder.b_enc.sum())}
@@ -118,7 +159,7 @@ def test_an_interrupted_training_ends_in_the_same_bytes(tmp_path, variant):
 
     whole, curve = trained(tmp=tmp_path, **options)
     assert (tmp_path / "checkpoint.safetensors").exists()
-    (tmp_path / "checkpoint.safetensors").unlink()
+    forget(tmp_path)
     for last in (5, 9):
         with pytest.raises(Interrupted):
             trained(tmp=tmp_path, batches=breaks_at(last), **options)
@@ -135,7 +176,7 @@ def test_an_interrupted_training_ends_in_the_same_bytes(tmp_path, variant):
 
 def test_asked_to_stop_it_saves_first(tmp_path):
     whole, _ = trained(tmp=tmp_path)
-    (tmp_path / "checkpoint.safetensors").unlink()
+    forget(tmp_path)
     answers = iter([False] * 4 + [True] * 2)
     with pytest.raises(Stopped, match="after step 5 of 12"):
         trained(tmp=tmp_path, checkpoint_seconds=1e9, stop=lambda: next(answers))
@@ -335,7 +376,7 @@ def test_loss_recovered_is_measured_at_twenty_steps(tmp_path):
 
 def test_a_child_starts_from_its_parents_autoencoder(tmp_path):
     parent, _ = trained(tmp=tmp_path)
-    (tmp_path / "checkpoint.safetensors").unlink()
+    forget(tmp_path)
     child, _ = trained(tmp=tmp_path, init="parent", parent=parent, steps=1, lr=1e-12, resample_steps=[])
     for name, tensor in parent.tensors().items():
         torch.testing.assert_close(child.tensors()[name], tensor, rtol=1e-4, atol=1e-4)

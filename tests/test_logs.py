@@ -1,5 +1,10 @@
+import errno
+import fcntl
 import logging
+import signal
+import socket
 import subprocess
+import sys
 import warnings
 
 import pytest
@@ -74,9 +79,80 @@ def test_any_other_error_keeps_its_traceback(tmp_path):
     assert "unexpected error" in text
 
 
-def test_interrupt_is_not_swallowed(tmp_path):
-    with pytest.raises(KeyboardInterrupt), job(tmp_path / "step.log"):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
+def test_a_signal_ends_a_job_in_one_line(tmp_path, capsys, number, name):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended, job(tmp_path / "step.log"):
+        signal.raise_signal(number)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == (tmp_path / "step.log").read_text()
+    assert (
+        (tmp_path / "step.log")
+        .read_text()
+        .endswith(f"ERROR ended by {name}; run Snakemake again, what has finished is kept\n")
+    )
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+RUNNING = """
+import sys, time
+from feature_lineage.logs import job
+with job(sys.argv[1]):
+    print("running", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_job_that_runs_already_is_not_run_beside_itself(tmp_path):
+    log = tmp_path / "step.log"
+    other = subprocess.Popen([sys.executable, "-c", RUNNING, str(log)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "running\n"
+        log.unlink()  # as Snakemake does before a job
+        with pytest.raises(SystemExit), job(log):
+            raise AssertionError("two at once")
+        assert f"still running, as process {other.pid} on {socket.gethostname()}" in log.read_text()
+    finally:
+        other.kill()
+        other.wait()
+        other.stdout.close()
+    with job(log):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["step.log"]
+
+
+STOPPED = """
+import os, sys, time
+from feature_lineage.logs import stop_signal
+if os.fork():
+    time.sleep(60)
+with stop_signal() as stop:
+    print(stop(), os.getppid(), flush=True)
+    while not stop():
+        time.sleep(0.01)
+print("stopped", flush=True)
+"""
+
+
+def test_the_end_of_whoever_started_a_job_asks_it_to_stop():
+    other = subprocess.Popen([sys.executable, "-c", STOPPED], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == f"False {other.pid}\n"
+        other.kill()
+        assert other.stdout.readline() == "stopped\n"
+    finally:
+        other.kill()
+        other.wait()
+        other.stdout.close()
+
+
+def test_a_file_system_without_locks_holds_nothing_up(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with job(tmp_path / "step.log"):
+        pass
 
 
 def test_progress_writes_lines_with_a_rate_to_stderr(capsys):

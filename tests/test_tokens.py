@@ -221,6 +221,14 @@ def test_encoding_gives_the_same_bytes_twice(tmp_path, corpus, tokenizer_dir):
     assert sha256(tmp_path / "again") == sha256(directory)
 
 
+def test_shards_of_a_longer_encoding_before_it_go(tmp_path, corpus, tokenizer_dir):
+    documents, directory, _ = corpus
+    encode_corpus(documents, tokenizer_dir, tmp_path / "again", {"digest": "abc"}, shard_tokens=1000)
+    assert len(list((tmp_path / "again").glob("shard-*"))) > 1
+    encode_corpus(documents, tokenizer_dir, tmp_path / "again", {"digest": "abc"})
+    assert sha256(tmp_path / "again") == sha256(directory)
+
+
 def test_large_vocabulary_needs_four_bytes(tmp_path, write_documents):
     vocabulary = {END: 0, "[UNK]": 1} | {f"w{i}": i + 2 for i in range(70_000)}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))

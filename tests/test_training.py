@@ -1,3 +1,5 @@
+import random
+import shutil
 from functools import cache
 
 import numpy as np
@@ -8,7 +10,7 @@ from feature_lineage import training
 from feature_lineage.language_model import evaluate_model
 from feature_lineage.logs import InputError, Stopped
 from feature_lineage.tokens import Windows
-from feature_lineage.training import CURVE, last_checkpoint, train_model
+from feature_lineage.training import CURVE, last_checkpoint, mark_whole, train_model
 
 BLOCK, BATCH = 16, 8
 
@@ -243,12 +245,30 @@ def test_half_written_checkpoint_is_ignored(train, unbroken, tmp_path):
     assert again.equals(curve)
 
 
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_serves(train, tmp_path, caplog):
+    with pytest.raises(Killed):
+        train(kill=16)
+    seed = random.randrange(1 << 32)
+    files = sorted(path.name for path in (tmp_path / "checkpoints" / "checkpoint-14").iterdir())
+    assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json", "whole"} < set(files)
+    for file in files:
+        checkpoints = shutil.copytree(tmp_path / "checkpoints", tmp_path / file)
+        newest, before = (checkpoints / f"checkpoint-{step}" for step in (14, 7))
+        content = bytearray((newest / file).read_bytes())
+        content[random.Random(seed).randrange(len(content))] ^= 1
+        (newest / file).write_bytes(content)
+        caplog.clear()
+        assert last_checkpoint(checkpoints) == before, f"{file}, seed {seed}"
+        assert str(newest) in caplog.text, f"{file}, seed {seed}"
+        assert not newest.exists()
+
+
 def test_last_checkpoint_is_the_newest_whole_one(tmp_path):
     assert last_checkpoint(tmp_path) is None
     for step, whole in ((9, True), (10, True), (100, False)):
         (tmp_path / f"checkpoint-{step}").mkdir()
         if whole:
-            (tmp_path / f"checkpoint-{step}" / "whole").touch()
+            mark_whole(tmp_path / f"checkpoint-{step}")
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
     assert not (tmp_path / "checkpoint-100").exists(), "Trainer would refuse to write over it"
 

@@ -25,6 +25,7 @@ from feature_lineage.logs import InputError
 
 KEY = "provenance"
 PARTIAL = ".partial"  # how the name of a file ends that is being written
+CLOCKS = 60.0  # seconds that the clocks of a cluster's machines may differ by
 _PACKAGES = (
     "feature-lineage",
     "torch",
@@ -60,7 +61,13 @@ def provenance(inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict
     Args:
         inputs: a path, or a list of paths, by name.
         parameters: anything that JSON can hold, by name.
+
+    Raises:
+        InputError: an input is missing, or its time stamp lies in the future.
     """
+    for _, found in inputs.items():
+        for path in [found] if isinstance(found, str | Path) else found:
+            _refuse_future(Path(path))
     record = {
         "versions": {name: found for name in _PACKAGES if (found := _version(name))},
         "inputs": {
@@ -71,6 +78,15 @@ def provenance(inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict
     }
     text = json.dumps(record, sort_keys=True)
     return json.loads(text) | {"digest": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def _refuse_future(path: Path) -> None:
+    """Snakemake throws away what a job made from an input that is newer than it: say so before the work rather than after it."""
+    if path.exists() and (ahead := path.stat().st_mtime - time.time()) > CLOCKS:
+        raise InputError(
+            f"{path}: its time stamp lies {ahead:,.0f} s in the future; set this machine's clock right, or say `touch {path}`: "
+            "a time stamp alone reruns nothing"
+        )
 
 
 def checkpoint_folder(output: str | Path, record: dict[str, Any]) -> Path:

@@ -5,6 +5,7 @@ How it starts, what a run does around its steps (`training_step`): resampling, s
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from feature_lineage.activations import ReadAhead, activation_batches, activations, loss_recovered, spliced_losses
@@ -201,13 +202,13 @@ def train_autoencoder(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     stop: Callable[[], bool] = lambda: False,
 ) -> tuple[SparseAutoencoder, pa.Table]:
-    """Train an autoencoder on a stream of activations; goes on from `checkpoint` if that file exists.
+    """Train an autoencoder on a stream of activations; goes on from `checkpoint` if that file exists and is whole.
 
     Args:
         batches: `batches(step)` yields the activations [tokens, n] of that step and all after it, the same at every call.
         pool: `pool(step)` yields the activations that dead features are resampled from at that step.
         sample: activations [tokens, n] for the start (see `start`).
-        checkpoint: file of this run alone, written now and then, left in place when training ends.
+        checkpoint: file of this run alone, written now and then, left in place when training ends; `.before` the one before it.
         label: name in the progress bar.
         steps: batches to train on.
         tokens_per_step: tokens in a batch.
@@ -242,9 +243,8 @@ def train_autoencoder(
         torch.zeros(features, dtype=torch.int64, device=sample.device),
         Steering(l1),
     )
-    if Path(checkpoint).exists():
-        _restore(checkpoint, run)
-        logger.info("%s: going on from step %d of %d, %s", label, run.step, steps, checkpoint)
+    if restored := _restore(checkpoint, run):
+        logger.info("%s: going on from step %d of %d, %s", label, run.step, steps, restored)
     first, began = run.step, time.monotonic()
     saved = began
 
@@ -390,28 +390,61 @@ def _resample(
 
 
 def _checkpoint(path: str | Path, run: Progress) -> None:
+    """Write a checkpoint with a hash of what it holds; the one before it is kept beside it."""
     tensors = {"last_fired": run.last_fired}
     for name, tensor in vars(run.weights).items():
         tensors[name] = tensor
         tensors |= {f"{name}.{key}": value for key, value in run.adam.state.get(tensor, {}).items()}
-    about = {"step": run.step, "rows": run.rows, "steering": asdict(run.steering)}
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    about = json.dumps({"step": run.step, "rows": run.rows, "steering": asdict(run.steering)})
     with staged(path) as temporary:
-        save_file(tensors, temporary, metadata={"about": json.dumps(about)})
+        save_file(tensors, temporary, metadata={"about": about, "sha256": _digest(about, tensors)})
+        if Path(path).exists():
+            Path(path).replace(_before(path))
 
 
-def _restore(path: str | Path, run: Progress) -> None:
-    with safe_open(path, "pt") as file:
-        about = json.loads(file.metadata()["about"])
-        run.last_fired.copy_(file.get_tensor("last_fired"))
-        held = set(file.keys())
+def _before(path: str | Path) -> Path:
+    return Path(f"{path}.before")
+
+
+def _digest(about: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256(about.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).numpy())
+    return digest.hexdigest()
+
+
+def _restore(path: str | Path, run: Progress) -> Path | None:
+    """Go on from a checkpoint, or if it is damaged from the one before it; which it was, None if there is none."""
+    for file in filter(Path.exists, (Path(path), _before(path))):
+        try:
+            about, tensors = _read_checkpoint(file)
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            logger.warning(
+                "%s: this checkpoint is truncated or damaged (%s); the one before it serves, if any", file, error
+            )
+            continue
+        run.last_fired.copy_(tensors["last_fired"])
         for name, tensor in vars(run.weights).items():
-            tensor.copy_(file.get_tensor(name))
-            if f"{name}.step" in held:
+            tensor.copy_(tensors[name])
+            if f"{name}.step" in tensors:
                 run.adam.state[tensor] = {
-                    key: file.get_tensor(f"{name}.{key}").to(tensor.device if key != "step" else "cpu")
+                    key: tensors[f"{name}.{key}"].to(tensor.device if key != "step" else "cpu")
                     for key in ("step", "exp_avg", "exp_avg_sq")
                 }
-    run.step, run.rows, run.steering = about["step"], about["rows"], Steering(**about["steering"])
+        run.step, run.rows, run.steering = about["step"], about["rows"], Steering(**about["steering"])
+        return file
+    return None
+
+
+def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if metadata["sha256"] != _digest(metadata["about"], tensors):
+        raise ValueError("its contents do not fit their hash")
+    return json.loads(metadata["about"]), tensors
 
 
 def _checkpoint_step(path: str | Path) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shlex
 import signal
+import socket
 import sys
 import threading
 import traceback
@@ -31,8 +33,8 @@ class Stopped(InputError):
 def job(log: str | Path) -> Iterator[None]:
     """Log to stderr and to the file `log` while a job runs.
 
-    An error ends it with exit status 1: an `InputError` in its message alone, any other with a traceback. Either way the last line
-    tells where the log is.
+    An error ends it with exit status 1: an `InputError` in its message alone, any other with a traceback. SIGTERM, which a scheduler's
+    time limit is too, and Ctrl-C end it with 130. The last line tells where the log is.
     """
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     unwritten = None
@@ -51,18 +53,55 @@ def job(log: str | Path) -> Iterator[None]:
     where = f"the log of this job: {shlex.quote(str(Path(log).resolve()))}"
     if unwritten:
         logger.warning("%s: there is no log of this job (%s)", log, unwritten)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        yield
+        with _alone(Path(log)):
+            yield
     except InputError as error:
         logger.error("%s\n%s", error, where)
         raise SystemExit(1) from None
     except Exception:
         logger.error("unexpected error\n%s%s", traceback.format_exc(), where)
         raise SystemExit(1) from None
+    except KeyboardInterrupt as interrupt:
+        what = str(interrupt) or "Ctrl-C"
+        logger.error("ended by %s; run Snakemake again, what has finished is kept\n%s", what, where)
+        raise SystemExit(130) from None
     finally:
+        signal.signal(signal.SIGTERM, before)
         for handler in handlers:
             with suppress(OSError):
                 handler.flush()
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+@contextmanager
+def _alone(log: Path) -> Iterator[None]:
+    """Hold a lock beside the log: a job outlives a Snakemake that is killed, and must not meet its own second run.
+
+    Where a file system has no locks, nothing is held.
+    """
+    path = log.with_name(f".{log.name}.lock")
+    with path.open("a+", encoding="utf-8") as file:
+        with suppress(OSError):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise InputError(
+                    f"{log}: this job is still running, as {file.read() or 'another process'}; the Snakemake that started it has "
+                    "died. Let it end, or end it, and run Snakemake again"
+                ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -70,8 +109,9 @@ def stop_signal() -> Iterator[Callable[[], bool]]:
     """Turn SIGTERM and Ctrl-C into a question: yields a function that tells whether one has come.
 
     For jobs that ask it now and then, save what they have and end by raising `Stopped`. A second signal ends the job at once.
+    A Snakemake that was killed cannot send any, and would make all again that its jobs finish without it: its end counts too.
     """
-    came = threading.Event()
+    came, parent = threading.Event(), os.getppid()
 
     def handle(number: int, frame: object) -> None:
         came.set()
@@ -84,7 +124,7 @@ def stop_signal() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
     try:
-        yield came.is_set
+        yield lambda: came.is_set() or os.getppid() != parent
     finally:
         restore()
 

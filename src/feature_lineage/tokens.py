@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,13 +128,15 @@ def encode_corpus(
     """Encode a Parquet file of documents into token shards, an end token after each document; returns the tokens written.
 
     The directory holds `shard-00000.npy`, … (uint16, or uint32 for vocabularies above 65,536), `documents.parquet` (tokens of
-    each document, its end token counted) and `index.json`. One shard and one batch of documents are held at a time.
+    each document, its end token counted) and `index.json`. One shard and one batch of documents are held at a time. What was in
+    the directory before goes: its shards may be more.
     """
     encoder = load_tokenizer(tokenizer)
     dtype = np.uint16 if len(encoder) <= 1 << 16 else np.uint32
     shards: list[dict[str, Any]] = []
     total = count = 0
 
+    shutil.rmtree(output, ignore_errors=True)
     with staged(output) as folder:
         folder.mkdir()
         buffer = np.empty(shard_tokens, dtype)
@@ -183,6 +186,11 @@ def encode_corpus(
         write_json(folder / "index.json", index, record)
     logger.info("%s: %s tokens in %s documents, %d shards", output, f"{total:,}", f"{count:,}", len(shards))
     return total
+
+
+def token_directories(corpora: Sequence[str], indices: Sequence[str | Path]) -> dict[str, Path]:
+    """Token directory by corpus, told from their index files."""
+    return {corpus: Path(index).parent for corpus, index in zip(corpora, indices, strict=True)}
 
 
 def read_index(directory: str | Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable, Mapping
@@ -23,9 +24,9 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
-from feature_lineage.artifacts import full_disk_named
+from feature_lineage.artifacts import full_disk_named, sha256
 from feature_lineage.language_model import device
-from feature_lineage.logs import Stopped, logger, progress
+from feature_lineage.logs import InputError, Stopped, logger, progress
 from feature_lineage.tokens import Windows
 
 CURVE = pa.schema(
@@ -90,7 +91,7 @@ class _Progress(TrainerCallback):
             )
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
+        mark_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.bar.close()
@@ -99,15 +100,35 @@ class _Progress(TrainerCallback):
 _WHOLE = "whole"
 
 
+def mark_whole(checkpoint: Path) -> None:
+    """Write the hash of each file of a checkpoint that is complete into its mark."""
+    hashes = {file.name: sha256(file) for file in sorted(checkpoint.iterdir()) if file.is_file()}
+    (checkpoint / _WHOLE).write_text(json.dumps(hashes, indent=2), encoding="utf-8")
+
+
 def last_checkpoint(folder: str | Path) -> Path | None:
-    """The newest checkpoint that was written to its end; those that were not are deleted."""
-    whole = []
-    for checkpoint in Path(folder).glob("checkpoint-*"):
-        if (checkpoint / _WHOLE).exists():
-            whole.append(checkpoint)
-        else:
-            shutil.rmtree(checkpoint)
-    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+    """The newest checkpoint that was written to its end and is still as it was; newer ones that are not are deleted."""
+    found = sorted(Path(folder).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
+    for checkpoint in found:
+        if (problem := _damage(checkpoint)) is None:
+            return checkpoint
+        logger.warning("%s; the checkpoint is deleted, the one before it serves", problem)
+        shutil.rmtree(checkpoint)
+    return None
+
+
+def _damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint: the mark is missing, or a file is not the one that was hashed."""
+    try:
+        hashes = json.loads((checkpoint / _WHOLE).read_text(encoding="utf-8"))
+        changed = [name for name, digest in hashes.items() if sha256(checkpoint / name) != digest]
+    except FileNotFoundError:
+        return f"{checkpoint}: was not written to its end"
+    except InputError as error:
+        return str(error)
+    except ValueError:
+        changed = [_WHOLE]
+    return f"{checkpoint / changed[0]}: truncated or damaged" if changed else None
 
 
 def train_model(

@@ -17,11 +17,11 @@ def bare(tmp_path_factory) -> Workplace:
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory, bare) -> Workplace:
-    """The tiny study, finished. Copy it before anything else than a dry run."""
+    """The tiny study, finished, its jobs' scripts kept. Copy it before anything else than a dry run."""
     root = shared(tmp_path_factory, "study")
     with FileLock(f"{root}.lock"):
         if not root.exists():
-            run = bare.copy(root).snakemake("-c2")
+            run = bare.copy(root).snakemake("-c2", "--skip-script-cleanup")
             (root / "run.txt").write_text(run.output)
             (root / "exit_status").write_text(str(run.code))
         assert (root / "exit_status").read_text() == "0", (root / "run.txt").read_text()

@@ -72,8 +72,10 @@ def names(*kinds):
 
 
 def tokens(corpora, split):
-    """Token directories of some corpora."""
-    return expand("<results>/tokens/{corpus}/{split}", corpus=corpora, split=split)
+    """The index files of some corpora's token directories: of a file, unlike of a directory, Snakemake sees if it was only touched."""
+    return expand(
+        "<results>/tokens/{corpus}/{split}/index.json", corpus=corpora, split=split
+    )
 
 
 CHECKPOINT = (

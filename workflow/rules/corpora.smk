@@ -83,8 +83,8 @@ rule encode_corpus:
         tokenizer="<results>/tokenizer/tokenizer.json",
         tokenizer_config="<results>/tokenizer/tokenizer_config.json",
     output:
-        train=directory("<results>/tokens/{corpus}/train"),
-        validation=directory("<results>/tokens/{corpus}/validation"),
+        train="<results>/tokens/{corpus}/train/index.json",
+        validation="<results>/tokens/{corpus}/validation/index.json",
     log:
         "<logs>/encode_corpus/{corpus}.log",
     benchmark:

@@ -5,11 +5,12 @@ from typing import Any
 from feature_lineage.artifacts import provenance, write_tensors
 from feature_lineage.logs import job
 from feature_lineage.samples import draw_sample
+from feature_lineage.tokens import token_directories
 
 
 def main(smk: Any) -> None:
     with job(smk.log[0]):
-        directories = dict(zip(smk.params.corpora, smk.input.validation, strict=True))
+        directories = token_directories(smk.params.corpora, smk.input.validation)
         sample = draw_sample(directories, smk.params.tokens, smk.params.context, smk.params.seed)
         write_tensors(smk.output.sample, sample, provenance(smk.input, smk.params))
 

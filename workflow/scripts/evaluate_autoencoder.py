@@ -11,6 +11,7 @@ from feature_lineage.autoencoder import load_autoencoder
 from feature_lineage.evaluation import evaluate_autoencoder
 from feature_lineage.language_model import device
 from feature_lineage.logs import job
+from feature_lineage.tokens import token_directories
 
 
 def main(smk: Any) -> None:
@@ -20,7 +21,7 @@ def main(smk: Any) -> None:
             load_hooked(Path(smk.input.model[0]).parent, smk.params.hook),
             smk.params.hook,
             load_autoencoder(Path(smk.input.weights).parent, device()),
-            dict(zip(smk.params.corpora, smk.input.validation, strict=True)),
+            token_directories(smk.params.corpora, smk.input.validation),
             smk.params.context,
             smk.params.evaluation_tokens,
             f"evaluation {Path(smk.log[0]).stem}",

@@ -8,14 +8,14 @@ import torch
 from feature_lineage.artifacts import provenance, write_json
 from feature_lineage.language_model import device, evaluate_model, load_model
 from feature_lineage.logs import job
-from feature_lineage.tokens import Windows
+from feature_lineage.tokens import Windows, token_directories
 
 
 def main(smk: Any) -> None:
     with job(smk.log[0]):
         torch.set_num_threads(smk.params.threads)
         model = load_model(Path(smk.input.model[0]).parent).to(device())
-        windows = Windows(dict(zip(smk.params.corpora, smk.input.validation, strict=True)), smk.params.block)
+        windows = Windows(token_directories(smk.params.corpora, smk.input.validation), smk.params.block)
         found = {
             corpus: evaluate_model(model, windows, windows.spread(number, smk.params.evaluation_tokens))
             for number, corpus in enumerate(windows.corpora)

@@ -9,6 +9,7 @@ from feature_lineage.artifacts import provenance, write_table
 from feature_lineage.language_model import device, load_model
 from feature_lineage.logs import job
 from feature_lineage.merge import SWEEP, sweep
+from feature_lineage.tokens import token_directories
 
 
 def main(smk: Any) -> None:
@@ -22,7 +23,7 @@ def main(smk: Any) -> None:
             second,
             smk.params.method,
             smk.params.points,
-            dict(zip(smk.params.corpora, smk.input.validation, strict=True)),
+            token_directories(smk.params.corpora, smk.input.validation),
             block=smk.params.block,
             evaluation_tokens=smk.params.evaluation_tokens,
             label=Path(smk.output.sweep).parent.name,

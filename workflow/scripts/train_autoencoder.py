@@ -12,6 +12,7 @@ from feature_lineage.autoencoder import load_autoencoder, save_autoencoder
 from feature_lineage.autoencoder_training import CURVE, train_on_model
 from feature_lineage.language_model import device
 from feature_lineage.logs import job, stop_signal
+from feature_lineage.tokens import token_directories
 
 
 def main(smk: Any) -> None:
@@ -24,8 +25,8 @@ def main(smk: Any) -> None:
         parent = smk.input.parent
         autoencoder, curve = train_on_model(
             load_hooked(Path(smk.input.model[0]).parent, options["hook"]),
-            dict(zip(smk.params.corpora, smk.input.train, strict=True)),
-            dict(zip(smk.params.corpora, smk.input.validation, strict=True)),
+            token_directories(smk.params.corpora, smk.input.train),
+            token_directories(smk.params.corpora, smk.input.validation),
             checkpoints / "autoencoder.safetensors",
             label=f"autoencoder {output.parent.name} {output.name}",
             seed=smk.params.seed,
@@ -35,7 +36,7 @@ def main(smk: Any) -> None:
         )
         save_autoencoder(autoencoder, output, options["hook"], options["context"], record)
         write_table(smk.output.curve, curve, CURVE, record)
-        shutil.rmtree(checkpoints.parent)
+        shutil.rmtree(checkpoints.parent, ignore_errors=True)
 
 
 if __name__ == "__main__":

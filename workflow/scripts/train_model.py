@@ -9,6 +9,7 @@ import torch
 from feature_lineage.artifacts import checkpoint_folder, provenance, write_table
 from feature_lineage.language_model import build_model, load_model, save_model
 from feature_lineage.logs import job, stop_signal
+from feature_lineage.tokens import token_directories
 from feature_lineage.training import CURVE, train_model
 
 
@@ -24,8 +25,8 @@ def main(smk: Any) -> None:
         checkpoints = checkpoint_folder(output, record)
         curve = train_model(
             model,
-            dict(zip(smk.params.train, smk.input.train, strict=True)),
-            dict(zip(smk.params.validation, smk.input.validation, strict=True)),
+            token_directories(smk.params.train, smk.input.train),
+            token_directories(smk.params.validation, smk.input.validation),
             checkpoints,
             label=output.name,
             seed=smk.params.seed,
@@ -36,7 +37,7 @@ def main(smk: Any) -> None:
         )
         save_model(model, tokenizer, output, record)
         write_table(smk.output.curve, curve, CURVE, record)
-        shutil.rmtree(checkpoints.parent)
+        shutil.rmtree(checkpoints.parent, ignore_errors=True)
 
 
 if __name__ == "__main__":

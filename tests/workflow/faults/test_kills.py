@@ -1,4 +1,4 @@
-"""Training jobs killed with SIGKILL: nothing half-written is left, the next run goes on, and ends in the same bytes."""
+"""Snakemake and its jobs killed, stopped and interrupted: what the user sees, and that the next run goes on and ends in the same bytes."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ FINAL = (f"{MODEL}/model.safetensors", f"{MODEL}/training.parquet",
 TARGETS = (FINAL[0], FINAL[2])
 OUTPUTS = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "training.parquet",
            "sae_weights.safetensors", "cfg.json")  # fmt: skip
+RULES = ("train_model", "train_autoencoder")
+LOCKED = "Directory cannot be locked"
 
 
 def checkpoints(root: Path) -> dict[str, int]:
@@ -41,16 +43,28 @@ def scripts(snakemake: subprocess.Popen) -> list[psutil.Process]:
     return found
 
 
-def wait_for_new_checkpoints(place, before: dict[str, int], snakemake: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 240
+def go_on(place) -> subprocess.Popen:
+    """Start Snakemake, and wait until each job has written a checkpoint of its own."""
+    before = checkpoints(place.root)
+    snakemake = place.start("-c2", *TARGETS)
+    deadline = time.monotonic() + 300
     while any(now <= before[job] for job, now in checkpoints(place.root).items()):
-        assert snakemake.poll() is None, (place.root / "killed.txt").read_text()
-        assert time.monotonic() < deadline, (place.root / "killed.txt").read_text()
+        assert snakemake.poll() is None, said(place)
+        assert time.monotonic() < deadline, said(place)
         time.sleep(0.01)
+    return snakemake
 
 
-def under_final_names(root: Path) -> list[str]:
-    folders = (root / MODEL, root / AUTOENCODER)
+def said(place) -> str:
+    return (place.root / "killed.txt").read_text()
+
+
+def logs(place) -> str:
+    return "".join(path.read_text() for path in sorted((place.results / "logs").glob("train_*/*.log")))
+
+
+def under_final_names(place) -> list[str]:
+    folders = (place.root / MODEL, place.root / AUTOENCODER)
     return [path.name for folder in folders if folder.exists() for path in folder.iterdir() if path.name in OUTPUTS]
 
 
@@ -66,74 +80,106 @@ def long(study, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def killed(long):
-    """Killed twice, first the jobs, then Snakemake and all, and then let run to its end."""
+def story(long):
+    """Interrupted in five ways, one after the other, and then let run to its end."""
     place = long.copy(long.root.with_name("killed"))
-    story = {"place": place}
+    told = {"place": place}
 
-    snakemake = place.start("-c2", *TARGETS)
-    wait_for_new_checkpoints(place, {"train_model": 0, "train_autoencoder": 0}, snakemake)
+    def note(name: str, code: int | None) -> None:
+        told[name] = {"code": code, "output": said(place), "logs": logs(place), "left": under_final_names(place)}
+
+    snakemake = go_on(place)
     jobs = scripts(snakemake)
     for job in jobs:
         job.kill()
-    story |= {"jobs killed": len(jobs), "exit status": snakemake.wait(120)}
-    story |= {"first output": (place.root / "killed.txt").read_text(), "left by jobs": under_final_names(place.root)}
-    story["checkpoints"] = before = checkpoints(place.root)
+    note("jobs killed", snakemake.wait(300))
+    told["jobs"] = len(jobs)
 
-    snakemake = place.start("-c2", *TARGETS)
-    wait_for_new_checkpoints(place, before, snakemake)
+    snakemake = go_on(place)
+    told["second at once"] = place.snakemake("-c2", *TARGETS)
+    os.killpg(snakemake.pid, signal.SIGINT)  # as a terminal does
+    note("Ctrl-C", snakemake.wait(300))
+
+    snakemake = go_on(place)
+    snakemake.terminate()
+    note("SIGTERM", snakemake.wait(300))
+
+    snakemake = go_on(place)
     os.killpg(snakemake.pid, signal.SIGKILL)
-    snakemake.wait(120)
-    story |= {"second output": (place.root / "killed.txt").read_text(), "left by all": under_final_names(place.root)}
+    note("all killed", snakemake.wait(300))
+    told["plain"] = place.snakemake("-c2", *TARGETS)
+    told["unlock"] = place.snakemake("--unlock")
+    told["plan"] = place.plan(*TARGETS)
 
-    story["plain"] = place.snakemake("-c2", *TARGETS)
-    story["unlock"] = place.snakemake("--unlock")
-    story["plan"] = place.plan(*TARGETS)
-    story["last"] = place.snakemake("-c2", *TARGETS)
-    return story
-
-
-def test_a_killed_job_fails_the_run_and_leaves_no_file_under_a_final_name(killed):
-    assert killed["jobs killed"] == 2
-    assert killed["exit status"] != 0
-    for rule in ("train_model", "train_autoencoder"):
-        assert f"Error in rule {rule}" in killed["first output"]
-    assert killed["left by jobs"] == []
-    assert all(killed["checkpoints"].values())
+    snakemake = go_on(place)
+    orphans = scripts(snakemake)
+    snakemake.kill()
+    snakemake.wait(300)
+    told["live on"] = psutil.wait_procs(orphans, timeout=60)[1]
+    note("Snakemake killed", snakemake.returncode)
+    assert place.snakemake("--unlock").code == 0
+    told["last"] = place.snakemake("-c2", *TARGETS)
+    told["logs"] = logs(place)
+    return told
 
 
-def test_snakemake_killed_with_its_jobs_leaves_no_file_under_a_final_name(killed):
-    assert killed["left by all"] == []
+def test_killed_jobs_fail_the_run_which_names_them(story):
+    found = story["jobs killed"]
+    assert story["jobs"] == 2 and found["code"] == 1
+    assert all(f"Error in rule {rule}" in found["output"] for rule in RULES), found["output"]
 
 
-def test_after_snakemake_itself_was_killed_the_next_run_names_the_way_out(killed):
-    assert killed["plain"].code != 0
-    assert "--unlock" in killed["plain"].output, killed["plain"]
-    assert killed["unlock"].code == 0, killed["unlock"]
-    assert set(killed["plan"]) == {"train_model long", "train_autoencoder base 0"}
+@pytest.mark.parametrize("how", ["jobs killed", "Ctrl-C", "SIGTERM", "all killed", "Snakemake killed"])
+def test_nothing_half_written_is_left_under_a_final_name(story, how):
+    assert story[how]["left"] == []
 
 
-def test_the_next_run_goes_on_from_the_last_checkpoint(killed):
-    last = killed["last"]
-    assert last.code == 0, last
-    for output in (killed["second output"], last.output):
-        assert "long: going on from" in output
-        assert "autoencoder base seed0: going on from step" in output
-    logs = killed["place"].results / "logs"
-    assert "going on from" in (logs / "train_model" / "long.log").read_text()
-    assert "going on from" in (logs / "train_autoencoder" / "base.seed0.log").read_text()
+@pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
+def test_asked_to_stop_jobs_save_what_they_have_and_snakemake_unlocks(story, how):
+    found = story[how]
+    assert found["code"] not in (0, None), found["output"]
+    assert "long: stopped after step" in found["logs"], found
+    assert "autoencoder base seed0: stopped after step" in found["logs"], found
+    assert found["logs"].count("started again it goes on from") == 2
+    assert LOCKED not in found["output"]
+    assert "Traceback" not in found["output"]
 
 
-def test_a_run_killed_twice_ends_in_the_bytes_of_an_unbroken_one(long, killed):
+def test_a_second_snakemake_at_once_is_refused_and_disturbs_nothing(story):
+    second = story["second at once"]
+    assert second.refused() and LOCKED in second.output and "no other Snakemake process" in second.output, second
+
+
+def test_after_snakemake_itself_was_killed_the_next_run_names_the_way_out(story):
+    assert story["plain"].refused() and LOCKED in story["plain"].output
+    assert "--unlock" in story["plain"].output, story["plain"]
+    assert story["unlock"].code == 0, story["unlock"]
+    assert set(story["plan"]) == {"train_model long", "train_autoencoder base 0"}
+
+
+def test_trainings_whose_snakemake_was_killed_save_what_they_have_and_end(story):
+    assert story["live on"] == []
+    assert story["Snakemake killed"]["logs"].count("started again it goes on from") == 2, story["Snakemake killed"]
+
+
+def test_each_run_goes_on_from_the_last_checkpoint(story):
+    for how in ("Ctrl-C", "SIGTERM", "all killed", "Snakemake killed"):
+        assert "long: going on from" in story[how]["output"], how
+        assert "autoencoder base seed0: going on from step" in story[how]["output"], how
+    assert "long: going on from" in story["logs"] and "autoencoder base seed0: going on from step" in story["logs"]
+
+
+def test_a_run_interrupted_five_times_ends_in_the_bytes_of_an_unbroken_one(long, story):
+    assert story["last"].code == 0, story["last"]
     unbroken = long.snakemake("-c2", *TARGETS)
     assert unbroken.code == 0, unbroken
     assert "going on from" not in unbroken.output
     for file in FINAL:
-        assert (killed["place"].root / file).read_bytes() == (long.root / file).read_bytes(), file
+        assert (story["place"].root / file).read_bytes() == (long.root / file).read_bytes(), file
 
 
-def test_nothing_but_the_results_is_left_when_a_killed_run_has_ended(long, killed):
-    for folder in (MODEL, AUTOENCODER):
-        left, expected = ({p.name for p in (place.root / folder).parent.iterdir()} for place in (killed["place"], long))
+def test_nothing_but_the_results_is_left_when_an_interrupted_run_has_ended(long, story):
+    for folder in (MODEL, AUTOENCODER, "results/tiny/logs/train_model/long.log"):
+        left, expected = ({p.name for p in (place.root / folder).parent.iterdir()} for place in (story["place"], long))
         assert left == expected
-        assert not [name for name in left if name.endswith((".partial", ".checkpoints"))]
+        assert not [name for name in left if name.endswith((".partial", ".checkpoints", ".lock"))]
