@@ -162,7 +162,7 @@ def no_space(error: BaseException | None) -> bool:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():  # what a link leads to is not ours
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
