@@ -237,7 +237,7 @@ def test_the_policy_allows_nothing_from_outside_and_no_inline_script(page):
     text = page()
     policy = unescape(re.search(r'http-equiv="Content-Security-Policy" content="(.*?)"', text)[1])
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
-    assert rules["default-src"] == "'none'" and rules["script-src"] == "'self' file:"
+    assert rules["default-src"] == "'none'" and rules["script-src"] == "'nonce-abc' 'strict-dynamic'"
     assert "http" not in policy and "*" not in policy
     assert not re.findall(r"\son\w+=", re.sub(r">[^<]*<", "><", text))
     assert not [

@@ -351,7 +351,7 @@ def _free(path: Path) -> int:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():  # what a link leads to is not ours
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

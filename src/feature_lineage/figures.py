@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +31,16 @@ def write_figure(figure: go.Figure, path: str | Path, page: str | Path, record: 
         note = json.dumps(record, sort_keys=True).replace("<", "\\u003c")
         head, _, tail = html.rpartition("</body>")
         html = f'{head}<script type="application/json" id="{KEY}">{note}</script></body>{tail}'
+        html = html.replace("<head>", f'<head><meta http-equiv="Content-Security-Policy" content="{_policy(html)}">', 1)
         temporary.write_text(html, encoding="utf-8")
+
+
+def _policy(html: str) -> str:
+    """A content security policy that allows the scripts that a page has in itself, and nothing from outside."""
+    scripts = re.findall(r"<script[^>]*>(.*?)</script>", html, re.DOTALL)
+    hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{found}'" for found in hashes)
+    return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
 
 
 def colours(names: list[str]) -> dict[str, str]:

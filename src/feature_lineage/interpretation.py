@@ -57,6 +57,7 @@ UNITS = 8  # a document with more than this fraction of its corpus's windows is 
 SIMULATED = 15  # excerpts in a request: longer lists make a language model lose count
 SNIPPETS = 10  # with and without activation, in a detection request
 EXPLANATION_TOKENS = 120
+LONGEST_EXPLANATION = 4000  # characters; what is longer was not asked for
 
 
 # --- features and windows ----------------------------------------------------------------------------------
@@ -384,6 +385,8 @@ def read_explanation(reply: Reply) -> str:
     text = " ".join(reply.text.split())
     if not text:
         raise Malformed("an empty explanation")
+    if len(text) > LONGEST_EXPLANATION:
+        raise Malformed(f"an explanation of {len(text):,} characters, more than {LONGEST_EXPLANATION:,}")
     return text
 
 
@@ -426,7 +429,7 @@ def read_simulation(reply: Reply, count: int) -> np.ndarray:
     for line in lines:
         value = float(line[2])
         if value > LEVELS:
-            raise Malformed(f"an activation of {line[2]}, more than {LEVELS}")
+            raise Malformed(f"an activation of {line[2][:12]}, more than {LEVELS}")
         token, alternatives = starts.get(line.start(2), ("", {}))
         if token == line[2]:  # a number of several tokens has no log-probability of its own
             weights = {int(n): math.exp(min(p, 0.0)) for n, p in alternatives.items() if int(n) <= LEVELS}

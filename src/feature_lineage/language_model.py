@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from feature_lineage.artifacts import digests, seal, staged, tensor_metadata, verify_files
@@ -61,14 +61,23 @@ def published_model(path: str | Path, revision: str | None = None) -> PreTrained
         InputError: it cannot be loaded, or tensors are missing or misshapen; names the path.
     """
     try:
+        config = AutoConfig.from_pretrained(str(path), revision=revision or "main", trust_remote_code=False)
+        if "/" in str(config._attn_implementation):
+            raise InputError(
+                f"model {path}: its config.json asks for {config._attn_implementation!r}, an attention kernel from the hub, which is "
+                "code that is not run here; remove `_attn_implementation` from it"
+            )
         model, report = AutoModelForCausalLM.from_pretrained(
             str(path),
+            config=config,
             revision=revision or "main",
             dtype=torch.float32,
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
         )
+    except InputError:
+        raise
     except Exception as error:  # transformers, safetensors and the hub raise many kinds
         raise InputError(
             f"model {path}: cannot be loaded ({error}); check the name or path, the revision and the network"

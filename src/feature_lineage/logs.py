@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import shlex
 import signal
 import socket
@@ -29,6 +30,25 @@ class Stopped(InputError):
     """The job was asked to stop and has saved what it had."""
 
 
+# What moves a terminal's cursor, changes its title or turns the direction of writing; line breaks and tabs are left.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Text with its control characters written out, as `\\x1b` or `\\u202e`: that of a corpus or an endpoint can hold any."""
+
+    def escaped(found: re.Match[str]) -> str:
+        number = ord(found[0])
+        return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}"
+
+    return _UNPRINTABLE.sub(escaped, text)
+
+
+class _Printable(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 @contextmanager
 def job(log: str | Path) -> Iterator[None]:
     """Log to stderr and to the file `log` while a job runs.
@@ -45,7 +65,7 @@ def job(log: str | Path) -> Iterator[None]:
         unwritten = error
     logging.raiseExceptions = False  # on a full disk lines are lost, without a traceback for each
     for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     logging.captureWarnings(True)
     logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
     logger.setLevel(logging.INFO)

@@ -53,9 +53,16 @@ function el(tag, attributes, ...children) {
   return element;
 }
 
-// A token with its line breaks and tabs drawn, and its blanks where there is nothing else.
+// What has no shape of its own or turns the direction of writing, as `logs.printable` writes it out.
+const UNPRINTABLE = /[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
+function printable(character) {
+  const number = character.charCodeAt(0);
+  return number < 256 ? `\\x${number.toString(16).padStart(2, "0")}` : `\\u${number.toString(16).padStart(4, "0")}`;
+}
+
+// A token with its line breaks, tabs and other control characters drawn, and its blanks where there is nothing else.
 function visible(text) {
-  const drawn = text.replaceAll("\r", "␍").replaceAll("\n", "↵").replaceAll("\t", "⇥");
+  const drawn = text.replaceAll("\r", "␍").replaceAll("\n", "↵").replaceAll("\t", "⇥").replace(UNPRINTABLE, printable);
   return /[^↵⇥␍ ]/.test(drawn) ? drawn : drawn.replaceAll(" ", "·");
 }
 

@@ -19,9 +19,16 @@ from feature_lineage.artifacts import read_json, staged
 from feature_lineage.browser import Features, write_browser, write_script
 from feature_lineage.categories import DEFINITIONS, RULE
 from feature_lineage.interpretation import verdict
+from feature_lineage.logs import printable
 
 HERE = Path(__file__).parent
 LIBRARY = HERE / "report_files"  # the table of the feature browser, as its authors publish it
+# Of scripts, the page's two and those that they load: none inline, none made of text, no other file. Plotly writes styles into the page;
+# they can load nothing, as images are those alone that the page makes itself.
+POLICY = (
+    "default-src 'none'; script-src 'nonce-{nonce}' 'strict-dynamic'; style-src 'self' file: 'unsafe-inline'; img-src data: blob:; "
+    "base-uri 'none'; form-action 'none'"
+)
 PARTS = ("assets", "data", "figures", "index.html")
 
 
@@ -73,7 +80,11 @@ def write_report(
     above: dict[str, set[str]] = {}
     for edge in summary["edges"]:
         above.setdefault(edge["child"], set()).add(edge["parent"])
+    # Texts in the page were there before it, and the digest depends on them: none can hold it.
+    nonce = record["digest"]
     derived = {
+        "nonce": nonce,
+        "policy": POLICY.format(nonce=nonce),
         "quote": quote(summary, content["controls"], content["not_measured"]),
         "headline": headline(summary),
         "overview": edge_shares(summary),
@@ -144,8 +155,8 @@ def _correlation(r: float | None) -> str:
 
 
 def visible(token: str) -> str:
-    """A token's text with its line breaks and tabs drawn, and its blanks where there is nothing else."""
-    text = token.replace("\r", "␍").replace("\n", "↵").replace("\t", "⇥")
+    """A token's text with its line breaks, tabs and other control characters drawn, and its blanks where there is nothing else."""
+    text = printable(token.replace("\r", "␍").replace("\n", "↵").replace("\t", "⇥"))
     return text if text.strip("↵⇥␍ ") else text.replace(" ", "·")
 
 

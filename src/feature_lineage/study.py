@@ -456,8 +456,10 @@ class Interpretation(Block):
         description="Language model that explains features and simulates activations. Not set, none is asked and nothing is paid: the "
         "scores are those of the token-statistics baseline.",
     )
-    base_url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s@]+$")] = Field(
-        "https://api.openai.com/v1", description="Endpoint that speaks the OpenAI chat-completions protocol."
+    base_url: Annotated[str, StringConstraints(pattern=r"^https?://[^\s@?#]+$")] = Field(
+        "https://api.openai.com/v1",
+        description="Endpoint that speaks the OpenAI chat-completions protocol, without user, password or query: no secret stands in "
+        "an address. A key is sent over https or to this machine alone.",
     )
     key_env: Annotated[str, StringConstraints(pattern=r"^[A-Z_][A-Z0-9_]*$", max_length=64)] = Field(
         "OPENAI_API_KEY",
@@ -736,6 +738,10 @@ class _Hidden:
         return "a text, not shown as it may be a key"
 
 
+_SECRET = re.compile(
+    r"key|token|secret|password|auth", re.IGNORECASE
+)  # in the name of a key that the study doesn't know
+
 _KINDS = {
     "corpora": (CORPORA, 2),
     "models": (MODELS, 2),
@@ -748,14 +754,16 @@ _TYPE = re.compile(r"(literal\[|list\[|constrained-|str$|float$)")  # what pydan
 def _problem(entry: Any) -> tuple[str, Any, str]:
     """(key, value found, what is allowed) of one of pydantic's errors."""
     loc = [part for part in entry["loc"] if part != "[key]"]
-    if loc[:1] == ["interpretation"] and len(loc) > 1 and isinstance(entry["input"], str):
+    unknown = entry["type"] == "extra_forbidden"
+    secret = loc[:1] == ["interpretation"] or (unknown and _SECRET.search(str(loc[-1])))
+    if secret and isinstance(entry["input"], str | list):
         entry = entry | {"input": _Hidden()}
     kinds, at = _KINDS.get(str(loc[0]) if loc else "", ({}, 0))
     if len(loc) > at and loc[at] in kinds:
         del loc[at]
     key = ".".join(str(part) for i, part in enumerate(loc) if i < 2 or not _TYPE.match(str(part)))
     kind = entry["type"]
-    if kind == "extra_forbidden":
+    if unknown:
         allowed = _siblings(entry["loc"])
         near = difflib.get_close_matches(str(loc[-1]), allowed, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""

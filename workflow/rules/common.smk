@@ -110,9 +110,13 @@ def corpus_files(wildcards):
     found = [
         glob.glob(p, recursive=True) if glob.has_magic(p) else [p] for p in patterns
     ]
-    return sorted(
-        {path for paths in found for path in paths if not os.path.isdir(path)}
-    )
+    files = {path for paths in found for path in paths if not os.path.isdir(path)}
+    for path in sorted(files):
+        if "{" in path:
+            raise WorkflowError(
+                f"corpora.{wildcards.corpus}.files: {path!r} has a brace in its name, which Snakemake takes for a wildcard; rename it"
+            )
+    return sorted(files)
 
 
 def package_version(wildcards):
