@@ -47,6 +47,21 @@ localrules:
     interpretations,
 
 
+# Seconds each, whatever the study; the images need a browser. On a cluster they run where Snakemake does.
+localrules:
+    count_categories,
+    compare_transfers,
+    join_control,
+    draw_sankey,
+    draw_curves,
+    draw_sweep,
+    draw_training,
+    draw_autoencoders,
+    draw_scores,
+    tabulate_figures,
+    export_figures,
+
+
 rule models:
     input:
         expand("<results>/models/{model}/evaluation.json", model=study.models),

@@ -1,4 +1,5 @@
 import logging
+import subprocess
 import warnings
 
 import pytest
@@ -40,13 +41,27 @@ def test_job_starts_a_new_log(tmp_path):
     assert "earlier" not in (tmp_path / "step.log").read_text()
 
 
-def test_input_error_is_one_line_without_traceback(tmp_path, capsys):
+def test_input_error_is_its_message_and_where_the_log_is(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended, job(tmp_path / "step.log"):
         raise InputError("corpus.txt: truncated; fetch it again")
     assert ended.value.code == 1
     for text in ((tmp_path / "step.log").read_text(), capsys.readouterr().err):
-        assert text.count("\n") == 1
-        assert text.endswith("ERROR corpus.txt: truncated; fetch it again\n")
+        first, last = text.splitlines()
+        assert first.endswith("ERROR corpus.txt: truncated; fetch it again")
+        assert last == f"the log of this job: {tmp_path / 'step.log'}"
+
+
+@pytest.mark.parametrize(
+    "error", [InputError("too small"), ZeroDivisionError("a mistake of ours")], ids=lambda e: type(e).__name__
+)
+def test_where_the_log_is_can_be_pasted_into_a_shell(tmp_path, monkeypatch, error):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit), job("my logs/it's a step.log"):
+        raise error
+    last = (tmp_path / "my logs" / "it's a step.log").read_text().splitlines()[-1]
+    assert last.startswith("the log of this job: ")
+    pasted = subprocess.run("cat " + last.partition(": ")[2], shell=True, cwd="/", capture_output=True, text=True)
+    assert last in pasted.stdout
 
 
 def test_any_other_error_keeps_its_traceback(tmp_path):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +29,11 @@ class Stopped(InputError):
 
 @contextmanager
 def job(log: str | Path) -> Iterator[None]:
-    """Log to stderr and to the file `log` while a job runs; an `InputError` ends it in one line, exit status 1."""
+    """Log to stderr and to the file `log` while a job runs.
+
+    An error ends it with exit status 1: an `InputError` in its message alone, any other with a traceback. Either way the last line
+    tells where the log is.
+    """
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     handlers = [logging.StreamHandler(sys.stderr), logging.FileHandler(log, mode="w", encoding="utf-8")]
     for handler in handlers:
@@ -36,13 +42,14 @@ def job(log: str | Path) -> Iterator[None]:
     logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
     logger.setLevel(logging.INFO)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    where = f"the log of this job: {shlex.quote(str(Path(log).resolve()))}"
     try:
         yield
     except InputError as error:
-        logger.error("%s", error)
+        logger.error("%s\n%s", error, where)
         raise SystemExit(1) from None
     except Exception:
-        logger.exception("unexpected error; the log is %s", log)
+        logger.error("unexpected error\n%s%s", traceback.format_exc(), where)
         raise SystemExit(1) from None
     finally:
         for handler in handlers:

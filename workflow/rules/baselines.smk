@@ -29,6 +29,8 @@ rule make_untrained:
     conda:
         CONDA
     threads: 1
+    resources:
+        **needs("make_untrained"),
     params:
         # Not the root's own start, which its training does not wholly leave behind.
         seed=study.seed + 1,
@@ -268,6 +270,8 @@ rule compare_merges:
     conda:
         CONDA
     threads: 1
+    resources:
+        **needs("compare_merges"),
     params:
         models=LINEAR_MERGES,
         methods=[study.models[model].merge.method for model in LINEAR_MERGES],

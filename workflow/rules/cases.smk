@@ -16,6 +16,8 @@ rule collect_contexts:
     conda:
         CONDA
     threads: 1
+    resources:
+        **needs("collect_contexts"),
     params:
         code=code("collect_contexts"),
     script:
@@ -36,6 +38,8 @@ rule categorise_features:
     conda:
         CONDA
     threads: 1
+    resources:
+        **needs("categorise_features"),
     params:
         code=code("categorise_features"),
     script:
@@ -84,6 +88,8 @@ rule find_case:
     conda:
         CONDA
     threads: 1
+    resources:
+        **needs("find_case"),
     params:
         case=lambda w: study.cases[w.case].model_dump(exclude_none=True),
         models=lambda w: study.case_models(w.case),

@@ -4,6 +4,7 @@ import platform
 from importlib import metadata
 
 from feature_lineage.fingerprint import fingerprint
+from feature_lineage.resources import request
 from feature_lineage.study import (
     NAME_PATTERN,
     TrainedModel,
@@ -48,6 +49,18 @@ def code(script):
     """Hash of all the code that a script runs: as a parameter, it makes the step rerun when that code changes."""
     path = os.path.join(workflow.basedir, "workflow", "scripts", f"{script}.py")
     return fingerprint(path)
+
+
+def needs(step):
+    """Memory and run time of a step's jobs, for `resources`; both double when a job is tried again. Run locally, they bind nobody."""
+
+    def asked(wildcards, attempt):
+        return request(study, step, wildcards.get("model"), attempt)
+
+    return {
+        "mem_mb": lambda wildcards, attempt: asked(wildcards, attempt).mem_mb,
+        "runtime": lambda wildcards, attempt: asked(wildcards, attempt).runtime,
+    }
 
 
 def names(*kinds):

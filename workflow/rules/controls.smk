@@ -18,6 +18,8 @@ rule correlate_shifted:
     conda:
         CONDA
     threads: 1
+    resources:
+        **needs("correlate_shifted"),
     params:
         edge=lambda w: {"parent": w.parent, "child": w.child, "seed": int(w.seed)},
         seed=study.seed,
@@ -45,6 +47,8 @@ rule correlate_neurons:
     conda:
         CONDA
     threads: study.threads
+    resources:
+        **needs("correlate_neurons"),
     params:
         edge=lambda w: {"parent": w.parent, "child": w.child},
         threads=study.threads,
@@ -75,6 +79,8 @@ rule correlate_published:
     conda:
         CONDA
     threads: 1
+    resources:
+        **needs("correlate_published"),
     params:
         edge=lambda w: {"parent": w.parent, "child": w.child, "seed": int(w.seed)},
         threshold=study.flow.threshold,

@@ -14,6 +14,8 @@ rule build_corpus:
     conda:
         CONDA
     threads: 1
+    resources:
+        **needs("build_corpus"),
     params:
         name=lambda w: w.corpus,
         source=lambda w: corpus_source(w.corpus),
@@ -45,6 +47,8 @@ if isinstance(study.tokenizer, TrainedTokenizer):
         conda:
             CONDA
         threads: study.threads
+        resources:
+            **needs("train_tokenizer"),
         params:
             vocab_size=study.tokenizer.vocab_size,
             code=code("train_tokenizer"),
@@ -88,6 +92,8 @@ rule encode_corpus:
     conda:
         CONDA
     threads: study.threads
+    resources:
+        **needs("encode_corpus"),
     params:
         code=code("encode_corpus"),
     script:

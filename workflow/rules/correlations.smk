@@ -22,6 +22,8 @@ rule correlate_part:
     conda:
         CONDA
     threads: study.threads
+    resources:
+        **needs("correlate_part"),
     params:
         part=lambda w: int(w.part),
         parts=study.flow.parts,
@@ -50,6 +52,8 @@ rule correlate:
     conda:
         CONDA
     threads: study.threads
+    resources:
+        **needs("correlate"),
     params:
         floor=study.flow.floor,
         min_active=study.flow.min_active,

@@ -39,6 +39,8 @@ rule collect_features:
     conda:
         CONDA
     threads: study.threads
+    resources:
+        **needs("collect_features"),
     params:
         threads=study.threads,
         hook=study.autoencoder.hook,

@@ -21,6 +21,8 @@ rule bootstrap_flow:
     conda:
         CONDA
     threads: 1
+    resources:
+        **needs("bootstrap_flow"),
     params:
         seed=study.seed,
         replicates=study.flow.bootstrap,
@@ -44,6 +46,8 @@ rule weigh_tokens:
     conda:
         CONDA
     threads: 1
+    resources:
+        **needs("weigh_tokens"),
     params:
         corpora=study.flow_corpora(),
         code=code("weigh_tokens"),
@@ -65,6 +69,8 @@ rule weigh_logits:
     conda:
         CONDA
     threads: study.threads
+    resources:
+        **needs("weigh_logits"),
     params:
         threads=study.threads,
         hook=study.autoencoder.hook,
@@ -101,6 +107,8 @@ rule trace_flows:
     conda:
         CONDA
     threads: 1
+    resources:
+        **needs("trace_flows"),
     params:
         seeds=study.autoencoder.seeds,
         models=study.order(),

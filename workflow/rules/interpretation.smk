@@ -23,6 +23,7 @@ rule interpret_features:
     threads: 1
     # Each job sends requests in parallel: profiles/default lets one at a time use an endpoint, whose rate limit is for all.
     resources:
+        **needs("interpret_features"),
         api=0 if study.interpretation.model is None else 1,
     params:
         seed=study.seed,

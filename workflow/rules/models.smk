@@ -20,6 +20,8 @@ rule train_model:
     conda:
         CONDA
     threads: study.threads
+    resources:
+        **needs("train_model"),
     params:
         seed=study.seed,
         threads=study.threads,
@@ -53,6 +55,8 @@ rule import_model:
     conda:
         CONDA
     threads: 1
+    resources:
+        **needs("import_model"),
     params:
         source=lambda w: study.models[w.model].pretrained,
         revision=lambda w: study.models[w.model].revision,
@@ -77,6 +81,8 @@ rule sweep_merge:
     conda:
         CONDA
     threads: study.threads
+    resources:
+        **needs("sweep_merge"),
     params:
         threads=study.threads,
         corpora=lambda w: study.own_corpora(w.model),
@@ -108,6 +114,8 @@ rule merge_models:
     conda:
         CONDA
     threads: 1
+    resources:
+        **needs("merge_models"),
     params:
         method=lambda w: study.models[w.model].merge.method,
         t=lambda w: study.models[w.model].merge.t,
@@ -132,6 +140,8 @@ rule evaluate_model:
     conda:
         CONDA
     threads: study.threads
+    resources:
+        **needs("evaluate_model"),
     params:
         threads=study.threads,
         corpora=study.flow_corpora(),

@@ -62,6 +62,8 @@ rule write_report:
     conda:
         CONDA
     threads: 1
+    resources:
+        **needs("write_report"),
     params:
         study=study.study,
         models=study.order(),

@@ -18,6 +18,8 @@ rule train_autoencoder:
     conda:
         CONDA
     threads: study.threads
+    resources:
+        **needs("train_autoencoder"),
     params:
         seed=lambda w: study.autoencoder_seed(w.model, int(w.seed)),
         threads=study.threads,
@@ -43,6 +45,8 @@ rule evaluate_autoencoder:
     conda:
         CONDA
     threads: study.threads
+    resources:
+        **needs("evaluate_autoencoder"),
     params:
         threads=study.threads,
         corpora=lambda w: study.trace(w.model),

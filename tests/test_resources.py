@@ -1,0 +1,151 @@
+"""What steps ask a cluster for: above what was measured, not far above it, and growing with the study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from feature_lineage.resources import LONGEST, SIZED, request
+from feature_lineage.study import load_study
+
+CHECKOUT = Path(__file__).parents[1]
+PAPER_SIZE = {"autoencoder": {"l0": 30}, "flow": {"tokens": 3_000_000}}
+
+
+def study(file="config/config.yaml", **changes):
+    """A study of the repository with some keys changed, one level deep."""
+    config = yaml.safe_load((CHECKOUT / file).read_text())
+    for key, value in changes.items():
+        config[key] = config.get(key, {}) | value if isinstance(value, dict) else value
+    return load_study(config)
+
+
+DEMO, PAPER = study(), study("config/paper.yaml")
+WIDTH = study("benchmarks/paper_width.yaml", **PAPER_SIZE)
+LARGE = study(
+    "benchmarks/paper_width.yaml", autoencoder={"l0": 30, "expansion": 128}, flow={"tokens": 30_000_000}
+)  # 131,072 features
+
+
+# Resident memory in MB and seconds at the most, as Snakemake's benchmarks have them; docs/benchmarks.md.
+DEMO_MEASURED = {
+    "bootstrap_flow": (415, 3),
+    "build_corpus": (194, 6),
+    "categorise_features": (313, 2),
+    "collect_contexts": (290, 2),
+    "collect_features": (590, 10),
+    "compare_merges": (334, 2),
+    "correlate": (621, 5),
+    "correlate_neurons": (547, 9),
+    "correlate_published": (1395, 20),
+    "correlate_shifted": (595, 11),
+    "encode_corpus": (611, 25),
+    "evaluate_autoencoder": (587, 8),
+    "evaluate_model": (600, 7),
+    "find_case": (508, 3),
+    "interpret_features": (545, 5),
+    "merge_models": (472, 5),
+    "sweep_merge": (595, 16),
+    "trace_flows": (197, 2),
+    "train_autoencoder": (733, 164),
+    "train_model": (555, 256),
+    "train_tokenizer": (236, 13),
+    "weigh_logits": (480, 5),
+    "weigh_tokens": (240, 2),
+    "write_report": (458, 6),
+}
+MEASURED = [
+    *((DEMO, step, *found) for step, found in DEMO_MEASURED.items()),
+    (WIDTH, "train_model", 1038, 314),
+    (WIDTH, "train_autoencoder", 2823, 1424),
+    (WIDTH, "evaluate_autoencoder", 828, 292),
+    (WIDTH, "encode_corpus", 452, 106),
+    (WIDTH, "correlate", 2845, 45),
+    (WIDTH, "categorise_features", 313, 150),  # of the paper's size, its time alone
+    (LARGE, "correlate", 20_080, 51 * 60),
+]
+
+
+@pytest.mark.parametrize(("of", "step", "memory", "seconds"), MEASURED)
+def test_a_request_is_above_what_was_measured_and_a_large_one_not_far_above(of, step, memory, seconds):
+    asked = request(of, step)
+    assert asked.mem_mb > 1.2 * memory
+    assert asked.runtime > 1.3 * seconds / 60
+    if memory > 2000:
+        assert asked.mem_mb < 4 * memory
+
+
+@pytest.mark.parametrize("step", sorted(SIZED))
+def test_every_attempt_asks_for_twice_as_much(step):
+    first, second, third = (request(PAPER, step, attempt=attempt) for attempt in (1, 2, 3))
+    assert second == (2 * first.mem_mb, 2 * first.runtime) and third == (4 * first.mem_mb, 4 * first.runtime)
+
+
+@pytest.mark.parametrize("step", sorted(SIZED))
+def test_a_first_request_is_for_a_day_at_the_most_and_the_paper_asks_for_no_less_than_the_demo(step):
+    paper, demo = request(PAPER, step), request(DEMO, step)
+    assert paper.runtime <= LONGEST
+    assert paper.mem_mb >= demo.mem_mb and paper.runtime >= demo.runtime
+
+
+AUTOENCODER = ("train_autoencoder", "evaluate_autoencoder", "collect_features")
+
+
+@pytest.mark.parametrize(
+    ("steps", "block", "key", "factor", "what"),
+    [
+        (AUTOENCODER, "autoencoder", "expansion", 64, "both"),
+        (AUTOENCODER, "autoencoder", "context", 64, "memory"),
+        (("train_autoencoder",), "autoencoder", "tokens", 100, "runtime"),
+        (("train_autoencoder",), "autoencoder", "batch", 16, "memory"),
+        (("collect_features",), "flow", "tokens", 1000, "runtime"),
+        (("correlate", "correlate_shifted", "correlate_published", "weigh_tokens"), "flow", "tokens", 25, "memory"),
+        (("correlate", "correlate_shifted", "correlate_published"), "flow", "tokens", 250, "runtime"),
+        (("correlate", "correlate_published"), "autoencoder", "l0", 10, "memory"),
+        (("categorise_features", "write_report"), "autoencoder", "expansion", 64, "memory"),
+        (("bootstrap_flow",), "flow", "bootstrap", 10_000, "runtime"),
+    ],
+)
+def test_a_larger_study_asks_for_more(steps, block, key, factor, what):
+    larger = study(**{block: {key: getattr(getattr(DEMO, block), key) * factor}})
+    for step in steps:
+        less, more = request(DEMO, step), request(larger, step)
+        assert what == "runtime" or more.mem_mb > less.mem_mb, step
+        assert what == "memory" or more.runtime > less.runtime, step
+        assert more.mem_mb >= less.mem_mb and more.runtime >= less.runtime, step
+
+
+def test_sixteen_thousand_features_ask_for_more_than_the_demos():
+    wide = study(autoencoder={"expansion": 64})
+    assert request(wide, "train_autoencoder").mem_mb > request(DEMO, "train_autoencoder").mem_mb
+
+
+def test_a_model_of_its_own_size_asks_for_its_own():
+    small = {
+        "train": ["english"],
+        "architecture": {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1},
+    }
+    large = {"train": ["english"], "architecture": {"hidden_size": 2048, "num_hidden_layers": 8}}
+    both = study(models={"small": small, "large": large})
+    asked = {model: request(both, "train_model", model) for model in ("small", "large")}
+    assert asked["small"].mem_mb < asked["large"].mem_mb == request(both, "train_model").mem_mb
+    assert request(both, "collect_features", "small").mem_mb <= request(both, "collect_features", "base--lua").mem_mb
+
+
+def test_all_the_tokens_of_a_corpus_are_as_many_as_a_day_allows():
+    assert request(PAPER, "train_model").runtime == LONGEST
+    assert (
+        request(
+            study(interpretation={"model": "m", "prompt_price": 0, "completion_price": 0}), "interpret_features"
+        ).runtime
+        == LONGEST
+    )
+    assert request(DEMO, "train_model").runtime < LONGEST
+
+
+def test_a_published_checkpoint_is_taken_for_one_of_a_documented_size():
+    published = study(models={"base": {"pretrained": "somebody/model", "train": ["english"]}})
+    assert request(published, "import_model", "base").mem_mb > request(DEMO, "make_untrained").mem_mb
+    assert request(published, "train_model", "lua").mem_mb > 4 * request(DEMO, "train_model", "lua").mem_mb
