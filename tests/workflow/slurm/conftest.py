@@ -12,6 +12,19 @@ import one_node
 import pytest
 
 
+# What squeue calls them, and we.
+FIELDS = {
+    "jobarrayid": "id",
+    "name": "run",
+    "state": "state",
+    "partition": "partition",
+    "tres-per-job": "gpu",
+    "minmemory": "memory",
+    "timelimit": "limit",
+    "comment": "comment",
+}
+
+
 @dataclass
 class Slurm:
     """A running SLURM of one node."""
@@ -29,15 +42,17 @@ class Slurm:
 
     def jobs(self) -> list[dict[str, str]]:
         """All jobs so far, as the controller knows them, in the order of their submission."""
-        fields = ("jobarrayid", "state", "partition", "tres-per-job", "minmemory", "numcpus", "timelimit", "comment")
-        listing = ",".join(f"{field}:|" for field in fields)
         done = subprocess.run(
-            ["squeue", "--noheader", "--states=all", "--sort=i", f"--Format={listing}"], capture_output=True, text=True
+            ["squeue", "--noheader", "--states=all", "--sort=i", f"--Format={','.join(f'{f}:|' for f in FIELDS)}"],
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 0, done.stderr
-        return [
-            dict(zip(fields, map(str.strip, line.split("|")), strict=False)) for line in done.stdout.splitlines() if line
-        ]
+        rows = [[value.strip() for value in line.split("|")] for line in done.stdout.splitlines()]
+        jobs = [dict(zip(FIELDS.values(), row, strict=False)) for row in rows]
+        for job in jobs:
+            job["step"], _, job["wildcards"] = job["comment"].removeprefix("rule_").partition("_wildcards_")
+        return jobs
 
 
 @pytest.fixture(scope="session")

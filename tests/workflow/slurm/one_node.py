@@ -10,6 +10,7 @@ all jobs, stops its daemons and takes its configuration away.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -109,11 +110,11 @@ class Node:
         ETC.mkdir(exist_ok=True)
         conf.write_text(CONFIGURATION.format(mark=mark, folder=self.folder, host=host, gpus=len(GPUS)))
         gres.write_text(f"{mark}\n" + "".join(f"NodeName={host} Name=gpu File={path}\n" for path in GPUS))
-        if not MUNGE_SOCKET.exists():
+        if not munge_answers():
             MUNGE_SOCKET.parent.mkdir(exist_ok=True)
             shutil.chown(MUNGE_SOCKET.parent, "munge", "munge")
-            self.run("munged", "--foreground", user="munge", group="munge", extra_groups=[])
-            wait_until(MUNGE_SOCKET.exists, "munged's socket")
+            self.run("munged", "--foreground", "--force", user="munge", group="munge", extra_groups=[])
+            wait_until(munge_answers, "munged to answer")
         for name in ("slurmctld", "slurmd"):
             self.start_daemon(name)
 
@@ -128,7 +129,9 @@ class Node:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                cwd=self.folder,  # and that of slurmstepd, which outlives slurmd: it is known for ours by that
                 start_new_session=True,  # a Ctrl-C on the tests is not for it
+                preexec_fn=die_with_parent,
                 **options,
             )
 
@@ -154,27 +157,38 @@ class Node:
             if "slurmctld" in self.daemons:
                 ask("scancel", "--signal=KILL", "--full", "--state=RUNNING")
                 ask("scancel", "--state=PENDING")
-                wait_until(lambda: not steps(self.folder), "jobs to end", 10, must=False)
+                wait_until(lambda: not processes(self.folder, "slurmstepd"), "jobs to end", 10, must=False)
         finally:
             for name in reversed(list(self.daemons)):
                 self.stop_daemon(name)
-            for process in steps(self.folder):
+            for process in processes(self.folder, "slurmstepd"):
                 for one in (*process.children(recursive=True), process):
                     one.kill()
             for path in configuration():
-                path.unlink(missing_ok=True)
+                if path.exists() and path.read_text().startswith(f"{MARK}{os.getpid()}\n"):
+                    path.unlink()
 
 
-def steps(folder: Path) -> list[psutil.Process]:
-    """The processes that watch over jobs; they outlive slurmd."""
+def processes(folder: Path, *names: str) -> list[psutil.Process]:
+    """SLURM's processes of these names that belong to the one in `folder`: they all work there."""
     found = []
     for process in psutil.process_iter():
         try:
-            if process.name() == "slurmstepd" and Path(process.cwd()).is_relative_to(folder):
+            if process.name() in names and Path(process.cwd()).is_relative_to(folder):
                 found.append(process)
         except psutil.Error:
             continue
     return found
+
+
+def munge_answers() -> bool:
+    """Whether a munged listens; one that was killed leaves its socket behind."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(MUNGE_SOCKET)) == 0
+
+
+def die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
 
 
 def ask(*command: str) -> subprocess.CompletedProcess[str]:

@@ -11,9 +11,9 @@ import re
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
+import one_node
 import psutil
 import pytest
 import yaml
@@ -21,6 +21,12 @@ from tiny_study import MINUTES, SNAKEMAKE, TRAINING, Run, Workplace, environment
 
 # Only what this SLURM lacks: accounting, and time to spare.
 HERE = ("--slurm-status-command=squeue", "--slurm-init-seconds-before-status-checks=3", "--latency-wait=15")
+GROUPS = {  # several small jobs in one of SLURM's, as each of these starts Snakemake twice
+    "documents": ("build_corpus", "train_tokenizer", "encode_corpus", "draw_sample"),
+    "facets": ("weigh_tokens", "collect_contexts", "categorise_features"),
+    "flow": ("correlate", "bootstrap_flow"),
+}
+GROUPED = [f"{rule}={group}" for group, rules in GROUPS.items() for rule in rules]
 LONG = TRAINING | {"tokens": 90_000, "epochs": 2, "evaluations": 40}
 TRAININGS = ("unbroken", "late", "cancelled")
 OUTAGE = 12.0  # seconds; a command gives up after 9
@@ -32,7 +38,6 @@ TARGETS = (
 )
 
 
-
 @dataclass
 class Night:
     """What was seen of the two runs."""
@@ -42,10 +47,12 @@ class Night:
     night: Run
     jobs: list[dict[str, str]]
     controller: str
-    tried: dict[str, float] = field(default_factory=dict)
 
-    def of(self, comment: str) -> list[dict[str, str]]:
-        return [job for job in self.jobs if job["comment"] == comment]
+    def of(self, step: str, wildcards: str) -> list[dict[str, str]]:
+        """The jobs of a step of the second study."""
+        return [
+            job for job in self.jobs if (job["study"], job["step"], job["wildcards"]) == ("night", step, wildcards)
+        ]
 
     def log(self, path: str) -> str:
         return (self.place.root / "results" / "night" / "logs" / path).read_text()
@@ -72,10 +79,10 @@ def write_night(place: Workplace) -> None:
     (place.root / "profiles" / "night" / "config.yaml").write_text(yaml.safe_dump(profile))
 
 
-def submit(place: Workplace, study: str, profile: str, *targets: str) -> subprocess.Popen:
+def submit(place: Workplace, study: str, profile: str, *arguments: str) -> subprocess.Popen:
     with (place.root / f"{study}.txt").open("w") as output:
         return subprocess.Popen(
-            [SNAKEMAKE, "--profile", f"profiles/{profile}", *HERE, *targets, "--configfile", f"{study}.yaml"],
+            [SNAKEMAKE, "--profile", f"profiles/{profile}", *HERE, "--configfile", f"{study}.yaml", *arguments],
             cwd=place.root,
             env=environment(),
             stdout=output,
@@ -102,7 +109,7 @@ def suspend(place: Workplace, model: str) -> None:
 
 def cancel(slurm, comment: str) -> None:
     (job,) = (job for job in slurm.jobs() if job["comment"] == comment)
-    subprocess.run(["scancel", job["jobarrayid"]], check=True)
+    subprocess.run(["scancel", job["id"]], check=True)
 
 
 @pytest.fixture(scope="module")
@@ -129,25 +136,66 @@ def night(slurm, bare, tmp_path_factory) -> Night:
             lambda: slurm.tell("start slurmctld"),
         ),
     }
-    runs = {"tiny": submit(place, "tiny", "slurm"), "night": submit(place, "night", "night", *TARGETS)}
+    runs = {
+        "tiny": submit(place, "tiny", "slurm", "--groups", *GROUPED),
+        "night": submit(place, "night", "night", "--", *TARGETS),
+    }
     try:
         while any(run.poll() is None for run in runs.values()):
             for name, (due, act) in troubles.items():
                 if name not in tried and due():
                     act()
                     tried[name] = time.monotonic() - began
-            if time.monotonic() - began > 9 * MINUTES:
+            if time.monotonic() - began > 20 * MINUTES:
                 break
             time.sleep(0.1)
     finally:
         for run in runs.values():
             if run.poll() is None:
                 run.kill()
+    import pickle; pickle.dump(slurm.jobs(), open("/tmp/w1try/jobs.pickle", "wb"))
     print(f"{time.monotonic() - began:.0f} s, of which at", json.dumps(tried))
     found = {name: Run(run.wait(), (place.root / f"{name}.txt").read_text()) for name, run in runs.items()}
     controller = (slurm.folder / "slurmctld.log").read_text()
     assert len(tried) == len(troubles), f"{tried}\n{found['tiny']}\n{found['night']}\n{slurm.jobs()}"
-    return Night(place, **found, jobs=slurm.jobs(), controller=controller, tried=tried)
+    jobs = slurm.jobs()
+    for job in jobs:
+        (job["study"],) = (name for name, run in found.items() if f"SLURM run ID: {job['run']}\n" in run.output)
+    return Night(place, **found, jobs=jobs, controller=controller)
+
+
+# --- the SLURM itself --------------------------------------------------------------------------------------
+
+DAEMONS = ("slurmctld", "slurmd")
+
+def alive(slurm) -> set[str]:
+    return {process.name() for process in one_node.processes(slurm.folder, *DAEMONS, "slurmstepd")}
+
+
+def test_what_was_started_for_the_tests_is_gone_when_they_end_or_are_killed(start_slurm):
+    for end in ("their end", "killed", "their end"):
+        slurm = start_slurm()
+        assert alive(slurm) == set(DAEMONS)
+        if end == "killed":
+            slurm.process.kill()
+            slurm.process.wait()
+            one_node.wait_until(lambda slurm=slurm: not alive(slurm), "the daemons to follow")
+            assert all(path.exists() for path in one_node.configuration())
+            assert one_node.missing() is None, "what a killed test left stands in the way of the next"
+        else:
+            subprocess.run(["sbatch", "--output=/dev/null", "--wrap", "sleep 600"], check=True, stdout=subprocess.DEVNULL)
+            one_node.wait_until(lambda slurm=slurm: "slurmstepd" in alive(slurm), "the job")
+            slurm.process.stdin.close()
+            assert slurm.process.wait(60) == 0, slurm.words()
+            assert alive(slurm) == set()
+            assert not any(path.exists() for path in one_node.configuration())
+
+
+def test_a_configuration_that_was_there_is_not_touched(start_slurm, monkeypatch, tmp_path):
+    monkeypatch.setattr(one_node, "ETC", tmp_path)
+    (tmp_path / "slurm.conf").write_text("ClusterName=theirs\n")
+    assert str(tmp_path / "slurm.conf") in one_node.missing()
+    assert (tmp_path / "slurm.conf").read_text() == "ClusterName=theirs\n"
 
 
 # --- a study from corpora to report --------------------------------------------------------------------------
@@ -156,5 +204,102 @@ def night(slurm, bare, tmp_path_factory) -> Night:
 def test_a_study_runs_from_corpora_to_its_report_through_sbatch(night):
     assert night.tiny.code == 0, night.tiny
     assert (night.place.results / "report" / "index.html").stat().st_size > 10_000
-    plan = night.place.snakemake("-n", "--profile", "profiles/slurm")
-    assert "Nothing to be done" in plan.output, plan
+    assert "Nothing to be done" in night.place.snakemake("-n").output
+
+
+def test_all_but_the_smallest_jobs_are_submitted(night):
+    announced = re.findall(r"^(local)?rule (\w+):$", night.tiny.output, re.MULTILINE)
+    local, submitted = ({rule for where, rule in announced if bool(where) == here} for here in (True, False))
+    assert {"all", "draw_sankey", "tabulate_figures"} <= local
+    assert {"build_corpus", "train_model", "train_autoencoder", "correlate", "write_report"} <= submitted
+    assert not local & submitted
+    ran = {job["step"] for job in night.jobs if job["study"] == "tiny"}
+    grouped = {rule for rules in GROUPS.values() for rule in rules}
+    assert ran == submitted - grouped | set(GROUPS)
+    assert all(job["state"] == "COMPLETED" for job in night.jobs if job["study"] == "tiny"), night.jobs
+
+
+def test_jobs_that_compute_on_a_gpu_ask_for_one_and_the_others_do_not(night):
+    profile = yaml.safe_load((night.place.root / "profiles" / "slurm" / "config.yaml").read_text())
+    steps = profile["set-resources"]
+    asked = {job["step"]: (job["gpu"], job["partition"]) for job in night.jobs}
+    assert {"train_model", "train_autoencoder", "collect_features", "build_corpus", "write_report"} <= set(asked)
+    for step, (gpu, partition) in asked.items():
+        assert (gpu, partition) == (("gres:gpu:1", "gpu") if "gpu" in steps.get(step, {}) else ("N/A", "cpu")), step
+    assert {asked[step][1] for step in ("train_model", "train_autoencoder")} == {"gpu"}
+
+
+FILES = (
+    "corpora/*/*.parquet", "tokenizer/*.json", "tokens/*/*/*", "samples/*", "models/*/*", "saes/*/*/*",
+    "features/*/*/*/*", "correlations/*/base.seed0--coder.seed0.parquet",
+)  # fmt: skip
+
+
+def test_the_results_are_those_of_a_run_on_one_machine(night, study):
+    here = night.place.results
+    made = [path.relative_to(here) for pattern in FILES for path in here.glob(pattern) if path.is_file()]
+    made = [path for path in made if not path.name.startswith(".")]
+    assert {path.parts[0] for path in made} == {pattern.split("/")[0] for pattern in FILES}
+    assert [str(path) for path in made if (here / path).read_bytes() != (study.results / path).read_bytes()] == []
+
+
+# --- what went wrong -----------------------------------------------------------------------------------------
+
+
+def test_a_training_that_reaches_its_time_limit_goes_on_in_a_longer_job(night):
+    first, second = night.of("train_model", "late")
+    assert (first["state"], first["limit"]) == ("TIMEOUT", "1:00")
+    assert (second["state"], second["limit"]) == ("COMPLETED", "30:00")
+    assert "late: going on from" in night.log("train_model/late.log")
+    assert "SLURM status is: 'TIMEOUT'" in night.night.output
+
+
+def test_a_job_killed_for_its_memory_gets_more(night):
+    first, second = night.of("train_autoencoder", "base_0")
+    assert first["state"] in ("FAILED", "OUT_OF_MEMORY") and first["memory"] == f"{FIRST_MEMORY}M"
+    assert second["state"] == "COMPLETED" and second["memory"] == "4000M"
+    (log,) = (night.place.root / ".snakemake/slurm_logs/rule_train_autoencoder/base_0").glob(f"{first['id']}.log")
+    assert "exceeded memory limit" in log.read_text()
+    assert str(log) in night.night.output
+
+
+def test_a_cancelled_training_goes_on_from_its_checkpoint(night):
+    first, second = night.of("train_model", "cancelled")
+    assert (first["state"], second["state"]) == ("CANCELLED", "COMPLETED")
+    assert "cancelled: going on from" in night.log("train_model/cancelled.log")
+    assert "SLURM status is: 'CANCELLED'" in night.night.output
+
+
+@pytest.mark.parametrize("model", ["late", "cancelled"])
+@pytest.mark.parametrize("file", ["model.safetensors", "training.parquet"])
+def test_what_was_broken_off_ends_in_the_bytes_of_the_unbroken(night, model, file):
+    models = night.place.root / "results" / "night" / "models"
+    (whole,) = night.of("train_model", "unbroken")
+    assert whole["state"] == "COMPLETED" and "going on from" not in night.log("train_model/unbroken.log")
+    assert (models / model / file).read_bytes() == (models / "unbroken" / file).read_bytes()
+
+
+def test_a_controller_that_is_away_for_a_while_is_waited_for(night):
+    assert night.controller.count("Running as primary controller") == 2
+    assert night.tiny.code == 0, night.tiny
+
+
+def test_two_studies_run_at_once_in_one_folder(night):
+    begun = [run.output.index("Submitted") if "Submitted" in run.output else 0 for run in (night.tiny, night.night)]
+    assert len(begun) == 2
+    assert {job["study"] for job in night.jobs} == {"tiny", "night"}
+    assert "LockException" not in night.tiny.output + night.night.output
+
+
+def test_a_job_that_fails_is_named_with_its_log_and_cause_and_the_others_go_on(night):
+    assert night.night.code != 0
+    assert [job["state"] for job in night.of("build_corpus", "broken")] == ["FAILED"] * 3
+    log = "results/night/logs/build_corpus/broken.log"
+    cause = "data/broken.jsonl"
+    assert log in night.night.output and cause in (night.place.root / log).read_text()
+    assert re.search(rf"ERROR .*{cause}", night.night.output), night.night
+    assert "Traceback" not in night.night.output
+    for target in TARGETS[:-1]:
+        assert (night.place.root / target).exists(), target
+    done = night.place.snakemake("-n", "--configfile", "night.yaml", "--", *TARGETS)
+    assert done.code == 0 and set(read_plan(done.output)) == {"build_corpus broken"}, done
