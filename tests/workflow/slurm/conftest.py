@@ -11,7 +11,6 @@ from pathlib import Path
 import one_node
 import pytest
 
-
 # What squeue calls them, and we.
 FIELDS = {
     "jobarrayid": "id",
@@ -43,7 +42,7 @@ class Slurm:
     def jobs(self) -> list[dict[str, str]]:
         """All jobs so far, as the controller knows them, in the order of their submission."""
         done = subprocess.run(
-            ["squeue", "--noheader", "--states=all", "--sort=i", f"--Format={','.join(f'{f}:|' for f in FIELDS)}"],
+            ["squeue", "--noheader", "--states=all", f"--Format={','.join(f'{f}:|' for f in FIELDS)}"],
             capture_output=True,
             text=True,
         )
@@ -51,8 +50,9 @@ class Slurm:
         rows = [[value.strip() for value in line.split("|")] for line in done.stdout.splitlines()]
         jobs = [dict(zip(FIELDS.values(), row, strict=False)) for row in rows]
         for job in jobs:
+            # `rule_train_model_wildcards_base`; the jobs of a group have no wildcards
             job["step"], _, job["wildcards"] = job["comment"].removeprefix("rule_").partition("_wildcards_")
-        return jobs
+        return sorted(jobs, key=lambda job: int(job["id"]))
 
 
 @pytest.fixture(scope="session")

@@ -26,9 +26,15 @@ ETC = Path("/etc/slurm")  # no other place will do: SLURM_CONF does not reach th
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "munged")
 MUNGE_SOCKET = Path("/run/munge/munge.socket.2")
 MARK = "# Of a test, until this process ends: "
-GPUS = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random")  # anything that is there: nobody computes on them
+GPUS = (
+    "/dev/null",
+    "/dev/zero",
+    "/dev/full",
+    "/dev/random",
+    "/dev/urandom",
+)  # anything that is there: nobody computes on them
 
-# More CPUs and memory than there are, so that what waits does not stand in the way of what works. A job is killed for its
+# More CPUs and memory than there may be, so that what waits does not stand in the way of what works. A job is killed for its
 # time within seconds of its limit, and for its memory by a look at it each second.
 CONFIGURATION = """\
 {mark}
@@ -65,7 +71,7 @@ MinJobAge=3600
 DefMemPerCPU=500
 SlurmdParameters=config_overrides
 GresTypes=gpu
-NodeName={host} NodeAddr=127.0.0.1 CPUs=16 RealMemory=400000 Gres=gpu:{gpus} State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs=6 RealMemory=400000 Gres=gpu:{gpus} State=UNKNOWN
 PartitionName=cpu Nodes={host} Default=YES MaxTime=INFINITE State=UP
 PartitionName=gpu Nodes={host} MaxTime=INFINITE State=UP
 """
