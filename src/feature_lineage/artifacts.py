@@ -120,8 +120,7 @@ def read_provenance(path: str | Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             with safe_open(path, "np") as tensors:
                 return json.loads(tensors.metadata()[KEY])
-        record = json.loads(path.read_text(encoding="utf-8"))[KEY]
-        return {key: value for key, value in record.items() if key != SEAL}
+        return _without_seal(path)[KEY]
 
 
 # --- digests -----------------------------------------------------------------------------------------------
@@ -422,7 +421,13 @@ def write_json(path: str | Path, content: dict[str, Any], record: dict[str, Any]
 def read_json(path: str | Path, delete: str | Path | None = None) -> dict[str, Any]:
     """Read a JSON object; raises `InputError` that names the file, and what to `delete`."""
     with _whole(Path(path), delete):
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return _without_seal(Path(path))
+
+
+def _without_seal(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    del content[KEY][SEAL]
+    return content
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray], record: dict[str, Any]) -> None:

@@ -1,20 +1,16 @@
-"""Inputs that are missing, damaged or too small: an error that names the file and the way out, and a next run that goes on."""
+"""Documents that are missing, damaged or too small: an error that names the file and the way out, and a next run that goes on."""
 
 from __future__ import annotations
 
 import gzip
-import os
 import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from feature_lineage.artifacts import read_table, read_tensors
-from feature_lineage.autoencoder import load_autoencoder
-from feature_lineage.language_model import load_model
 from feature_lineage.logs import InputError
-from feature_lineage.tokens import Windows, load_tokenizer
+from feature_lineage.tokens import Windows
 
 TEXTS = [f"Document {number}: " + "so many words " * 40 for number in range(300)]
 
@@ -134,46 +130,3 @@ def test_corpora_smaller_than_asked_are_named_with_the_most_that_can_be_asked(co
     copy.config["flow"]["tokens"] = most[1]
     run = copy.snakemake("-c2", asked["flow.tokens"])
     assert run.code == 0, run
-
-
-# --- artefacts that were damaged ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("file", "named", "read"),
-    [
-        ("tokens/prose/train/shard-00000.npy", "", lambda path: Windows({"prose": path.parent}, 8)),
-        ("tokens/prose/train/index.json", "", lambda path: Windows({"prose": path.parent}, 8)),
-        ("tokenizer/tokenizer.json", "..", lambda path: load_tokenizer(path.parent)),
-        ("models/base/model.safetensors", "..", lambda path: load_model(path.parent)),
-        ("saes/base/seed0/sae_weights.safetensors", "", lambda path: load_autoencoder(path.parent)),
-        ("saes/base/seed0/cfg.json", "", lambda path: load_autoencoder(path.parent)),
-        ("samples/validation.safetensors", "", read_tensors),
-        ("features/base/seed0/validation/statistics.parquet", "", read_table),
-    ],
-)
-def test_truncated_artefacts_are_named_by_who_reads_them(copy, file, named, read):
-    path = copy.results / file
-    read(path)
-    halve(path)
-    with pytest.raises(InputError) as error:
-        read(path)
-    assert f"{os.path.normpath(path / named)}: " in str(error.value)
-    assert all(word in str(error.value) for word in ("delete", "Snakemake", "again"))
-
-
-def test_a_truncated_artefact_deleted_is_made_anew_as_the_error_says(copy):
-    activations = "results/tiny/features/base/seed0/validation/activations.parquet"
-    correlations = "results/tiny/correlations/validation/base.seed0--coder.seed0.parquet"
-    before = (copy.root / correlations).read_bytes()
-    halve(copy.root / activations)
-
-    run = copy.snakemake("-c2", correlations)
-    assert run.refused(), run
-    assert "delete it and run Snakemake again" in one_error(run, f"{activations}: ", "truncated")
-    assert not (copy.root / correlations).exists()
-
-    (copy.root / activations).unlink()
-    run = copy.snakemake("-c2", correlations)
-    assert run.code == 0, run
-    assert (copy.root / correlations).read_bytes() == before
