@@ -32,7 +32,6 @@ GROUPED = ("--groups", *(f"{rule}={group}" for group, rules in GROUPS.items() fo
 LONG = TRAINING | {"tokens": 90_000, "epochs": 2, "evaluations": 40}
 TRAININGS = ("unbroken", "late", "cancelled")
 OUTAGE = 12.0  # seconds; a command gives up after 9, and is tried again
-LONG_OUTAGE = 55.0  # the plugin's own five questions after a job's state would all be asked in vain
 FIRST_MEMORY = 350  # MB: less than Snakemake and torch
 TARGETS = (
     *(f"results/night/models/{model}/model.safetensors" for model in TRAININGS),
@@ -296,26 +295,6 @@ def test_what_was_broken_off_ends_in_the_bytes_of_the_unbroken(night, model, fil
 def test_a_controller_that_is_away_for_a_while_is_waited_for(night):
     assert night.controller.count("Running as primary controller") == 2
     assert night.tiny.code == 0, night.tiny
-
-
-def test_a_controller_that_is_away_for_long_is_waited_for_while_jobs_run(night, slurm):
-    target = "results/night/models/base/evaluation.json"
-    known = {job["id"] for job in slurm.jobs()}
-    run = submit(night.place, "night", "slurm", "--", target)
-    try:
-        one_node.wait_until(
-            lambda: any(job["state"] == "RUNNING" and job["id"] not in known for job in slurm.jobs()),
-            "the job",
-            MINUTES,
-        )
-        slurm.tell("stop slurmctld")
-        time.sleep(LONG_OUTAGE)
-        slurm.tell("start slurmctld")
-        code = run.wait(3 * MINUTES)
-    finally:
-        run.kill()
-    assert code == 0, output_of(night.place, "night", "slurm").read_text()
-    assert (night.place.root / target).exists()
 
 
 def test_two_studies_run_at_once_in_one_folder(night):
