@@ -131,6 +131,4 @@ def jobs(root: Path) -> dict[str, Job]:
 def change(given: Any, **values: Any) -> None:
     """Give a job other parameters."""
     for name, value in values.items():
-        place = given.params._names[name][0]
-        given.params[place] = value
-        setattr(given.params, name, value)
+        given._params_store[given.params._names[name][0]] = value  # `params` is a copy

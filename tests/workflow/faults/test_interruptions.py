@@ -35,7 +35,7 @@ POINTS = {
     "write_report": 2,
 }
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-TRIES = 8  # for each point: a job may be done before its signal comes
+TRIES = 20  # for each point: a job may be done before its signal comes
 SEED = random.randrange(1 << 32)
 
 
