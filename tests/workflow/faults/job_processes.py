@@ -112,6 +112,7 @@ def _seconds(root: Path) -> Path:
 def _run(
     root: Path, script: str, given: Any, environment: dict[str, str], after: tuple[float, signal.Signals] | None
 ) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell has started in the background
     os.environ.update(environment)
     os.chdir(root)
     with _terminal(root).open("w") as terminal:

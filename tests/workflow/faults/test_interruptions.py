@@ -97,6 +97,7 @@ def all_jobs(study, tmp_path_factory, endpoint) -> dict[str, Job]:
 def stamps(job: Job) -> dict[str, tuple[int, int]]:
     """Size and time of everything in the results but what the job writes."""
     own = {*job.outputs, job.log, *(path for output in job.outputs for path in output.parent.glob(".*"))}
+    own |= {output.with_name("generation_config.json") for output in job.outputs}  # which others do not read
     folders = {output.parent if output.name == "index.json" else output for output in job.outputs}
     files = (path for path in (job.root / "results").rglob("*") if path.is_file() and path not in own)
     return {
