@@ -82,6 +82,14 @@ def test_provenance_tells_versions_inputs_and_parameters(tmp_path):
     assert str(tmp_path) not in json.dumps(record), "the same study elsewhere must give the same bytes"
 
 
+def test_a_folder_removed_while_it_is_written_to_is_named(tmp_path):
+    folder = tmp_path / "folder"
+    error = pytest.raises(InputError, match=r"folder: this folder was removed while a\.bin was written")
+    with error, staged(folder / "a.bin") as temporary:
+        folder.rmdir()
+        temporary.write_bytes(b"a")
+
+
 def test_an_input_from_the_future_is_refused_with_the_way_out(tmp_path):
     for name in ("now", "later"):
         (tmp_path / name).write_text("abc")

@@ -121,6 +121,13 @@ def test_tokenizer_that_is_missing_or_damaged_is_named(tmp_path, tokenizer_dir):
         load_tokenizer(tmp_path / "damaged")
 
 
+def test_a_tokenizer_whose_file_was_removed_is_not_replaced_by_another(tmp_path, tokenizer_dir):
+    shutil.copytree(tokenizer_dir, tmp_path / "tokenizer")
+    (tmp_path / "tokenizer" / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match=r"tokenizer\.json: this file is missing"):
+        load_tokenizer(tmp_path / "tokenizer")
+
+
 def test_tokenizer_without_an_end_token_is_refused(tmp_path):
     bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"a": 0, "b": 1}, [])))
     save_tokenizer(bare, tmp_path / "bare", {})

@@ -306,6 +306,14 @@ def staged(path: str | Path) -> Iterator[Path]:
                     file.replace(path / file.name)
             else:
                 temporary.replace(path)
+    except InputError:
+        raise
+    except Exception as error:
+        if not path.parent.exists():
+            raise InputError(
+                f"{path.parent}: this folder was removed while {path.name} was written; run Snakemake again"
+            ) from error
+        raise
     finally:
         _remove(temporary)
 

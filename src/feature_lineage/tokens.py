@@ -88,6 +88,11 @@ def published_tokenizer(path: str | Path, revision: str | None = None) -> PreTra
     """
     from transformers import AutoTokenizer
 
+    config = Path(path) / "tokenizer_config.json"
+    if config.exists() and "provenance" in read_json(config) and not (Path(path) / "tokenizer.json").exists():
+        raise InputError(  # the loader would put another in its place
+            f"{Path(path) / 'tokenizer.json'}: this file is missing; delete {path} and run Snakemake again"
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             str(path), revision=revision or "main", use_fast=True, trust_remote_code=False

@@ -8,6 +8,7 @@ import runpy
 import shutil
 import signal
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,33 +59,32 @@ class Job:
                 shutil.rmtree(path)
             path.unlink(missing_ok=True)
 
-    def start(self, context: Any) -> Any:
+    def start(self, context: Any, after: tuple[float, signal.Signals] | None = None) -> Any:
+        """Start it; if asked to, it sends itself a signal after some seconds."""
         self.clear()
         for path in (*self.outputs, self.log):
             path.parent.mkdir(parents=True, exist_ok=True)
-        process = context.Process(target=_run, args=(self.root, self.script, self.given, self.environment))
+        process = context.Process(target=_run, args=(self.root, self.script, self.given, self.environment, after))
         process.start()
         return process
 
     def run(self, context: Any) -> float:
         """Run to the end; the seconds that it took."""
-        began = time.monotonic()
         process = self.start(context)
         process.join(SECONDS)
         assert process.exitcode == 0, f"{self.script}: {process.exitcode}\n{self.said()}"
-        return time.monotonic() - began
+        return self.seconds()
 
-    def interrupt(self, context: Any, delay: float, number: signal.Signals) -> tuple[int | None, float]:
-        """Run, and send a signal after a while; the exit status, None if the job was done by then, and the seconds it took."""
-        began = time.monotonic()
-        process = self.start(context)
-        process.join(delay)
-        running = process.is_alive()
-        if running:
-            os.kill(process.pid, number)
+    def interrupt(self, context: Any, delay: float, number: signal.Signals) -> int | None:
+        """Run, with a signal after a while; the exit status, None if the job was done by then."""
+        process = self.start(context, (delay, number))
         process.join(SECONDS)
         assert process.exitcode is not None, f"{self.script} goes on after {number.name}\n{self.said()}"
-        return process.exitcode if running and process.exitcode else None, time.monotonic() - began
+        return process.exitcode or None
+
+    def seconds(self) -> float:
+        """What the last run that came to its end took."""
+        return float(_seconds(self.root).read_text())
 
     def said(self) -> str:
         """Its log, and all that it wrote to the terminal."""
@@ -105,14 +105,29 @@ def _terminal(root: Path) -> Path:
     return root / "terminal.txt"
 
 
-def _run(root: Path, script: str, given: Any, environment: dict[str, str]) -> None:
+def _seconds(root: Path) -> Path:
+    return root / "seconds.txt"
+
+
+def _run(
+    root: Path, script: str, given: Any, environment: dict[str, str], after: tuple[float, signal.Signals] | None
+) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell has started in the background
     os.environ.update(environment)
     os.chdir(root)
     with _terminal(root).open("w") as terminal:
         for stream in (1, 2):
             os.dup2(terminal.fileno(), stream)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", buffering=1, closefd=False)
+    began = time.monotonic()
+    if after:
+        timer = threading.Timer(after[0], os.kill, (os.getpid(), after[1]))
+        timer.daemon = True
+        timer.start()
     runpy.run_path(str(root / "workflow" / "scripts" / f"{script}.py"), run_name="job")["main"](given)
+    if after:
+        timer.cancel()
+    _seconds(root).write_text(str(time.monotonic() - began))
 
 
 def jobs(root: Path) -> dict[str, Job]:
@@ -131,6 +146,4 @@ def jobs(root: Path) -> dict[str, Job]:
 def change(given: Any, **values: Any) -> None:
     """Give a job other parameters."""
     for name, value in values.items():
-        place = given.params._names[name][0]
-        given.params[place] = value
-        setattr(given.params, name, value)
+        given._params_store[given.params._names[name][0]] = value  # `params` is a copy

@@ -35,7 +35,7 @@ POINTS = {
     "write_report": 2,
 }
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-TRIES = 8  # for each point: a job may be done before its signal comes
+TRIES = 20  # for each point: a job may be done before its signal comes
 SEED = random.randrange(1 << 32)
 
 
@@ -97,6 +97,7 @@ def all_jobs(study, tmp_path_factory, endpoint) -> dict[str, Job]:
 def stamps(job: Job) -> dict[str, tuple[int, int]]:
     """Size and time of everything in the results but what the job writes."""
     own = {*job.outputs, job.log, *(path for output in job.outputs for path in output.parent.glob(".*"))}
+    own |= {output.with_name("generation_config.json") for output in job.outputs}  # which others do not read
     folders = {output.parent if output.name == "index.json" else output for output in job.outputs}
     files = (path for path in (job.root / "results").rglob("*") if path.is_file() and path not in own)
     return {
@@ -123,9 +124,9 @@ def test_a_job_ended_at_random_points_leaves_nothing_half_written_and_ends_in_th
     points = 0
     for _ in range(TRIES * POINTS[name]):
         number, delay = order[points % len(order)], random_numbers.uniform(0, seconds)
-        status, took = job.interrupt(context, delay, number)
+        status = job.interrupt(context, delay, number)
         if status is None:
-            seconds = took
+            seconds = job.seconds()
             continue
         points += 1
         told = f"seed {SEED}, {name}: {number.name} after {delay:.3f} of {seconds:.3f} s, exit status {status}"
@@ -185,7 +186,7 @@ def test_an_input_removed_under_a_running_job_is_named_or_was_no_longer_needed(a
 
 
 @pytest.mark.parametrize("name", ["train_model coder", "train_autoencoder base 0"])
-def test_checkpoints_removed_under_a_running_training_cost_it_nothing(all_jobs, context, name):
+def test_checkpoints_removed_under_a_running_training_are_made_anew_or_named(all_jobs, context, name):
     job, random_numbers = all_jobs[name], random.Random(f"{SEED} {name} checkpoints")
     seconds = job.run(context)
     expected = job.made()
@@ -195,5 +196,7 @@ def test_checkpoints_removed_under_a_running_training_cost_it_nothing(all_jobs, 
     time.sleep(random_numbers.uniform(0.3, 0.9) * seconds)
     shutil.rmtree(checkpoints, ignore_errors=True)
     process.join(SECONDS)
-    assert process.exitcode == 0, f"seed {SEED}\n{job.said()}"
+    if process.exitcode:
+        assert "was removed while" in job.log.read_text().splitlines()[-1], f"seed {SEED}\n{job.said()}"
+        job.run(context)
     assert job.made() == expected, f"seed {SEED}"

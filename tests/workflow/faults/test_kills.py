@@ -101,10 +101,6 @@ def story(long):
     note("Ctrl-C", snakemake.wait(300))
 
     snakemake = go_on(place)
-    snakemake.terminate()
-    note("SIGTERM", snakemake.wait(300))
-
-    snakemake = go_on(place)
     os.killpg(snakemake.pid, signal.SIGKILL)
     note("all killed", snakemake.wait(300))
     told["plain"] = place.snakemake("-c2", *TARGETS)
@@ -118,8 +114,11 @@ def story(long):
     told["live on"] = psutil.wait_procs(orphans, timeout=60)[1]
     note("Snakemake killed", snakemake.returncode)
     assert place.snakemake("--unlock").code == 0
+
+    snakemake = go_on(place)
+    snakemake.terminate()
+    note("SIGTERM", snakemake.wait(300))
     told["last"] = place.snakemake("-c2", *TARGETS)
-    told["logs"] = logs(place)
     return told
 
 
@@ -129,20 +128,24 @@ def test_killed_jobs_fail_the_run_which_names_them(story):
     assert all(f"Error in rule {rule}" in found["output"] for rule in RULES), found["output"]
 
 
-@pytest.mark.parametrize("how", ["jobs killed", "Ctrl-C", "SIGTERM", "all killed", "Snakemake killed"])
+@pytest.mark.parametrize("how", ["jobs killed", "Ctrl-C", "all killed", "Snakemake killed"])
 def test_nothing_half_written_is_left_under_a_final_name(story, how):
     assert story[how]["left"] == []
 
 
-@pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
-def test_asked_to_stop_jobs_save_what_they_have_and_snakemake_unlocks(story, how):
-    found = story[how]
+def test_at_ctrl_c_jobs_save_what_they_have_and_snakemake_unlocks(story):
+    found = story["Ctrl-C"]
     assert found["code"] not in (0, None), found["output"]
     assert "long: stopped after step" in found["logs"], found
     assert "autoencoder base seed0: stopped after step" in found["logs"], found
     assert found["logs"].count("started again it goes on from") == 2
-    assert LOCKED not in found["output"]
     assert "Traceback" not in found["output"]
+    assert LOCKED not in story["all killed"]["output"]
+
+
+def test_at_sigterm_snakemake_lets_the_jobs_that_run_end(story):
+    assert sorted(story["SIGTERM"]["left"]) == sorted([*OUTPUTS, "training.parquet"]), story["SIGTERM"]["output"]
+    assert "Nothing to be done" in story["last"].output, story["last"]
 
 
 def test_a_second_snakemake_at_once_is_refused_and_disturbs_nothing(story):
@@ -163,10 +166,9 @@ def test_trainings_whose_snakemake_was_killed_save_what_they_have_and_end(story)
 
 
 def test_each_run_goes_on_from_the_last_checkpoint(story):
-    for how in ("Ctrl-C", "SIGTERM", "all killed", "Snakemake killed"):
+    for how in ("Ctrl-C", "all killed", "Snakemake killed", "SIGTERM"):
         assert "long: going on from" in story[how]["output"], how
         assert "autoencoder base seed0: going on from step" in story[how]["output"], how
-    assert "long: going on from" in story["logs"] and "autoencoder base seed0: going on from step" in story["logs"]
 
 
 def test_a_run_interrupted_five_times_ends_in_the_bytes_of_an_unbroken_one(long, story):
