@@ -6,7 +6,7 @@ BIN := .venv/bin
 # What takes longer: a real SLURM on this machine, interrupted jobs, full disks. They run apart.
 APART := tests/workflow/slurm tests/workflow/faults
 
-.PHONY: demo controls test test-cluster bench-autoencoder bench-correlation bench-report planted-truth environment peers lint docs clean
+.PHONY: audit demo controls test test-cluster bench-autoencoder bench-correlation bench-report planted-truth environment peers lint docs clean
 
 demo: environment
 	$(BIN)/snakemake --profile profiles/local --cores $(CORES)
@@ -53,6 +53,15 @@ peers: .venv-peers/installed
 .venv-peers/installed: envs/peers.txt
 	-$(PYTHON) -m venv .venv-peers && .venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r $< && touch $@
 
+# What is known against the locked versions. Needs PyPI's own service or, with OPTIONS="-s osv", OSV's; a mirror of packages alone has neither.
+audit: .venv-audit/installed
+	.venv-audit/bin/pip-audit --requirement envs/requirements.txt --no-deps --disable-pip --strict $(OPTIONS)
+
+.venv-audit/installed:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	@touch $@
+
 lint: environment
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -64,4 +73,4 @@ docs: environment
 	$(BIN)/python envs/sync.py
 
 clean:
-	rm -rf .venv .venv-peers .snakemake results/*
+	rm -rf .venv .venv-peers .venv-audit .snakemake results/*

@@ -13,7 +13,6 @@ from urllib.parse import quote
 import pytest
 from chromium import CHROMIUM, Page
 from scripted_endpoint import KEY, KEY_ENV, completion, serve, status
-from test_interpretations import script as honest
 from tiny_study import environment
 
 from feature_lineage.artifacts import read_table
@@ -34,7 +33,7 @@ def told(body, number):
         return completion(
             f"{TAG} {ATTACKS[number % len(ATTACKS)]} {SHELL[number % len(SHELL)]} {FORMS[number % len(FORMS)]} {number}"
         )
-    return honest(body, number)
+    return completion(f"{TAG} [1] {FORMS[0]}")
 
 
 def holding_the_key(place):
