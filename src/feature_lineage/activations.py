@@ -50,11 +50,12 @@ def activations(bridge: TransformerBridge, hook: str, tokens: np.ndarray) -> tor
     found: list[torch.Tensor] = []
 
     check_windows(bridge.original_model, tokens)
+    asked = hook
 
-    def keep(value: torch.Tensor, point: object) -> None:
+    def keep(value: torch.Tensor, hook: object) -> None:
         if value.shape[:-1] != tokens.shape:
             raise InputError(
-                f"hook point {hook!r} (autoencoder.hook) gives {list(value.shape)} for tokens {list(tokens.shape)}, not one vector "
+                f"hook point {asked!r} (autoencoder.hook) gives {list(value.shape)} for tokens {list(tokens.shape)}, not one vector "
                 "a token; choose another, such as blocks.0.mlp.hook_post"
             )
         found.append(value.detach().flatten(0, 1).float())

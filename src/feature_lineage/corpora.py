@@ -125,12 +125,12 @@ def files_documents(files: str | list[str], text: str = "text") -> Iterator[Docu
 
 
 def _not_a_file(pattern: str) -> str:
+    if not os.path.lexists(pattern):
+        return "no such file"
     path = Path(pattern)
     if path.is_dir():
         return f"a folder, where files are meant, for instance {pattern.rstrip('/')}/**/*.txt"
-    if path.is_symlink():
-        return "a link that leads to no file"
-    return "no regular file" if path.exists() else "no such file"
+    return "no regular file" if path.exists() else "a link that leads to no file"
 
 
 def file_documents(path: Path, source: str, text: str) -> Iterator[Document]:
@@ -151,7 +151,9 @@ def file_documents(path: Path, source: str, text: str) -> Iterator[Document]:
             with _open(path) as stream:
                 content = stream.read().decode("utf-8")
             if "\0" in content:
-                raise InputError(f"{path}: not text, it holds NUL characters; convert the file to UTF-8 or leave it out")
+                raise InputError(
+                    f"{path}: not text, it holds NUL characters; convert the file to UTF-8 or leave it out"
+                )
             yield Document(content, source, None)
     except UnicodeDecodeError as error:
         raise InputError(

@@ -87,7 +87,9 @@ def angles(
     for parent, state in zip(parents, (a, b), strict=True):
         for name, tensor in state.items():
             if not torch.isfinite(tensor).all():
-                raise InputError(f"merge: tensor {name} of {parent} holds NaN or infinity; train or import that model anew")
+                raise InputError(
+                    f"merge: tensor {name} of {parent} holds NaN or infinity; train or import that model anew"
+                )
     return {name: angle(a[name], b[name], method) for name in a}
 
 

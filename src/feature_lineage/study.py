@@ -263,7 +263,9 @@ class Merge(Block):
         description="Position on the path: 0 is the first parent, 1 the second; `equilibrium` is where the accuracies "
         "on the two parents' own corpora cross.",
     )
-    points: int = Field(21, ge=2, le=10_001, description="Positions on the path, both ends included, at which both are measured.")
+    points: int = Field(
+        21, ge=2, le=10_001, description="Positions on the path, both ends included, at which both are measured."
+    )
 
 
 class MergedModel(Block):
@@ -813,7 +815,9 @@ def each_key_once(paths: Iterable[str | Path]) -> None:
                 for key, value in node.value:
                     name, line = place + str(key.value), key.start_mark.line + 1
                     if (before := first.setdefault(str(key.value), line)) != line:
-                        problems.append((before, f"  {name}: found in lines {before} and {line}; allowed: each key once"))
+                        problems.append(
+                            (before, f"  {name}: found in lines {before} and {line}; allowed: each key once")
+                        )
                     todo.append((f"{name}.", value))
         if problems:
             count = f"{len(problems)} problem" + "s" * (len(problems) > 1)
