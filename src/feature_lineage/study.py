@@ -814,10 +814,12 @@ def each_key_once(paths: Iterable[str | Path]) -> None:
                 first: dict[str, int] = {}
                 for key, value in node.value:
                     name, line = place + str(key.value), key.start_mark.line + 1
-                    if (before := first.setdefault(str(key.value), line)) != line:
-                        problems.append(
-                            (before, f"  {name}: found in lines {before} and {line}; allowed: each key once")
+                    if before := first.get(str(key.value)):
+                        found = (
+                            f"found in lines {before} and {line}" if line > before else f"found twice in line {line}"
                         )
+                        problems.append((before, f"  {name}: {found}; allowed: each key once"))
+                    first.setdefault(str(key.value), line)
                     todo.append((f"{name}.", value))
         if problems:
             count = f"{len(problems)} problem" + "s" * (len(problems) > 1)
