@@ -624,9 +624,10 @@ class Study(Block):
         layer = int(self.autoencoder.hook.split(".")[1])
         for name, model in self.models.items():
             roots = self.roots(name)
-            shapes = {
-                (root.architecture.model_dump_json() if isinstance(root, TrainedModel) else root.pretrained)
-                for root in (self.models[root] for root in roots)
+            shapes = {  # those of published checkpoints are known once they are loaded: `merge.angles` compares them
+                block.architecture.model_dump_json()
+                for block in (self.models[root] for root in roots)
+                if isinstance(block, TrainedModel)
             }
             if isinstance(model, MergedModel) and len(shapes) > 1:
                 yield f"models.{name}.parents", model.parents, "two models of one architecture"
