@@ -45,7 +45,7 @@ _PLACE_PATTERN = r"^[^\x00-\x1f\x7f]+$"
 Place = Annotated[str, StringConstraints(pattern=_PLACE_PATTERN, max_length=4096)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 LARGEST = 10**15  # of any number; more is a slip, and some would not fit into 64 bits
-GENERATIONS = 100  # from a root to its last descendant: Snakemake follows them by recursion
+GENERATIONS = 100  # from a root to its last descendant; so many Snakemake was seen to plan
 
 
 class Block(BaseModel):
