@@ -255,9 +255,14 @@ def test_evaluation_does_not_depend_on_the_batch(tiny_model, tmp_path, write_tok
 def test_evaluation_of_a_model_that_knows_the_answer(tiny_model, tmp_path, write_tokens):
     # a head that scores token i + 1 after token i, whatever the rest of the model does
     class Successor(torch.nn.Module):
+        config = MistralConfig()
+
         def __init__(self):
             super().__init__()
             self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def get_input_embeddings(self):
+            return torch.nn.Embedding(10, 1)
 
         def forward(self, ids):
             return type("Output", (), {"logits": 50.0 * torch.nn.functional.one_hot((ids + 1) % 10, 10)})

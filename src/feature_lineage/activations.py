@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-from feature_lineage.language_model import device, load_model
+from feature_lineage.language_model import check_windows, device, load_model
 from feature_lineage.logs import InputError
 from feature_lineage.tokens import Windows, load_tokenizer
 
@@ -49,7 +49,15 @@ def activations(bridge: TransformerBridge, hook: str, tokens: np.ndarray) -> tor
     """
     found: list[torch.Tensor] = []
 
+    check_windows(bridge.original_model, tokens)
+    asked = hook
+
     def keep(value: torch.Tensor, hook: object) -> None:
+        if value.shape[:-1] != tokens.shape:
+            raise InputError(
+                f"hook point {asked!r} (autoencoder.hook) gives {list(value.shape)} for tokens {list(tokens.shape)}, not one vector "
+                "a token; choose another, such as blocks.0.mlp.hook_post"
+            )
         found.append(value.detach().flatten(0, 1).float())
         raise _Reached
 
@@ -90,6 +98,7 @@ def next_token_losses(
     def splice(value: torch.Tensor, hook: object) -> torch.Tensor:
         return replace(value.flatten(0, 1)).reshape(value.shape)
 
+    check_windows(bridge.original_model, tokens)
     ids = torch.from_numpy(tokens).to(bridge.cfg.device)
     with _hooks:
         logits = bridge.run_with_hooks(ids, fwd_hooks=[(hook, splice)] if replace else [])

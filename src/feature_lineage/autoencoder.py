@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from feature_lineage.artifacts import read_json, read_tensors, write_json, write_tensors
@@ -37,9 +38,19 @@ class SparseAutoencoder:
     b_dec: torch.Tensor
     threshold: torch.Tensor | None = None
     k: int | None = None
+    source: str = "autoencoder"  # where it was loaded from, for messages
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
-        """Feature activations [tokens, m] of activations [tokens, n]; equation (2)."""
+        """Feature activations [tokens, m] of activations [tokens, n]; equation (2).
+
+        Raises:
+            InputError: the activations are of another width.
+        """
+        if x.shape[1] != (width := self.W_enc.shape[0]):
+            raise InputError(
+                f"{self.source}: reads activations of {width} elements, the model's hook point gives {x.shape[1]}; it was trained "
+                "on another model or hook point, delete it and run Snakemake again"
+            )
         pre = torch.addmm(self.b_enc, x - self.b_dec, self.W_enc)
         if self.threshold is not None:
             return activate(pre, self.threshold)
@@ -92,12 +103,23 @@ def load_autoencoder(folder: str | Path, place: torch.device | str = "cpu") -> S
     """Load what `save_autoencoder` wrote.
 
     Raises:
-        InputError: a file is missing or damaged, or tensors do not fit together.
+        InputError: a file is missing, damaged or of another kind of autoencoder; tensors do not fit together or are not finite.
     """
     weights = Path(folder) / "sae_weights.safetensors"
     tensors = read_tensors(weights)
-    config = read_json(Path(folder) / "cfg.json")
-    n, m = config["d_in"], config["d_sae"]
+    file = Path(folder) / "cfg.json"
+    config = read_json(file)
+    kinds = {"architecture": ("standard", "topk", "jumprelu"), "apply_b_dec_to_input": (True,), "dtype": ("float32",)}
+    kinds |= {"normalize_activations": ("none",), "reshape_activations": ("none",)}
+    for key, known in kinds.items():
+        if (found := config.get(key, "nothing") if isinstance(config, dict) else "nothing") not in known:
+            raise InputError(
+                f"{file}: {key} is {found}, only {' or '.join(map(str, known))} can be read here; delete both files and run "
+                "Snakemake again"
+            )
+    n, m, k = (config.get(key) for key in ("d_in", "d_sae", "k"))
+    if (config["architecture"] == "topk") != (isinstance(k, int) and isinstance(m, int) and 0 < k <= m):
+        raise InputError(f"{file}: k is {k} of {m} features; delete both files and run Snakemake again")
     expected: dict[str, tuple[int, ...]] = {"W_enc": (n, m), "b_enc": (m,), "W_dec": (m, n), "b_dec": (n,)}
     if config["architecture"] == "jumprelu":
         expected["threshold"] = (m,)
@@ -105,6 +127,11 @@ def load_autoencoder(folder: str | Path, place: torch.device | str = "cpu") -> S
         raise InputError(
             f"{weights}: tensors of shapes {found} where cfg.json means {expected}; delete both and run Snakemake again"
         )
-    return SparseAutoencoder(
-        **{name: torch.from_numpy(tensor).to(place) for name, tensor in tensors.items()}, k=config.get("k")
-    )
+    for name, tensor in tensors.items():
+        if tensor.dtype != np.float32 or not np.isfinite(tensor).all():
+            raise InputError(
+                f"{weights}: tensor {name} ({tensor.dtype}) holds NaN or infinity, or is not float32; delete both files and run "
+                "Snakemake again"
+            )
+    found = {name: torch.from_numpy(tensor).to(place) for name, tensor in tensors.items()}
+    return SparseAutoencoder(**found, k=k, source=str(weights))

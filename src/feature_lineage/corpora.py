@@ -7,6 +7,7 @@ import glob
 import gzip
 import hashlib
 import json
+import os
 import re
 import sqlite3
 import sysconfig
@@ -104,19 +105,35 @@ def files_digest(files: Iterable[tuple[str, Path]]) -> str:
 
 
 def files_documents(files: str | list[str], text: str = "text") -> Iterator[Document]:
-    """Documents from paths or glob patterns, in sorted order, each file once.
+    """Documents from paths or glob patterns, in sorted order, each file once, whatever links lead to it.
 
     Raises:
         InputError: a pattern matches no file.
     """
     paths: set[str] = set()
     for pattern in [files] if isinstance(files, str) else files:
-        found = [path for path in glob.glob(pattern, recursive=True) if Path(path).is_file()]
+        # A path that exists is meant as it stands, brackets and stars included.
+        candidates = [pattern] if os.path.lexists(pattern) else glob.glob(pattern, recursive=True)
+        found = [path for path in candidates if Path(path).is_file()]
         if not found:
-            raise InputError(f"{pattern}: no such file; check the corpus's `files` (relative to {Path.cwd()})")
+            raise InputError(
+                f"{pattern}: {_not_a_file(pattern)}; check the corpus's `files` (relative to {Path.cwd()})"
+            )
         paths.update(found)
+    seen: set[str] = set()
     for path in sorted(paths):
-        yield from file_documents(Path(path), path, text)
+        if (real := os.path.realpath(path)) not in seen:
+            seen.add(real)
+            yield from file_documents(Path(path), path, text)
+
+
+def _not_a_file(pattern: str) -> str:
+    if not os.path.lexists(pattern):
+        return "no such file"
+    path = Path(pattern)
+    if path.is_dir():
+        return f"a folder, where files are meant, for instance {pattern.rstrip('/')}/**/*.txt"
+    return "no regular file" if path.exists() else "a link that leads to no file"
 
 
 def file_documents(path: Path, source: str, text: str) -> Iterator[Document]:
@@ -127,13 +144,20 @@ def file_documents(path: Path, source: str, text: str) -> Iterator[Document]:
     """
     name = path.name.removesuffix(".gz").removesuffix(".zst")
     try:
+        if path.suffix in (".gz", ".zst") and not path.stat().st_size:  # their readers take it for an empty text
+            raise EOFError("0 bytes")
         if name.endswith(".parquet"):
             yield from _parquet_documents(path, source, text)
         elif name.endswith((".jsonl", ".ndjson")):
             yield from _json_documents(path, source, text)
         else:
             with _open(path) as stream:
-                yield Document(stream.read().decode("utf-8"), source, None)
+                content = stream.read().decode("utf-8")
+            if "\0" in content:
+                raise InputError(
+                    f"{path}: not text, it holds NUL characters; convert the file to UTF-8 or leave it out"
+                )
+            yield Document(content, source, None)
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path}: not UTF-8 ({error.reason} at byte {error.start}); convert the file or leave it out"
@@ -155,6 +179,8 @@ def _parquet_documents(path: Path, source: str, text: str) -> Iterator[Document]
         names = file.schema_arrow.names
         if text not in names:
             raise InputError(f"{path}: has no column {text!r}, only {', '.join(names)}; set the corpus's `text`")
+        if twice := [name for name in (text, "license") if names.count(name) > 1]:
+            raise InputError(f"{path}: has two columns {twice[0]!r}; rename one of them")
         columns = [text] + ["license"] * ("license" in names and text != "license")
         row = 0
         for batch in file.iter_batches(1024, columns=columns):
@@ -179,8 +205,11 @@ def _json_documents(path: Path, source: str, text: str) -> Iterator[Document]:
                 raise InputError(
                     f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start}); convert the file or leave it out"
                 ) from None
+            except (ValueError, RecursionError) as error:  # numbers too long and lists too deep for Python
+                raise InputError(f"{path}:{number}: cannot be read ({error}); mend the line or leave it out") from None
             if not isinstance(entry, dict) or text not in entry:
-                raise InputError(f"{path}:{number}: has no key {text!r}; set the corpus's `text`")
+                found = ", ".join(map(repr, entry)) if isinstance(entry, dict) else f"a {type(entry).__name__}"
+                raise InputError(f"{path}:{number}: has no key {text!r}, only {found}; set the corpus's `text`")
             yield _document(entry[text], f"{source}:{number}", entry.get("license"), text)
 
 
@@ -207,7 +236,12 @@ def huggingface_documents(
         InputError: the data set cannot be reached or read, or lacks the split or the column.
     """
     import datasets
+    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
 
+    if huggingface in _PACKAGED_DATASETS_MODULES:  # readers of whatever lies in the working directory, pickles too
+        raise InputError(
+            f"data set {huggingface}: the name of a format, not of a data set; give the folder's path or use `files`"
+        )
     try:
         stream = datasets.load_dataset(huggingface, subset, split=split, revision=revision, streaming=True)
         for row, entry in enumerate(stream):
@@ -218,7 +252,7 @@ def huggingface_documents(
             yield _document(entry[text], f"{huggingface}:{split}:{row}", entry.get("license"), text)
     except InputError:
         raise
-    except Exception as error:  # it reads many formats, by many libraries
+    except Exception as error:  # the builders raise many kinds, down to a bare RuntimeError
         raise InputError(
             f"data set {huggingface} (split {split}, revision {revision}): cannot be read ({error}); "
             "check the name, the revision and the network"
@@ -228,13 +262,16 @@ def huggingface_documents(
 def _document(value: Any, source: str, license: Any, column: str) -> Document:
     if not isinstance(value, str):
         raise InputError(f"{source}: column {column!r} holds {type(value).__name__}, not text; set the corpus's `text`")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair, which no file can hold
-        raise InputError(
-            f"{source}: column {column!r} is not valid Unicode ({error.reason} at character {error.start}); mend it or leave it out"
-        ) from None
-    return Document(value, source, license if isinstance(license, str) else None)
+    license = license if isinstance(license, str) else None
+    for name, content in ((column, value), ("license", license or "")):
+        try:
+            content.encode()
+        except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair, which no file can hold
+            raise InputError(
+                f"{source}: column {name!r} is not valid Unicode ({error.reason} at character {error.start}); "
+                "mend it or leave it out"
+            ) from None
+    return Document(value, source, license)
 
 
 # --- from documents to a corpus ----------------------------------------------------------------------------

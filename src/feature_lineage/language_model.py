@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from feature_lineage.artifacts import digests, seal, staged, tensor_metadata, verify_files
 from feature_lineage.logs import InputError
-from feature_lineage.tokens import Windows, load_tokenizer
+from feature_lineage.tokens import Windows, load_tokenizer, vocabulary_size
 
 transformers_logging.disable_progress_bar()
 
@@ -34,7 +34,7 @@ def build_model(architecture: Mapping[str, Any], tokenizer: str | Path, seed: in
     torch.manual_seed(seed)
     return MistralForCausalLM(
         MistralConfig(
-            vocab_size=len(encoder),
+            vocab_size=vocabulary_size(encoder),
             bos_token_id=encoder.bos_token_id,
             eos_token_id=encoder.eos_token_id,
             rope_parameters=rope,
@@ -58,8 +58,10 @@ def published_model(path: str | Path, revision: str | None = None) -> PreTrained
     """Load a checkpoint, whoever made it, in float32, from safetensors, running none of its code.
 
     Raises:
-        InputError: it cannot be loaded, or tensors are missing or misshapen; names the path.
+        InputError: it cannot be loaded, is no causal language model, or has tensors that are missing, misshapen or not finite; names
+            the path.
     """
+    again = "check it, or if it is one of the results, delete it and run Snakemake again"
     try:
         config = AutoConfig.from_pretrained(str(path), revision=revision or "main", trust_remote_code=False)
         if "/" in str(config._attn_implementation):
@@ -75,19 +77,49 @@ def published_model(path: str | Path, revision: str | None = None) -> PreTrained
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that the report names them
         )
     except InputError:
         raise
     except Exception as error:  # transformers, safetensors and the hub raise many kinds
         raise InputError(
-            f"model {path}: cannot be loaded ({error}); check the name or path, the revision and the network"
+            f"model {path}: cannot be loaded ({error}); only safetensors are read, and no code of a checkpoint is run; {again}"
         ) from error
-    wrong = {
-        kind: names for kind in ("missing_keys", "mismatched_keys", "unexpected_keys") if (names := report.get(kind))
-    }
+    wrong = [
+        f"{len(names)} {kind} ({', '.join(map(str, sorted(names)[:3]))}{', …' * (len(names) > 3)})"
+        for kind in ("missing", "mismatched", "unexpected")
+        if (names := report.get(f"{kind}_keys"))
+    ]
     if wrong:
-        raise InputError(f"model {path}: its tensors do not fit its config.json: {wrong}")
+        raise InputError(f"model {path}: its tensors do not fit its config.json: {'; '.join(wrong)}; {again}")
+    meant = model.config.architectures
+    if meant and type(model).__name__ not in meant:
+        raise InputError(
+            f"model {path}: is a {', '.join(meant)}, not a language model that predicts next tokens; choose another"
+        )
+    for name, tensor in model.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"model {path}: tensor {name} holds NaN or infinity; {again}")
     return model.eval()
+
+
+def check_windows(model: PreTrainedModel, tokens: np.ndarray) -> None:
+    """Refuse what the model cannot read, token ids [windows, length].
+
+    Raises:
+        InputError: the windows are longer than its positions, or hold ids that its embedding has not.
+    """
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions and tokens.shape[-1] > positions:
+        raise InputError(
+            f"model {model.name_or_path}: reads at most {positions} tokens at once, not {tokens.shape[-1]}; lower "
+            "autoencoder.context or training.block, or choose another model"
+        )
+    if tokens.size and (largest := int(tokens.max())) >= (size := model.get_input_embeddings().num_embeddings):
+        raise InputError(
+            f"model {model.name_or_path}: its embedding has {size} tokens, the corpora hold token {largest}; the tokenizer is "
+            "another model's, name this one's own under `tokenizer`"
+        )
 
 
 def save_model(model: PreTrainedModel, tokenizer: str | Path, path: str | Path, record: dict[str, Any]) -> None:
@@ -118,7 +150,7 @@ def import_model(
         InputError: its embedding holds fewer tokens than the study's tokenizer.
     """
     model = published_model(source, revision)
-    size, needed = model.get_input_embeddings().num_embeddings, len(load_tokenizer(tokenizer))
+    size, needed = model.get_input_embeddings().num_embeddings, vocabulary_size(load_tokenizer(tokenizer))
     if size < needed:
         raise InputError(
             f"model {source}: its embedding has {size} tokens, the study's tokenizer {needed}; name its own tokenizer under `tokenizer`"
@@ -135,7 +167,9 @@ def evaluate_model(model: PreTrainedModel, windows: Windows, chosen: np.ndarray,
     loss = accuracy = 0.0
     place = next(model.parameters()).device
     for first in range(0, len(chosen), batch):
-        ids = torch.from_numpy(windows[chosen[first : first + batch]]).to(place)
+        tokens = windows[chosen[first : first + batch]]
+        check_windows(model, tokens)
+        ids = torch.from_numpy(tokens).to(place)
         logits = model(ids).logits[:, :-1].flatten(0, 1)
         targets = ids[:, 1:].flatten()
         loss += torch.nn.functional.cross_entropy(logits, targets, reduction="none").sum(dtype=torch.float64).item()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,18 +60,36 @@ def interpolate(a: torch.Tensor, b: torch.Tensor, t: float, between: Angle) -> t
     return weight_a * a.float() + weight_b * b.float()
 
 
-def angles(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor], method: str) -> dict[str, Angle]:
+def angles(
+    a: Mapping[str, torch.Tensor],
+    b: Mapping[str, torch.Tensor],
+    method: str,
+    parents: Sequence[str] = ("the first parent", "the second parent"),
+) -> dict[str, Angle]:
     """The angle of every tensor pair of two state dicts.
 
+    Args:
+        a: first parent.
+        b: second parent.
+        method: `slerp` or `linear`.
+        parents: where they are from, for the error message.
+
     Raises:
-        InputError: the two do not have the same tensors of the same shapes.
+        InputError: the two do not have the same tensors of the same shapes, or one holds NaN or infinity.
     """
-    shapes = [{name: tuple(tensor.shape) for name, tensor in state.items()} for state in (a, b)]
-    if shapes[0] != shapes[1]:
-        names = sorted(set(shapes[0].items()) ^ set(shapes[1].items()))
+    shapes = [{name: list(tensor.shape) for name, tensor in state.items()} for state in (a, b)]
+    if differ := sorted(name for name in {**a, **b} if shapes[0].get(name) != shapes[1].get(name)):
+        (first, second), name = parents, differ[0]
         raise InputError(
-            f"merge: the parents are of different architectures, they differ in {names[0][0]} {names[0][1]} and others"
+            f"merge: {first} and {second} are of different architectures, {len(differ)} tensors differ: {name} is "
+            f"{shapes[0].get(name, 'missing')} in one, {shapes[1].get(name, 'missing')} in the other; merge models of one shape"
         )
+    for parent, state in zip(parents, (a, b), strict=True):
+        for name, tensor in state.items():
+            if not torch.isfinite(tensor).all():
+                raise InputError(
+                    f"merge: tensor {name} of {parent} holds NaN or infinity; train or import that model anew"
+                )
     return {name: angle(a[name], b[name], method) for name in a}
 
 
@@ -107,7 +125,7 @@ def sweep(
     """
     windows = Windows(directories, block)
     states = [{name: tensor.clone() for name, tensor in model.state_dict().items()} for model in (a, b)]
-    between = angles(*states, method)
+    between = angles(*states, method, (a.name_or_path, b.name_or_path))
     rows: list[dict[str, Any]] = []
     with progress(points * len(windows.corpora), "evaluation", f"sweep {label}") as bar:
         for t in np.linspace(0, 1, points):

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import reduce
+from graphlib import CycleError, TopologicalSorter
 from operator import or_
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from zlib import crc32
 
+import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -22,6 +25,8 @@ from pydantic import (
     StringConstraints,
     Tag,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -35,12 +40,42 @@ class StudyError(ValueError):
 NAME_PATTERN = r"^[A-Za-z0-9]+(?:[_-][A-Za-z0-9]+)*$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=64)]
 Text = Annotated[str, StringConstraints(min_length=1)]
+# A path, a name on the hub: what goes into messages, addresses and calls of the system, so on one line and without NUL.
+_PLACE_PATTERN = r"^[^\x00-\x1f\x7f]+$"
+Place = Annotated[str, StringConstraints(pattern=_PLACE_PATTERN, max_length=4096)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+LARGEST = 10**15  # of any number; more is a slip, and some would not fit into 64 bits
+GENERATIONS = 100  # from a root to its last descendant; so many Snakemake was seen to plan
 
 
 class Block(BaseModel):
     """A block of the configuration; unknown keys are refused, values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_where_it_belongs(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic takes true for 1 and 1 for true, and YAML reads yes, no, on and off as true and false.
+        kind = cls.model_fields[str(info.field_name)].annotation
+        truth = kind is bool
+        if isinstance(kind, type) and issubclass(kind, Block):
+            return value
+        if truth and isinstance(value, int | float) and not isinstance(value, bool):
+            raise PydanticCustomError("truth", "true or false", {})
+        if not truth and any(isinstance(one, bool) for one in (value if isinstance(value, list) else [value])):
+            raise PydanticCustomError(
+                "truth", "a number or a text, not true or false (as YAML reads yes, no, on and off without quotes)", {}
+            )
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _size(cls, value: Any) -> Any:
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, int | float) and abs(one) > LARGEST:
+                raise PydanticCustomError("size", "a number of at most {largest}", {"largest": f"{LARGEST:,}"})
+        return value
 
 
 # --- corpora -----------------------------------------------------------------------------------------------
@@ -69,11 +104,11 @@ class CorpusBlock(Block):
 class PackageCorpus(CorpusBlock):
     """Files of an installed Python distribution; needs no network."""
 
-    package: Text = Field(
+    package: Place = Field(
         description="Name of an installed distribution, or `python` for the interpreter's standard library."
     )
-    include: list[Text] = Field(min_length=1, description="Glob patterns of the files to read; `**` spans folders.")
-    exclude: list[Text] = Field(default_factory=list, description="Glob patterns of files to leave out.")
+    include: list[Place] = Field(min_length=1, description="Glob patterns of the files to read; `**` spans folders.")
+    exclude: list[Place] = Field(default_factory=list, description="Glob patterns of files to leave out.")
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = Field(
         None,
         description="Hash that the selected files must have (paths and contents, see `corpora.files_digest`).",
@@ -83,7 +118,7 @@ class PackageCorpus(CorpusBlock):
 class FilesCorpus(CorpusBlock):
     """Files on disk: text or code (one document a file), JSON lines, Parquet; plain, `.gz` or `.zst`."""
 
-    files: Text | Annotated[list[Text], Field(min_length=1)] = Field(
+    files: Place | Annotated[list[Place], Field(min_length=1)] = Field(
         description="Path or glob patterns, relative to the working directory."
     )
 
@@ -91,10 +126,10 @@ class FilesCorpus(CorpusBlock):
 class HuggingFaceCorpus(CorpusBlock):
     """A data set of the Hugging Face hub, or a local directory of the same form, read as a stream."""
 
-    huggingface: Text = Field(description="Name of the data set, or path of a local copy.")
-    subset: Text | None = Field(None, description="Name of the data set's configuration.")
-    split: Text = Field("train", description="Split to read; this study's own split is made from it.")
-    revision: Text | None = Field(None, description="Commit, tag or branch; name a commit to be reproducible.")
+    huggingface: Place = Field(description="Name of the data set, or path of a local copy.")
+    subset: Place | None = Field(None, description="Name of the data set's configuration.")
+    split: Place = Field("train", description="Split to read; this study's own split is made from it.")
+    revision: Place | None = Field(None, description="Commit, tag or branch; name a commit to be reproducible.")
 
 
 def _by_key(kinds: dict[str, type[Block]]) -> Any:
@@ -126,8 +161,8 @@ class TrainedTokenizer(Block):
 class PretrainedTokenizer(Block):
     """A fast tokenizer of the Hugging Face hub or a local directory."""
 
-    pretrained: Text = Field(description="Name on the hub, or path of a local directory.")
-    revision: Text | None = Field(None, description="Commit, tag or branch.")
+    pretrained: Place = Field(description="Name on the hub, or path of a local directory.")
+    revision: Place | None = Field(None, description="Commit, tag or branch.")
 
 
 TOKENIZERS = {"train": TrainedTokenizer, "pretrained": PretrainedTokenizer}
@@ -139,12 +174,12 @@ TOKENIZERS = {"train": TrainedTokenizer, "pretrained": PretrainedTokenizer}
 class Architecture(Block):
     """A `MistralForCausalLM`, keys as in its Hugging Face config; defaults are the paper's model."""
 
-    hidden_size: int = Field(512, gt=0, description="Width of the residual stream.")
-    intermediate_size: int = Field(1024, gt=0, description="Width of the MLP, n in the paper.")
-    num_hidden_layers: int = Field(1, gt=0, description="Number of layers.")
-    num_attention_heads: int = Field(16, gt=0, description="Number of attention heads.")
-    num_key_value_heads: int = Field(8, gt=0, description="Number of key and value heads.")
-    max_position_embeddings: int = Field(2048, gt=0, description="Longest sequence, in tokens.")
+    hidden_size: int = Field(512, gt=0, le=1 << 16, description="Width of the residual stream.")
+    intermediate_size: int = Field(1024, gt=0, le=1 << 18, description="Width of the MLP, n in the paper.")
+    num_hidden_layers: int = Field(1, gt=0, le=1024, description="Number of layers.")
+    num_attention_heads: int = Field(16, gt=0, le=1 << 16, description="Number of attention heads.")
+    num_key_value_heads: int = Field(8, gt=0, le=1 << 16, description="Number of key and value heads.")
+    max_position_embeddings: int = Field(2048, gt=0, le=1 << 24, description="Longest sequence, in tokens.")
     sliding_window: int = Field(4096, gt=0, description="Attention window, in tokens.")
     rms_norm_eps: float = Field(1e-6, gt=0, description="Epsilon of the RMS norms.")
     rope_theta: float = Field(10_000.0, gt=0, description="Base of the rotary position embedding.")
@@ -176,13 +211,14 @@ class Training(Block):
     )
     epochs: float = Field(3.0, gt=0, description="Passes over those tokens.")
     block: int = Field(256, gt=1, description="Length of a training sequence, in tokens.")
-    batch: int = Field(64, gt=0, description="Sequences in a batch.")
-    lr: float = Field(6e-4, gt=0, description="Peak learning rate of AdamW (.9, .999), cosine schedule.")
+    batch: int = Field(64, gt=0, le=1 << 20, description="Sequences in a batch.")
+    lr: float = Field(6e-4, gt=0, le=100, description="Peak learning rate of AdamW (.9, .999), cosine schedule.")
     weight_decay: float = Field(0.1, ge=0, description="Weight decay of AdamW.")
     warmup_steps: int = Field(0, ge=0, description="Steps over which the learning rate rises from 0.")
     evaluations: int = Field(
         10,
         gt=0,
+        le=10_000,
         description="How often validation loss and accuracy are measured; a checkpoint is kept each time.",
     )
 
@@ -191,7 +227,7 @@ class FineTuning(Training):
     """How a model is fine-tuned; defaults are the paper's."""
 
     epochs: float = Field(1.0, gt=0, description="Passes over those tokens.")
-    lr: float = Field(2e-5, gt=0, description="Peak learning rate of AdamW (.9, .999), cosine schedule.")
+    lr: float = Field(2e-5, gt=0, le=100, description="Peak learning rate of AdamW (.9, .999), cosine schedule.")
     weight_decay: float = Field(0.01, ge=0, description="Weight decay of AdamW.")
     warmup_steps: int = Field(500, ge=0, description="Steps over which the learning rate rises from 0.")
 
@@ -227,7 +263,9 @@ class Merge(Block):
         description="Position on the path: 0 is the first parent, 1 the second; `equilibrium` is where the accuracies "
         "on the two parents' own corpora cross.",
     )
-    points: int = Field(21, ge=2, description="Positions on the path, both ends included, at which both are measured.")
+    points: int = Field(
+        21, ge=2, le=10_001, description="Positions on the path, both ends included, at which both are measured."
+    )
 
 
 class MergedModel(Block):
@@ -240,8 +278,8 @@ class MergedModel(Block):
 class PretrainedModel(Block):
     """A published checkpoint that uses the study's tokenizer."""
 
-    pretrained: Text = Field(description="Name on the hub, or path of a local directory.")
-    revision: Text | None = Field(None, description="Commit, tag or branch.")
+    pretrained: Place = Field(description="Name on the hub, or path of a local directory.")
+    revision: Place | None = Field(None, description="Commit, tag or branch.")
     train: list[Name] = Field(min_length=1, description="Corpora of this study that stand for what it was trained on.")
 
 
@@ -268,14 +306,14 @@ class Resampling(Block):
 class Autoencoder(Block):
     """The sparse autoencoder of every model; defaults are the paper's (appendix B)."""
 
-    hook: Annotated[str, StringConstraints(pattern=r"^blocks\.\d+\.[a-z0-9_.]+$")] = Field(
+    hook: Annotated[str, StringConstraints(pattern=r"^blocks\.(0|[1-9][0-9]{0,3})(\.[a-z0-9_]+)+$")] = Field(
         "blocks.0.mlp.hook_post", description="TransformerLens hook point whose activations it reads."
     )
-    expansion: int = Field(16, gt=0, description="Features per activation element, m / n.")
+    expansion: int = Field(16, gt=0, le=1 << 12, description="Features per activation element, m / n.")
     tokens: int = Field(15_000_000, gt=0, description="Tokens that it is trained on, each seen once.")
     context: int = Field(24, gt=1, description="Length of a block, in tokens: what the language model reads at once.")
-    batch: int = Field(128, gt=0, description="Blocks in a batch.")
-    lr: float = Field(1e-4, gt=0, description="Learning rate of Adam (.9, .9999), constant.")
+    batch: int = Field(128, gt=0, le=1 << 20, description="Blocks in a batch.")
+    lr: float = Field(1e-4, gt=0, le=100, description="Learning rate of Adam (.9, .9999), constant.")
     variant: Literal["l1", "topk", "batchtopk", "jumprelu"] = Field(
         "l1",
         description="What keeps features few: an `l1` penalty (the paper's), the `l0` largest of each token (`topk`) or of the "
@@ -310,9 +348,10 @@ class Autoencoder(Block):
         "the trained autoencoder of the model's `parent` (of two, the first), and `transpose` where there is none.",
     )
     resampling: Resampling = Field(default_factory=Resampling, description="Resampling of dead features.")
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+    seeds: list[Seed] = Field(
         default_factory=lambda: [0],
         min_length=1,
+        max_length=1000,
         description="One autoencoder of each model is trained per seed.",
     )
 
@@ -340,6 +379,7 @@ class Flow(Block):
     bootstrap: int = Field(
         200,
         ge=0,
+        le=1_000_000,
         description="Replicates of the bootstrap over documents that gives the shares their 95 % intervals; 0 leaves them out.",
     )
 
@@ -437,7 +477,7 @@ class CharacterCase(CaseBlock):
 class FeatureCase(CaseBlock):
     """The tokens that a feature fires on, and the feature followed down the lineage."""
 
-    feature: int = Field(ge=0, description="Number of the feature, of the first autoencoder seed.")
+    feature: int = Field(ge=0, lt=2**31, description="Number of the feature, of the first autoencoder seed.")
 
 
 CASES = {"tokens": TokenCase, "pattern": PatternCase, "characters": CharacterCase, "feature": FeatureCase}
@@ -477,7 +517,7 @@ class Interpretation(Block):
     completion_price: float | None = Field(None, ge=0, description="USD per million tokens of replies.")
     parallel: int = Field(8, ge=1, le=256, description="Requests under way at once.")
     timeout: float = Field(
-        120.0, gt=0, description="Seconds after which a request without a reply is given up and sent again."
+        120.0, gt=0, le=86_400, description="Seconds after which a request without a reply is given up and sent again."
     )
 
 
@@ -488,10 +528,11 @@ class Study(Block):
     """A lineage of language models, an autoencoder for each, and the flow of features along its edges."""
 
     study: Name = Field(description="Name of the study; its artefacts are in `results/<study>/`.")
-    seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything that is drawn, autoencoders apart.")
+    seed: Seed = Field(0, description="Seed of everything that is drawn, autoencoders apart.")
     threads: int = Field(
         2,
         gt=0,
+        le=1024,
         description="CPU threads of a job that computes with torch, whatever `--cores` is: the number changes the last bits "
         "of its result.",
     )
@@ -531,8 +572,17 @@ class Study(Block):
             yield from ((key, name, corpora) for name in names if name not in self.corpora)
             if len(set(names)) < len(names):
                 yield key, names, "each corpus once"
-        if len(set(self.autoencoder.seeds)) < len(self.autoencoder.seeds):
-            yield "autoencoder.seeds", self.autoencoder.seeds, "each seed once"
+        for key, numbers, what in (
+            ("autoencoder.seeds", self.autoencoder.seeds, "seed"),
+            ("autoencoder.resampling.steps", self.autoencoder.resampling.steps, "step"),
+        ):
+            if len(set(numbers)) < len(numbers):
+                yield key, numbers, f"each {what} once"
+        for key, blocks in {"corpora": self.corpora, "models": self.models, "cases": self.cases}.items():
+            first: dict[str, str] = {}
+            for name in blocks:
+                if (other := first.setdefault(name.lower(), name)) != name:
+                    yield f"{key}.{name}", name, f"another name: some file systems cannot tell it from {other}"
 
         if self.controls.untrained and not self.untrained():
             yield "controls.untrained", True, "false in a study where no model is trained from nothing"
@@ -543,10 +593,10 @@ class Study(Block):
         missing = False
         for name, model in self.models.items():
             key = f"models.{name}." + ("parents" if isinstance(model, MergedModel) else "parent")
-            others = "another model of this study: " + ", ".join(n for n in self.models if n != name)
             for parent in self.parents(name):
                 if parent not in self.models:
                     missing = True
+                    others = "another model of this study: " + ", ".join(n for n in self.models if n != name)
                     yield key, parent, others
             if isinstance(model, MergedModel) and len(set(model.parents)) < 2:
                 yield key, model.parents, "two different models"
@@ -555,6 +605,9 @@ class Study(Block):
         if cycle := self._cycle():
             yield f"models.{cycle[0]}", " -> ".join(cycle), "a lineage without cycles"
             return
+        if (longest := max(depths := self._generations(), key=depths.get)) and depths[longest] > GENERATIONS:
+            yield f"models.{longest}", f"{depths[longest]} generations", f"at most {GENERATIONS} from a root to here"
+            return
 
         for name, case in self.cases.items():
             if case.model is not None and case.model not in self.models:
@@ -562,18 +615,21 @@ class Study(Block):
             for corpus in case.corpora or ():
                 if corpus not in self.flow_corpora():
                     yield f"cases.{name}.corpora", corpus, "a corpus of the sample: " + ", ".join(self.flow_corpora())
+            if case.corpora is not None and len(set(case.corpora)) < len(case.corpora):
+                yield f"cases.{name}.corpora", case.corpora, "each corpus once"
             if isinstance(case, PatternCase):
                 try:
                     re.compile(case.pattern)
-                except re.error as error:
+                except (re.error, OverflowError, RecursionError) as error:  # too large a number, too many parentheses
                     yield f"cases.{name}.pattern", case.pattern, f"a regular expression ({error})"
 
         layer = int(self.autoencoder.hook.split(".")[1])
         for name, model in self.models.items():
             roots = self.roots(name)
-            shapes = {
-                (root.architecture.model_dump_json() if isinstance(root, TrainedModel) else root.pretrained)
-                for root in (self.models[root] for root in roots)
+            shapes = {  # those of published checkpoints are known once they are loaded: `merge.angles` compares them
+                block.architecture.model_dump_json()
+                for block in (self.models[root] for root in roots)
+                if isinstance(block, TrainedModel)
             }
             if isinstance(model, MergedModel) and len(shapes) > 1:
                 yield f"models.{name}.parents", model.parents, "two models of one architecture"
@@ -595,6 +651,8 @@ class Study(Block):
                     )
                 if layer >= (layers := root.architecture.num_hidden_layers):
                     yield "autoencoder.hook", self.autoencoder.hook, f"a layer below {layers} (models.{name})"
+        if self.flow.min_active > self.flow.tokens:
+            yield "flow.min_active", self.flow.min_active, f"at most flow.tokens ({self.flow.tokens})"
         if self.flow.tokens < 2 * self.autoencoder.context:
             yield "flow.tokens", self.flow.tokens, f"at least two blocks of {self.autoencoder.context} tokens"
         if self.autoencoder.tokens < (batch := self.autoencoder.batch * self.autoencoder.context):
@@ -627,12 +685,27 @@ class Study(Block):
                 )
 
     def _cycle(self) -> list[str] | None:
-        def walk(name: str, path: list[str]) -> list[str] | None:
-            if name in path:
-                return [*path[path.index(name) :], name]
-            return next((found for p in self.parents(name) if (found := walk(p, [*path, name]))), None)
+        """The first cycle, from child to parent, if there is one."""
+        sorter, free = TopologicalSorter({name: self.parents(name) for name in self.models}), set()
+        try:
+            sorter.prepare()
+            return None
+        except CycleError:
+            while ready := sorter.get_ready():
+                free.update(ready)
+                sorter.done(*ready)
+        path, name = [], next(name for name in self.models if name not in free)
+        while name not in path:
+            path.append(name)
+            name = next(parent for parent in self.parents(name) if parent not in free)
+        return [*path[path.index(name) :], name]
 
-        return next((found for name in self.models if (found := walk(name, []))), None)
+    def _generations(self) -> dict[str, int]:
+        """How many generations lead to each model, itself counted."""
+        found: dict[str, int] = {}
+        for name in TopologicalSorter({name: self.parents(name) for name in self.models}).static_order():
+            found[name] = 1 + max((found[parent] for parent in self.parents(name)), default=0)
+        return found
 
     # The lineage graph.
 
@@ -655,10 +728,18 @@ class Study(Block):
 
     def ancestors(self, model: str) -> list[str]:
         """`model` and all that it comes from, oldest first."""
-        seen: dict[str, None] = {}
-        for parent in self.parents(model):
-            seen |= dict.fromkeys(self.ancestors(parent))
-        return [*seen, model]
+        # Each once, however many paths lead to it: in a lineage of merges there are 2 to the number of generations.
+        found: dict[str, None] = {}
+        entered, path = {model}, [(model, iter(self.parents(model)))]
+        while path:
+            name, parents = path[-1]
+            if (parent := next((other for other in parents if other not in entered), None)) is None:
+                found[name] = None
+                path.pop()
+            else:
+                entered.add(parent)
+                path.append((parent, iter(self.parents(parent))))
+        return list(found)
 
     def roots(self, model: str) -> list[str]:
         """The ancestors that come from no other model."""
@@ -674,10 +755,18 @@ class Study(Block):
 
     def own_corpora(self, model: str) -> list[str]:
         """Corpora that `model` itself was trained on; for a merge, those of its parents; for an untrained one, its root's."""
-        block = self._configured(model)
-        if isinstance(block, MergedModel):
-            return list(dict.fromkeys(c for parent in block.parents for c in self.own_corpora(parent)))
-        return list(block.train)
+        found: dict[str, None] = {}
+        seen, todo = set(), [model]
+        while todo:
+            if (name := todo.pop()) in seen:
+                continue
+            seen.add(name)
+            block = self._configured(name)
+            if isinstance(block, MergedModel):
+                todo += reversed(block.parents)
+            else:
+                found |= dict.fromkeys(block.train)
+        return list(found)
 
     def trace(self, model: str) -> list[str]:
         """Corpora that `model` and its ancestors were trained on (paper, section 3.2)."""
@@ -703,6 +792,41 @@ class Study(Block):
     def flow_corpora(self) -> list[str]:
         """Corpora of the comparison sample."""
         return list(self.flow.corpora or self.corpora)
+
+
+def each_key_once(paths: Iterable[str | Path]) -> None:
+    """Refuse files that give a key twice: YAML would take the last and say nothing.
+
+    Raises:
+        StudyError: names the keys and their lines.
+    """
+    for path in paths:
+        try:
+            root = yaml.compose(Path(path).read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        except (OSError, yaml.YAMLError):  # a pipe that has been read, JSON that is no YAML
+            continue
+        problems, seen, todo = [], set(), [("", root)]
+        while todo:
+            place, node = todo.pop()
+            if id(node) in seen:  # an anchor that is used again
+                continue
+            seen.add(id(node))
+            if isinstance(node, yaml.SequenceNode):
+                todo += [(place, part) for part in node.value]
+            elif isinstance(node, yaml.MappingNode):
+                first: dict[str, int] = {}
+                for key, value in node.value:
+                    name, line = place + str(key.value), key.start_mark.line + 1
+                    if before := first.get(str(key.value)):
+                        found = (
+                            f"found in lines {before} and {line}" if line > before else f"found twice in line {line}"
+                        )
+                        problems.append((before, f"  {name}: {found}; allowed: each key once"))
+                    first.setdefault(str(key.value), line)
+                    todo.append((f"{name}.", value))
+        if problems:
+            count = f"{len(problems)} problem" + "s" * (len(problems) > 1)
+            raise StudyError(f"config refused, {count} in {path}:\n" + "\n".join(line for _, line in sorted(problems)))
 
 
 def load_study(config: dict[str, Any]) -> Study:
@@ -761,8 +885,10 @@ def _problem(entry: Any) -> tuple[str, Any, str]:
     kinds, at = _KINDS.get(str(loc[0]) if loc else "", ({}, 0))
     if len(loc) > at and loc[at] in kinds:
         del loc[at]
-    key = ".".join(str(part) for i, part in enumerate(loc) if i < 2 or not _TYPE.match(str(part)))
     kind = entry["type"]
+    if loc and (kind == "invalid_key" or entry["loc"][-1] == "[key]"):
+        loc[-1] = entry["input"]  # pydantic makes a 0 of false
+    key = ".".join(_named(part) for i, part in enumerate(loc) if i < 2 or not _TYPE.match(str(part)))
     if unknown:
         allowed = _siblings(entry["loc"])
         near = difflib.get_close_matches(str(loc[-1]), allowed, n=1)
@@ -772,9 +898,21 @@ def _problem(entry: Any) -> tuple[str, Any, str]:
         return key, entry["input"], "a block of keys"
     if kind == "missing":
         return key, _NOTHING, "this key must be given"
+    if kind == "invalid_key" or (kind == "string_type" and entry["loc"][-1] == "[key]"):
+        return key, entry["input"], "a name; quotes make one of what YAML reads as a number, true, false or null"
+    if kind == "string_type":
+        return key, entry["input"], "a text; quotes make one of a number"
     if kind == "string_pattern_mismatch" and entry["ctx"]["pattern"] == NAME_PATTERN:
         return key, entry["input"], "a name of letters and digits, with single - or _ between them"
+    if kind == "string_pattern_mismatch" and entry["ctx"]["pattern"] == _PLACE_PATTERN:
+        return key, entry["input"], "a text of one line, without control characters"
     return key, entry["input"], entry["msg"].removeprefix("Input should be ")
+
+
+def _named(part: Any) -> str:
+    """A part of a key as it can stand in a message."""
+    text = str(part)
+    return text if text.isprintable() else repr(text)
 
 
 def _siblings(loc: tuple[int | str, ...]) -> list[str]:
@@ -791,4 +929,5 @@ def _shown(value: Any) -> str:
         return "nothing"
     if isinstance(value, dict):
         return "a block with " + (", ".join(map(str, value)) or "no keys")
-    return repr(value)
+    text = repr(value)
+    return text if len(text) <= 300 else f"{text[:300]}… ({len(text):,} characters)"

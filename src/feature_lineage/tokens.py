@@ -110,6 +110,11 @@ def published_tokenizer(path: str | Path, revision: str | None = None) -> PreTra
     return tokenizer
 
 
+def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
+    """How many rows an embedding needs: one more than the highest id, as a vocabulary may have gaps."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, path: str | Path, record: dict[str, Any]) -> None:
     """Write a tokenizer directory; its provenance goes into `tokenizer_config.json`, with digests of the other files."""
     with staged(path) as folder:
@@ -135,9 +140,13 @@ def encode_corpus(
     The directory holds `shard-00000.npy`, … (uint16, or uint32 for vocabularies above 65,536), `documents.parquet` (tokens of
     each document, its end token counted) and `index.json`. One shard and one batch of documents are held at a time. What was in
     the directory before goes: its shards may be more.
+
+    Raises:
+        InputError: a file cannot be read, or the tokenizer has no token for any of the text.
     """
     encoder = load_tokenizer(tokenizer)
-    dtype = np.uint16 if len(encoder) <= 1 << 16 else np.uint32
+    vocabulary = vocabulary_size(encoder)
+    dtype = np.uint16 if vocabulary <= 1 << 16 else np.uint32
     shards: list[dict[str, Any]] = []
     total = count = 0
 
@@ -177,13 +186,17 @@ def encode_corpus(
                     yield pa.record_batch([pa.array([len(ids) + 1 for ids in encoded], pa.int32())], schema=_LENGTHS)
 
         write_table(folder / "documents.parquet", lengths(), _LENGTHS, record)
+        if total == count:
+            raise InputError(
+                f"tokenizer {tokenizer}: has no token for any text of {documents}; choose another under `tokenizer`"
+            )
         if filled:
             flush()
         index = {
             "tokens": total,
             "documents": count,
             "dtype": np.dtype(dtype).name,
-            "vocab_size": len(encoder),
+            "vocab_size": vocabulary,
             "end_token": encoder.eos_token_id,
             "tokenizer_sha256": sha256(Path(tokenizer) / "tokenizer.json"),
             "shards": shards,

@@ -25,7 +25,7 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 
 from feature_lineage.artifacts import full_disk_named, sha256
-from feature_lineage.language_model import device
+from feature_lineage.language_model import check_windows, device
 from feature_lineage.logs import InputError, Stopped, logger, progress
 from feature_lineage.tokens import Windows
 
@@ -82,6 +82,12 @@ class _Progress(TrainerCallback):
         if logs and "loss" in logs:
             self.bar.set_postfix(loss=f"{float(logs['loss']):.3f}", refresh=False)
         found = {key: value for key, value in (logs or {}).items() if key.endswith(("_loss", "_accuracy"))}
+        for key, value in (logs or {}).items():
+            if key.endswith("loss") and not math.isfinite(value):
+                raise InputError(
+                    f"{self.label}: training has diverged, {key} is {value} at step {state.global_step} of {state.max_steps}; "
+                    f"lower models.{self.label}.training.lr or raise its warmup_steps"
+                )
         if found:
             logger.info(
                 "%s step %d: %s",
@@ -169,6 +175,7 @@ def train_model(
     """
     windows = Windows(train, block)
     chosen = windows.draw(tokens, [seed, 1], f"models.{label}.training.tokens", balance)
+    check_windows(model, windows[chosen[:1]])
     held_out = Windows(validation, block)
     held_out_sets = {
         corpus: _Sequences(held_out, held_out.spread(number, evaluation_tokens))
@@ -199,6 +206,7 @@ def train_model(
             data_seed=seed,
             logging_steps=logged,
             logging_first_step=True,
+            logging_nan_inf_filter=False,  # else a loss that is not finite is told as the last one that was
             eval_strategy="steps",
             eval_steps=every,
             eval_on_start=checkpoint is None,

@@ -8,7 +8,7 @@ import re
 import pytest
 from tiny_study import STUDY
 
-from feature_lineage.study import StudyError, load_study
+from feature_lineage.study import GENERATIONS, StudyError, each_key_once, load_study
 
 DROP = object()
 
@@ -111,13 +111,115 @@ BAD = [
     ({"cases.it": {"feature": 3, "corpora": ["lua"]}}, "cases.it.corpora", "'lua'", "of the sample: prose, code"),
     ({"cases.a/b": {"feature": 3}}, "cases.a/b", "'a/b'", "a name of letters and digits"),
     ({"case": {}}, "case", "a block with no keys", "did you mean cases?"),
+    # names
+    ({"study": ".."}, "study", "'..'", "a name of letters and digits"),
+    ({"study": "/tmp/x"}, "study", "'/tmp/x'", "a name of letters and digits"),
+    ({"study": "tiny\n"}, "study", r"'tiny\n'", "a name of letters and digits"),
+    ({"study": "ti ny"}, "study", "'ti ny'", "a name of letters and digits"),
+    ({"study": "é"}, "study", "'é'", "a name of letters and digits"),
+    ({"study": "１"}, "study", "'１'", "a name of letters and digits"),
+    ({"study": ""}, "study", "''", "a name of letters and digits"),
+    ({"study": "a" * 65}, "study", "aaa", "at most 64 characters"),
+    ({"study": 7}, "study", "7", "quotes make one of a number"),
+    ({"study": True}, "study", "True", "not true or false (as YAML reads yes, no, on and off without quotes)"),
+    ({"study": None}, "study", "None", "a text"),
+    ({("models", 1): {"train": ["prose"]}}, "models.1", "1", "a name; quotes make one"),
+    ({("models", None): {"train": ["prose"]}}, "models.None", "None", "a name; quotes make one"),
+    ({("models", False): {"train": ["prose"]}}, "models.False", "False", "a name; quotes make one"),
+    ({("models", "x\n"): {"train": ["prose"]}}, r"models.'x\n'", r"'x\n'", "a name of letters and digits"),
+    ({("models", "Base"): {"train": ["prose"]}}, "models.Base", "'Base'", "some file systems cannot tell it from base"),
+    ({("corpora", "Prose"): {"files": "a.txt"}}, "corpora.Prose", "'Prose'", "some file systems cannot tell it"),
+    ({("cases", "Article"): {"feature": 1}}, "cases.Article", "'Article'", "some file systems cannot tell it"),
+    ({("corpora", "../x"): {"files": "a.txt"}}, "corpora.../x", "'../x'", "a name of letters and digits"),
+    ({(False,): 1}, "False", "False", "a name; quotes make one"),
+    ({(None,): 1}, "None", "None", "a name; quotes make one"),
+    (
+        {("models", "base-untrained"): {"train": ["code"]}, "controls.untrained": True},
+        "models.base-untrained",
+        "'base-untrained'",
+        "another name",
+    ),
+    # what is no number, and numbers that nothing can hold
+    ({"seed": True}, "seed", "True", "not true or false"),
+    ({"threads": True}, "threads", "True", "not true or false"),
+    ({"models.base.training.lr": True}, "models.base.training.lr", "True", "not true or false"),
+    ({"models.both.merge.t": True}, "models.both.merge.t", "True", "not true or false"),
+    ({"autoencoder.seeds": [True]}, "autoencoder.seeds", "[True]", "not true or false"),
+    ({"flow.parts": True}, "flow.parts", "True", "not true or false"),
+    ({"flow.parts": 3}, "flow.parts", "3", "1, 2, 4, 8 or 16"),
+    ({"controls.ceiling": 0}, "controls.ceiling", "0", "true or false"),
+    ({"autoencoder.normalize": 1}, "autoencoder.normalize", "1", "true or false"),
+    ({"controls": False}, "controls", "False", "a block of keys"),
+    ({"seed": "١"}, "seed", "'١'", "a valid integer"),
+    ({"seed": 2**32}, "seed", "4294967296", "less than 4294967296"),
+    ({"seed": 0.5}, "seed", "0.5", "fractional part"),
+    ({"threads": 10**30}, "threads", "1000", "less than or equal to 1024"),
+    ({"evaluation_tokens": 10**30}, "evaluation_tokens", "1000", "at most 1,000,000,000,000,000"),
+    ({"models.base.training.tokens": 10**400}, "models.base.training.tokens", "(401 characters)", "at most 1,000,000"),
+    ({"models.base.training.lr": 1e300}, "models.base.training.lr", "1e+300", "less than or equal to 100"),
+    ({"models.base.training.lr": float("inf")}, "models.base.training.lr", "inf", "finite"),
+    ({"models.base.training.lr": "1e400"}, "models.base.training.lr", "'1e400'", "finite"),
+    ({"models.base.training.epochs": -1}, "models.base.training.epochs", "-1", "greater than 0"),
+    ({"models.base.training.weight_decay": -0.1}, "models.base.training.weight_decay", "-0.1", "greater than or equal"),
+    ({"models.base.training.batch": 10**12}, "models.base.training.batch", "1000", "less than or equal to 1048576"),
+    ({"models.base.architecture.hidden_size": 10**12}, "models.base.architecture.hidden_size", "1000", "65536"),
+    ({"models.base.architecture.num_hidden_layers": 0}, "models.base.architecture.num_hidden_layers", "0", "than 0"),
+    ({"models.both.merge.points": 10**9}, "models.both.merge.points", "1000", "10001"),
+    ({"models.both.merge.t": float("nan")}, "models.both.merge.t", "nan", "'equilibrium' or a finite number"),
+    ({"autoencoder.seeds": [2**32]}, "autoencoder.seeds.0", "4294967296", "less than 4294967296"),
+    ({"autoencoder.seeds": [-1]}, "autoencoder.seeds.0", "-1", "greater than or equal to 0"),
+    ({"autoencoder.seeds": list(range(1001))}, "autoencoder.seeds", "characters)", "at most 1000 items"),
+    ({"autoencoder.expansion": 10**9}, "autoencoder.expansion", "1000", "4096"),
+    ({"autoencoder.l1": float("nan")}, "autoencoder.l1", "nan", "finite"),
+    ({"autoencoder.resampling.steps": [10, 10]}, "autoencoder.resampling.steps", "[10, 10]", "each step once"),
+    ({"flow.tokens": 10**30}, "flow.tokens", "1000", "at most 1,000,000"),
+    ({"flow.bootstrap": 10**12}, "flow.bootstrap", "1000", "1000000"),
+    ({"flow.min_active": 10**9}, "flow.min_active", "1000000000", "at most flow.tokens (1000)"),
+    ({"flow.threshold": float("nan")}, "flow.threshold", "nan", "finite"),
+    ({"flow.threshold": "high"}, "flow.threshold", "'high'", "a valid number"),
+    ({"corpora.prose.fraction": float("nan")}, "corpora.prose.fraction", "nan", "finite"),
+    # what leads nowhere
+    ({"corpora.prose.files": "a\0b"}, "corpora.prose.files", r"'a\x00b'", "one line, without control characters"),
+    ({"corpora.prose.files": "a\nb"}, "corpora.prose.files", r"'a\nb'", "one line, without control characters"),
+    ({"corpora.prose.files": ["a", 1]}, "corpora.prose.files.1", "1", "a text; quotes make one of a number"),
+    ({"corpora.prose": None}, "corpora.prose", "None", "a block with one of the keys"),
+    ({"corpora.prose": "data/prose.jsonl"}, "corpora.prose", "'data/prose.jsonl'", "a block with one of the keys"),
+    ({"corpora": ["prose"]}, "corpora", "['prose']", "a block of keys"),
+    ({"corpora.prose": {"huggingface": "x", "files": "y"}}, "corpora.prose.files", "'y'", "no such key"),
+    ({"tokenizer": None}, "tokenizer", "None", "train, pretrained"),
+    ({"tokenizer": {"pretrained": ""}}, "tokenizer.pretrained", "''", "one line"),
+    ({"tokenizer": {"pretrained": "x", "train": ["prose"]}}, "tokenizer.pretrained", "'x'", "no such key"),
+    ({"models.base": None}, "models.base", "None", "parents, pretrained, parent, train"),
+    ({"models.base.train": "prose"}, "models.base.train", "'prose'", "a valid list"),
+    ({"models.base.training": None}, "models.base.training", "None", "a block of keys"),
+    ({"models.both": {"pretrained": "x"}}, "models.both.train", "nothing", "must be given"),
+    ({"models.coder.architecture": {"hidden_size": 64}}, "models.coder.architecture", "hidden_size", "no such key"),
+    ({"models.both.parents": ["coder", "writer", "base"]}, "models.both.parents", "'base'", "at most 2 items"),
+    ({"models.base": {"parent": "both", "train": ["code"]}}, "models.base", "base -> both -> coder -> base", "cycles"),
+    ({"autoencoder.hook": "blocks.１.mlp.hook_post"}, "autoencoder.hook", "'blocks.１", "match pattern"),
+    ({"autoencoder.hook": "blocks.00.mlp.hook_post"}, "autoencoder.hook", "'blocks.00", "match pattern"),
+    ({"autoencoder.hook": "blocks.0.mlp.hook_post\n"}, "autoencoder.hook", r"hook_post\n'", "match pattern"),
+    ({"autoencoder.hook": "blocks." + "9" * 5000 + ".x"}, "autoencoder.hook", "characters)", "match pattern"),
+    ({"cases.it": {"pattern": "(" * 5000}}, "cases.it.pattern", "characters)", "a regular expression"),
+    ({"cases.it": {"pattern": "a{99999999999}"}}, "cases.it.pattern", "'a{99999999999}'", "a regular expression"),
+    ({"cases.it": {"feature": 10**30}}, "cases.it.feature", "1000", "less than 2147483648"),
+    ({"cases.it": {"feature": True}}, "cases.it.feature", "True", "not true or false"),
+    ({"cases.it": {"tokens": ["a"], "corpora": ["code", "code"]}}, "cases.it.corpora", "['code', 'code']", "once"),
+    ({"cases": None}, "cases", "None", "a block of keys"),
+    ({"interpretation.budget_usd": -1}, "interpretation.budget_usd", "-1", "greater than 0"),
+    ({"interpretation.prompt_price": float("nan")}, "interpretation.prompt_price", "nan", "finite"),
+    ({"interpretation.base_url": "ftp://x"}, "interpretation.base_url", "not shown", "https?://"),
+    ({"interpretation.key_env": "sk-proj-abc123"}, "interpretation.key_env", "not shown", "[A-Z_]"),
+    ({"interpretation.parallel": 257}, "interpretation.parallel", "257", "less than or equal to 256"),
+    ({"interpretation.timeout": 1e300}, "interpretation.timeout", "1e+300", "less than or equal to 86400"),
+    ({"interpretation": "x"}, "interpretation", "'x'", "a block of keys"),
 ]
 
 
 def changed(changes):
     config = copy.deepcopy(STUDY)
     for key, value in changes.items():
-        *path, last = key.split(".")
+        *path, last = key if isinstance(key, tuple) else key.split(".")
         block = config
         for part in path:
             block = block.setdefault(part, {})
@@ -132,7 +234,7 @@ def test_the_tiny_study_itself_is_accepted():
     assert load_study(changed({})).study == "tiny"
 
 
-@pytest.mark.parametrize(("changes", "key", "found", "allowed"), BAD, ids=[f"{b[1]}: {b[2]}" for b in BAD])
+@pytest.mark.parametrize(("changes", "key", "found", "allowed"), BAD, ids=[ascii(f"{b[1]}: {b[2]}")[1:-1] for b in BAD])
 def test_refused_with_key_value_and_what_is_allowed(changes, key, found, allowed):
     with pytest.raises(StudyError) as refusal:
         load_study(changed(changes))
@@ -142,6 +244,60 @@ def test_refused_with_key_value_and_what_is_allowed(changes, key, found, allowed
     assert any(part[1] == key and found in part[2] and allowed in part[3] for part in parts), (
         f"{key}, {found} and {allowed} are not in\n{refusal.value}"
     )
+
+
+def test_every_bad_config_is_another_one():
+    assert len({repr(changes) for changes, *_ in BAD}) == len(BAD) >= 150
+
+
+def lineage(generations, merged=False):
+    """Models one after another; with `merged`, two in each generation, both merged from the two before."""
+    root, child = STUDY["models"]["base"], {"train": ["code"], "training": STUDY["models"]["coder"]["training"]}
+    models = {"a1": root, "b1": root} if merged else {"a1": root}
+    for number in range(2, generations + 1):
+        if merged:
+            models |= {f"{side}{number}": {"parents": [f"a{number - 1}", f"b{number - 1}"]} for side in "ab"}
+        else:
+            models[f"a{number}"] = child | {"parent": f"a{number - 1}"}
+    return models
+
+
+def test_long_lineages_are_read_and_too_long_ones_refused():
+    assert len(load_study(changed({"models": lineage(GENERATIONS)})).edges()) == GENERATIONS - 1
+    for generations in (GENERATIONS + 1, 1500):
+        for models in (lineage(generations), dict(reversed(lineage(generations).items()))):
+            with pytest.raises(StudyError, match=rf"models.a{generations}: found .*{generations} generations"):
+                load_study(changed({"models": models}))
+
+
+def test_a_lineage_of_merges_has_more_paths_than_can_be_walked():
+    study = load_study(changed({"models": lineage(60, merged=True)}))
+    assert len(study.order()) == len(study.ancestors("a60")) + 1 == 120
+    assert study.trace("a60") == study.own_corpora("a60") == ["prose", "code"]
+    assert study.roots("b60") == ["a1", "b1"]
+
+
+def test_a_long_cycle_is_named():
+    models = lineage(20)
+    models["a1"] = {"parent": "a20", "train": ["code"]}
+    with pytest.raises(StudyError, match=r"models\.a1: found .*a1 -> a20 -> a19 -> .* -> a2 -> a1.*without cycles"):
+        load_study(changed({"models": models}))
+
+
+def test_keys_given_twice_are_refused_with_their_lines(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text("study: tiny\nseed: 1\nmodels:\n  base: {train: [prose], train: [code]}\nseed: 2\n")
+    with pytest.raises(StudyError) as refusal:
+        each_key_once([path])
+    assert str(refusal.value).splitlines() == [
+        f"config refused, 2 problems in {path}:",
+        "  seed: found in lines 2 and 5; allowed: each key once",
+        "  models.base.train: found twice in line 4; allowed: each key once",
+    ]
+    path.write_text("a: &it {x: 1}\nb: *it\nc: [{x: 1}, {x: 2}]\nd: {<<: *it, x: 3}\n")
+    each_key_once([path])
+    path.write_text('{"a": {"x": 1}, "b": {"x": 1}}')
+    each_key_once([path, tmp_path / "a-pipe-that-has-been-read"])
 
 
 def test_every_problem_is_named_at_once():

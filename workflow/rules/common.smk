@@ -13,11 +13,13 @@ from feature_lineage.study import (
     PretrainedModel,
     StudyError,
     TrainedTokenizer,
+    each_key_once,
     load_study,
 )
 from snakemake.exceptions import WorkflowError
 
 try:
+    each_key_once(workflow.configfiles)
     study = load_study(config)
 except StudyError as error:
     files = ", ".join(map(os.path.relpath, workflow.overwrite_configfiles))
@@ -108,7 +110,12 @@ def corpus_files(wildcards):
         [options["files"]] if isinstance(options["files"], str) else options["files"]
     )
     found = [
-        glob.glob(p, recursive=True) if glob.has_magic(p) else [p] for p in patterns
+        (
+            glob.glob(p, recursive=True)
+            if glob.has_magic(p) and not os.path.exists(p)
+            else [p]
+        )
+        for p in patterns
     ]
     files = {path for paths in found for path in paths if not os.path.isdir(path)}
     for path in sorted(files):

@@ -15,7 +15,7 @@ def main(smk: Any) -> None:
         chosen = choose_t(smk.params.t, read_table(smk.input.sweep), *smk.params.corpora)
         record = provenance(smk.input, smk.params) | {"t": chosen.t, "crosses": chosen.crosses}
         states = first.state_dict(), second.state_dict()
-        between = angles(*states, smk.params.method)
+        between = angles(*states, smk.params.method, (first.name_or_path, second.name_or_path))
         first.load_state_dict(merge_states(*states, chosen.t, between))
         output = Path(smk.output.tensors).parent
         write_table(smk.output.tensors, tensor_table(states[0], between), TENSORS, record)

@@ -10,7 +10,7 @@ from feature_lineage.autoencoder import load_autoencoder
 from feature_lineage.language_model import device, load_model
 from feature_lineage.logit_effects import EFFECTS, logit_effects
 from feature_lineage.logs import job
-from feature_lineage.tokens import load_tokenizer
+from feature_lineage.tokens import load_tokenizer, vocabulary_size
 
 
 def main(smk: Any) -> None:
@@ -21,7 +21,7 @@ def main(smk: Any) -> None:
             load_model(folder).to(place),
             smk.params.hook,
             load_autoencoder(Path(smk.input.weights).parent, place).W_dec,
-            len(load_tokenizer(folder)),
+            vocabulary_size(load_tokenizer(folder)),
             label=f"logits {smk.wildcards.model} seed{smk.wildcards.seed}",
         )
         record = provenance(smk.input, smk.params)
