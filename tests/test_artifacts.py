@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from feature_lineage.artifacts import (
     _hashes,
     checkpoint_folder,
+    foreign,
     no_space,
     provenance,
     read_batches,
@@ -440,3 +441,19 @@ def test_a_range_of_rows_is_read_without_the_row_groups_outside_of_it(tmp_path):
     assert len(read_range(tmp_path / "a.parquet", ["token", "value"], 60, 70)) == 30
     with pytest.raises(InputError, match=r"a\.parquet"):
         read_range(tmp_path / "a.parquet", ["token", "value"], 0, 5)
+
+
+def test_what_others_made_is_told_from_what_was_damaged(tmp_path):
+    write_tensors(tmp_path / "ours.safetensors", {"x": np.ones(3)}, {})
+    write_json(tmp_path / "ours.json", {"x": 1}, {})
+    save_file({"x": np.ones(3)}, tmp_path / "theirs.safetensors")
+    (tmp_path / "theirs.json").write_text('{"x": 1}')
+    for kind in ("safetensors", "json"):
+        assert foreign(tmp_path / f"theirs.{kind}")
+        ours = tmp_path / f"ours.{kind}"
+        content = ours.read_bytes()
+        for place in range(len(content)):
+            ours.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+            assert not foreign(ours), place
+            ours.write_bytes(content[:place])
+            assert not foreign(ours), place

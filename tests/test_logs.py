@@ -85,12 +85,8 @@ def test_a_signal_ends_a_job_in_one_line(tmp_path, capsys, number, name):
     with pytest.raises(SystemExit) as ended, job(tmp_path / "step.log"):
         signal.raise_signal(number)
     assert ended.value.code == 130
-    assert capsys.readouterr().err == (tmp_path / "step.log").read_text()
-    assert (
-        (tmp_path / "step.log")
-        .read_text()
-        .endswith(f"ERROR ended by {name}; run Snakemake again, what has finished is kept\n")
-    )
+    assert (said := capsys.readouterr().err) == (tmp_path / "step.log").read_text()
+    assert f"ERROR ended by {name}; run Snakemake again, what has finished is kept\n" in said
     assert signal.getsignal(signal.SIGTERM) == before
 
 

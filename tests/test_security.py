@@ -25,7 +25,7 @@ import pytest
 from scripted_endpoint import KEY, KEY_ENV, ask_many, completion, echo, question, read_number, serve, service, status
 
 from feature_lineage import endpoint as endpoint_module
-from feature_lineage.artifacts import read_json, read_table, write_json
+from feature_lineage.artifacts import read_json, write_json
 from feature_lineage.corpora import file_documents, huggingface_documents, package_documents
 from feature_lineage.endpoint import Endpoint, Ledger
 from feature_lineage.logs import InputError, job, printable
@@ -73,11 +73,11 @@ def test_no_rule_has_a_shell_command_or_code_of_its_own():
         assert not re.findall(r"^\s*(shell|run|notebook|wrapper|cwl|envvars)\s*:", path.read_text(), re.MULTILINE), path
 
 
-@pytest.mark.parametrize("loader", ["load_model", "load_tokenizer"])
+@pytest.mark.parametrize("loader", ["published_model", "published_tokenizer"])
 def test_remote_code_is_switched_off_by_name(loader):
     from feature_lineage import language_model, tokens
 
-    source = inspect.getsource(getattr(language_model if loader == "load_model" else tokens, loader))
+    source = inspect.getsource(getattr(language_model if loader == "published_model" else tokens, loader))
     loads = re.findall(r"from_pretrained\((.*?)\n? *\)\n", source, re.DOTALL)
     assert loads and all("trust_remote_code=False" in part for part in loads)
 
@@ -126,73 +126,73 @@ def module(folder, mark):
 def test_pickled_weights_are_not_loaded(checkpoint, mark):
     import torch
 
-    from feature_lineage.language_model import load_model
+    from feature_lineage.language_model import published_model
 
     torch.save(Evil(mark), checkpoint / "pytorch_model.bin")
-    load_model(checkpoint)  # the others are there
+    published_model(checkpoint)  # the others are there
     (checkpoint / "model.safetensors").unlink()
     with pytest.raises(InputError, match=r"published: cannot be loaded .*safetensors"):
-        load_model(checkpoint)
+        published_model(checkpoint)
 
 
 def test_an_index_that_names_a_pickle_as_shard_does_not_load_it(checkpoint, mark):
     import torch
 
-    from feature_lineage.language_model import load_model
+    from feature_lineage.language_model import published_model
 
     (checkpoint / "model.safetensors").unlink()
     torch.save(Evil(mark), checkpoint / "shard.bin")
     index = {"metadata": {}, "weight_map": {"lm_head.weight": "shard.bin"}}
     (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(InputError, match="published: cannot be loaded"):
-        load_model(checkpoint)
+        published_model(checkpoint)
 
 
 @pytest.mark.parametrize("known", [True, False])
 def test_a_models_own_code_does_not_run(checkpoint, mark, known):
-    from feature_lineage.language_model import load_model
+    from feature_lineage.language_model import published_model
 
     module(checkpoint, mark)
     change(checkpoint / "config.json", auto_map={name: "evil.Evil" for name in ("AutoConfig", "AutoModelForCausalLM")})
     if known:
-        load_model(checkpoint)  # as what transformers itself knows by that name
+        published_model(checkpoint)  # as what transformers itself knows by that name
         return
     change(checkpoint / "config.json", model_type="evil")
     with pytest.raises(InputError, match=r"published: cannot be loaded .*custom code"):
-        load_model(checkpoint)
+        published_model(checkpoint)
 
 
 @pytest.mark.parametrize("known", [True, False])
 def test_a_tokenizers_own_code_does_not_run(checkpoint, mark, known):
-    from feature_lineage.tokens import load_tokenizer
+    from feature_lineage.tokens import published_tokenizer
 
     module(checkpoint, mark)
     change(checkpoint / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Evil", "evil.Evil"]})
     if known:
-        load_tokenizer(checkpoint)
+        published_tokenizer(checkpoint)
         return
     change(checkpoint / "tokenizer_config.json", tokenizer_class="EvilTokenizer")
     change(checkpoint / "config.json", model_type="evil", auto_map={"AutoConfig": "evil.Evil"})
     with pytest.raises(InputError, match=r"published: cannot be loaded .*custom code"):
-        load_tokenizer(checkpoint)
+        published_tokenizer(checkpoint)
 
 
 @pytest.mark.parametrize("key", ["_attn_implementation", "attn_implementation"])
 def test_an_attention_kernel_of_the_hub_is_refused(checkpoint, key):
-    from feature_lineage.language_model import load_model
+    from feature_lineage.language_model import published_model
 
     change(checkpoint / "config.json", **{key: "somebody/kernel"})
     with pytest.raises(InputError, match="'somebody/kernel', an attention kernel from the hub"):
-        load_model(checkpoint)
+        published_model(checkpoint)
 
 
 def test_a_chat_template_is_not_rendered(checkpoint, mark):
-    from feature_lineage.tokens import load_tokenizer
+    from feature_lineage.tokens import published_tokenizer
 
     call = f"{{{{ cycler.__init__.__globals__.os.mkdir({str(mark)!r}) }}}}"
     (checkpoint / "chat_template.jinja").write_text(call)
     change(checkpoint / "tokenizer_config.json", chat_template=call)
-    assert load_tokenizer(checkpoint)("text")["input_ids"]
+    assert published_tokenizer(checkpoint)("text")["input_ids"]
 
 
 @pytest.mark.parametrize("file", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "pytorch_model.bin"])
@@ -276,7 +276,7 @@ def test_a_pickled_type_in_parquet_is_not_unpickled(tmp_path, mark, name):
     schema = pa.schema([pa.field("text", pa.string(), metadata=metadata)])
     pq.write_table(pa.table([pa.array(["a text"])], schema=schema), tmp_path / "planted.parquet")
     assert [one.text for one in file_documents(tmp_path / "planted.parquet", "x", "text")] == ["a text"]
-    assert read_table(tmp_path / "planted.parquet").to_pandas()["text"].tolist() == ["a text"]
+    assert pq.read_table(tmp_path / "planted.parquet").to_pandas()["text"].tolist() == ["a text"]
 
 
 # --- names and places --------------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ def test_tokenizer_that_is_missing_or_damaged_is_named(tmp_path, tokenizer_dir):
 def test_a_tokenizer_whose_file_was_removed_is_not_replaced_by_another(tmp_path, tokenizer_dir):
     shutil.copytree(tokenizer_dir, tmp_path / "tokenizer")
     (tmp_path / "tokenizer" / "tokenizer.json").unlink()
-    with pytest.raises(InputError, match=r"tokenizer\.json: this file is missing"):
+    with pytest.raises(InputError, match=r"tokenizer\.json: this input file is missing"):
         load_tokenizer(tmp_path / "tokenizer")
 
 

@@ -262,6 +262,20 @@ def verify_files(path: str | Path) -> None:
             raise _damaged(file, "it is not what was written", f"it and {path}")
 
 
+def foreign(path: str | Path) -> bool:
+    """Whether a safetensors or JSON file was made by somebody else: it can be read and holds neither a digest nor provenance."""
+    path = Path(path)
+    try:
+        if path.suffix == ".json":
+            found = json.loads(path.read_bytes())
+        else:
+            with safe_open(path, "np") as tensors:
+                found = tensors.metadata() or {}
+    except (OSError, ValueError, SafetensorError):
+        return False
+    return isinstance(found, dict) and not {SEAL, KEY} & found.keys()
+
+
 def _missing(path: Path) -> InputError:
     return InputError(f"{path}: this input file is missing; run Snakemake again to make it anew")
 

@@ -112,7 +112,7 @@ def load_autoencoder(folder: str | Path, place: torch.device | str = "cpu") -> S
     kinds = {"architecture": ("standard", "topk", "jumprelu"), "apply_b_dec_to_input": (True,), "dtype": ("float32",)}
     kinds |= {"normalize_activations": ("none",), "reshape_activations": ("none",)}
     for key, known in kinds.items():
-        if (found := config.get(key, "nothing") if isinstance(config, dict) else "nothing") not in known:
+        if (found := config.get(key, "nothing")) not in known:
             raise InputError(
                 f"{file}: {key} is {found}, only {' or '.join(map(str, known))} can be read here; delete both files and run "
                 "Snakemake again"

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from feature_lineage.artifacts import digests, seal, staged, tensor_metadata, verify_files
+from feature_lineage.artifacts import digests, foreign, seal, staged, tensor_metadata, verify_files
 from feature_lineage.logs import InputError
 from feature_lineage.tokens import Windows, load_tokenizer, vocabulary_size
 
@@ -45,12 +45,14 @@ def build_model(architecture: Mapping[str, Any], tokenizer: str | Path, seed: in
 
 
 def load_model(path: str | Path) -> PreTrainedModel:
-    """Load a checkpoint that `save_model` wrote.
+    """Load a checkpoint; every file of one that `save_model` wrote is verified.
 
     Raises:
-        InputError: a file of it is missing or damaged.
+        InputError: a file of it is missing or damaged, or as for `published_model`.
     """
-    verify_files(Path(path) / "model.safetensors")
+    weights = Path(path) / "model.safetensors"
+    if not foreign(weights):
+        verify_files(weights)
     return published_model(path)
 
 

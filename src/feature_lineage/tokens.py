@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from feature_lineage.artifacts import (
     digests,
+    foreign,
     read_batches,
     read_json,
     read_table,
@@ -71,12 +72,14 @@ def train_tokenizer(corpora: Sequence[str | Path], vocab_size: int) -> PreTraine
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
-    """Load the tokenizer of a directory that `save_tokenizer` or `language_model.save_model` wrote.
+    """Load the tokenizer of a directory; every file of one that `save_tokenizer` or `language_model.save_model` wrote is verified.
 
     Raises:
-        InputError: a file of it is missing or damaged.
+        InputError: a file of it is missing or damaged, or as for `published_tokenizer`.
     """
-    verify_files(Path(path) / "tokenizer_config.json")
+    settings = Path(path) / "tokenizer_config.json"
+    if not foreign(settings):
+        verify_files(settings)
     return published_tokenizer(path)
 
 
@@ -88,11 +91,6 @@ def published_tokenizer(path: str | Path, revision: str | None = None) -> PreTra
     """
     from transformers import AutoTokenizer
 
-    config = Path(path) / "tokenizer_config.json"
-    if config.exists() and "provenance" in read_json(config) and not (Path(path) / "tokenizer.json").exists():
-        raise InputError(  # the loader would put another in its place
-            f"{Path(path) / 'tokenizer.json'}: this file is missing; delete {path} and run Snakemake again"
-        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             str(path), revision=revision or "main", use_fast=True, trust_remote_code=False
