@@ -271,9 +271,9 @@ def foreign(path: str | Path) -> bool:
         else:
             with safe_open(path, "np") as tensors:
                 found = tensors.metadata() or {}
+        return isinstance(found, dict) and KEY not in found and _hashes(path).place is None
     except (OSError, ValueError, SafetensorError):
         return False
-    return isinstance(found, dict) and not {SEAL, KEY} & found.keys()
 
 
 def _missing(path: Path) -> InputError:
