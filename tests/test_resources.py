@@ -105,7 +105,7 @@ AUTOENCODER = ("train_autoencoder", "evaluate_autoencoder", "collect_features")
         (("correlate", "correlate_shifted", "correlate_published"), "flow", "tokens", 250, "runtime"),
         (("correlate", "correlate_published"), "autoencoder", "l0", 10, "memory"),
         (("categorise_features", "write_report"), "autoencoder", "expansion", 64, "memory"),
-        (("bootstrap_flow",), "flow", "bootstrap", 10_000, "runtime"),
+        (("bootstrap_flow",), "flow", "bootstrap", 1_000, "runtime"),
     ],
 )
 def test_a_larger_study_asks_for_more(steps, block, key, factor, what):

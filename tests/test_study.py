@@ -262,13 +262,6 @@ BAD = [
     ("models.lua.parent", "lua", "models.lua", "lua -> lua", "without cycles"),
     ("models.luastories.parents", ["lua"], "models.luastories.parents", "['lua']", "at least 2"),
     ("models.luastories.parents", ["lua", "lua"], "models.luastories.parents", "['lua', 'lua']", "two different"),
-    (
-        "models.luastories.parents",
-        ["lua", "other"],
-        "models.luastories.parents",
-        "['lua', 'other']",
-        "one architecture",
-    ),
     ("models.luastories.merge.t", 1.5, "models.luastories.merge.t", "1.5", "'equilibrium' or less than or equal to 1"),
     ("models.luastories.merge.method", "ties", "models.luastories.merge.method", "'ties'", "'slerp' or 'linear'"),
     ("models.lua.train", ["latin"], "models.lua.train", "'latin'", "a corpus of this study"),

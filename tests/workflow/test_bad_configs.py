@@ -212,7 +212,7 @@ BAD = [
     ({"interpretation.key_env": "sk-proj-abc123"}, "interpretation.key_env", "not shown", "[A-Z_]"),
     ({"interpretation.parallel": 257}, "interpretation.parallel", "257", "less than or equal to 256"),
     ({"interpretation.timeout": 1e300}, "interpretation.timeout", "1e+300", "less than or equal to 86400"),
-    ({"interpretation": "x"}, "interpretation", "'x'", "a block of keys"),
+    ({"interpretation": "x"}, "interpretation", "not shown", "a block of keys"),
 ]
 
 

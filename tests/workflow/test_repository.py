@@ -104,3 +104,18 @@ def test_a_rule_made_from_another_has_a_log_and_a_benchmark_of_its_own(path):
 def test_every_script_has_its_rule():
     scripts = {path.stem for path in (CHECKOUT / "workflow" / "scripts").glob("*.py")}
     assert scripts == {rule.values[0] for rule in RULES}
+
+
+def test_every_test_that_the_docs_name_exists():
+    named = {
+        (file, test)
+        for page in [CHECKOUT / "README.md", *(CHECKOUT / "docs").glob("*.md")]
+        for file, test in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page.read_text())
+    }
+    assert len(named) > 60
+    missing = {
+        f"{file}::{test}"
+        for file, test in named
+        if not (CHECKOUT / file).exists() or (test and f"def {test}(" not in (CHECKOUT / file).read_text())
+    }
+    assert not missing, missing
