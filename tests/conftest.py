@@ -1,6 +1,7 @@
 """Small data and models that the tests share: real text from the standard library, token files from given numbers."""
 
 import os
+import signal
 import sysconfig
 import tempfile
 from pathlib import Path
@@ -11,6 +12,10 @@ import pytest
 # Before the first import of Hugging Face's libraries: no test reaches for the network or for the reader's own cache.
 _CACHE = tempfile.TemporaryDirectory(prefix="hf-", ignore_cleanup_errors=True)
 os.environ.update(HF_HUB_OFFLINE="1", HF_HOME=_CACHE.name)
+
+# A shell starts what runs in its background with Ctrl-C ignored, and so would all that the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY = {
     "hidden_size": 16,

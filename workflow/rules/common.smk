@@ -50,9 +50,12 @@ wildcard_constraints:
 
 
 def code(script):
-    """Hash of all the code that a script runs: as a parameter, it makes the step rerun when that code changes."""
+    """Hash of all the code that a script runs: as a parameter, it makes the step rerun when that code changes.
+
+    Taken when a job asks for it: on a cluster every job reads these rules, and needs one of them.
+    """
     path = os.path.join(workflow.basedir, "workflow", "scripts", f"{script}.py")
-    return fingerprint(path)
+    return lambda wildcards: fingerprint(path)
 
 
 def needs(step):

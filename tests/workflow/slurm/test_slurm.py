@@ -229,7 +229,13 @@ def test_all_but_the_smallest_jobs_are_submitted(night):
     ran = {next((group for group in GROUPS if step.startswith(f"{group}_")), step) for step in steps}
     grouped = {rule for rules in GROUPS.values() for rule in rules}
     assert ran == submitted - grouped | set(GROUPS)
-    assert all(job["state"] == "COMPLETED" for job in night.jobs if job["study"] == "tiny"), night.jobs
+    states: dict[
+        tuple[str, str], set[str]
+    ] = {}  # one that starts while there is no controller fails, and is tried again
+    for job in night.jobs:
+        if job["study"] == "tiny":
+            states.setdefault((job["step"], job["wildcards"]), set()).add(job["state"])
+    assert all("COMPLETED" in found for found in states.values()), states
 
 
 def test_jobs_that_compute_on_a_gpu_ask_for_one_and_the_others_do_not(night):
