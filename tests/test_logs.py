@@ -108,6 +108,9 @@ def test_a_job_that_runs_already_is_not_run_beside_itself(tmp_path):
         with pytest.raises(SystemExit), job(log):
             raise AssertionError("two at once")
         assert f"still running, as process {other.pid} on {socket.gethostname()}" in log.read_text()
+        with pytest.raises(SystemExit), job(log):
+            raise AssertionError("three at once")
+        assert log.read_text().count("still running") == 2, "what a running job has written stays"
     finally:
         other.kill()
         other.wait()

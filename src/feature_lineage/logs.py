@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tqdm.auto import tqdm
 
@@ -49,6 +49,9 @@ class _Printable(logging.Formatter):
         return printable(super().format(record))
 
 
+_FORMAT = _Printable("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
+
+
 @contextmanager
 def job(log: str | Path) -> Iterator[None]:
     """Log to stderr and to the file `log` while a job runs.
@@ -56,27 +59,24 @@ def job(log: str | Path) -> Iterator[None]:
     An error ends it with exit status 1: an `InputError` in its message alone, any other with a traceback. SIGTERM, which a scheduler's
     time limit is too, and Ctrl-C end it with 130. The last line tells where the log is.
     """
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
-    unwritten = None
-    try:
-        Path(log).parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(log, mode="w", encoding="utf-8"))
-    except OSError as error:
-        unwritten = error
+    log = Path(log)
+    stderr = logging.StreamHandler(sys.stderr)
+    stderr.setFormatter(_FORMAT)
     logging.raiseExceptions = False  # on a full disk lines are lost, without a traceback for each
-    for handler in handlers:
-        handler.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     logging.captureWarnings(True)
-    logging.basicConfig(level=logging.WARNING, handlers=handlers, force=True)
+    logging.basicConfig(level=logging.WARNING, handlers=[stderr], force=True)
     logger.setLevel(logging.INFO)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    where = f"the log of this job: {shlex.quote(str(Path(log).resolve()))}"
-    if unwritten:
-        logger.warning("%s: there is no log of this job (%s)", log, unwritten)
+    where = f"the log of this job: {shlex.quote(str(log.resolve()))}"
     before = signal.signal(signal.SIGTERM, _interrupt)
+    lock = None
     try:
-        with _alone(Path(log)):
-            yield
+        mode = "a"  # one that is refused writes behind what the running one has written
+        try:
+            lock, mode = _lock(log), "w"
+        finally:
+            _begin(log, mode)
+        yield
     except InputError as error:
         logger.error("%s\n%s", error, where)
         raise SystemExit(1) from None
@@ -89,39 +89,52 @@ def job(log: str | Path) -> Iterator[None]:
         raise SystemExit(130) from None
     finally:
         signal.signal(signal.SIGTERM, before)
-        for handler in handlers:
+        for handler in logging.getLogger().handlers:
             with suppress(OSError):
                 handler.flush()
+        if lock:
+            _lock_path(log).unlink(missing_ok=True)
+            lock.close()
 
 
 def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 
-@contextmanager
-def _alone(log: Path) -> Iterator[None]:
-    """Hold a lock beside the log: a job outlives a Snakemake that is killed, and must not meet its own second run.
+def _begin(log: Path, mode: str) -> None:
+    try:
+        file = logging.FileHandler(log, mode=mode, encoding="utf-8")
+    except OSError as error:
+        logger.warning("%s: there is no log of this job (%s)", log, error)
+        return
+    file.setFormatter(_FORMAT)
+    logging.getLogger().addHandler(file)
 
-    Where a file system has no locks, nothing is held.
+
+def _lock_path(log: Path) -> Path:
+    return log.with_name(f".{log.name}.lock")
+
+
+def _lock(log: Path) -> IO[bytes] | None:
+    """Hold a lock beside the log until what is returned is closed: a job outlives a Snakemake that is killed, and must not meet its own
+    second run. None where a file system has no locks, or no space for one.
     """
-    path = log.with_name(f".{log.name}.lock")
-    with path.open("a+", encoding="utf-8") as file:
-        with suppress(OSError):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                raise InputError(
-                    f"{log}: this job is still running, as {file.read() or 'another process'}; the Snakemake that started it has "
-                    "died. Let it end, or end it, and run Snakemake again"
-                ) from None
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        file = _lock_path(log).open("ab+", buffering=0)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        raise InputError(
+            f"{log}: this job is still running, as {file.read().decode() or 'another process'}; the Snakemake that started it has died. "
+            "Let it end, or end it, and run Snakemake again"
+        ) from None
+    except OSError:
+        return None
+    with suppress(OSError):
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+    return file
 
 
 @contextmanager
