@@ -5,6 +5,8 @@ BIN := .venv/bin
 
 # What takes longer: a real SLURM on this machine, interrupted jobs, full disks. They run apart.
 APART := tests/workflow/slurm tests/workflow/faults
+# Two files at a time, in the order given: what takes longest goes first, so that both end together.
+IN_ORDER := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: audit demo controls test test-cluster bench-autoencoder bench-correlation bench-report planted-truth environment peers lint docs clean
 
@@ -17,10 +19,10 @@ controls: environment
 	$(BIN)/snakemake --profile profiles/local --cores $(CORES) --configfile config/config.yaml config/controls.yaml
 
 test: environment peers
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(APART:%=--ignore=%)
+	$(BIN)/python -m pytest $(IN_ORDER) tests/workflow/test_trained_controls.py tests $(APART:%=--ignore=%)
 
 test-cluster: environment
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(wildcard $(APART))
+	$(BIN)/python -m pytest $(IN_ORDER) $(APART)
 
 # One training step at the paper's shape, beside SAELens.
 bench-autoencoder: environment peers

@@ -31,7 +31,7 @@ GROUPED = ("--groups", *(f"{rule}={group}" for group, rules in GROUPS.items() fo
            "--group-components", *(f"{group}=6" for group in GROUPS))  # fmt: skip
 LONG = TRAINING | {"tokens": 90_000, "epochs": 2, "evaluations": 40}
 TRAININGS = ("unbroken", "late", "cancelled")
-OUTAGE = 12.0  # seconds; a command gives up after 9, and is tried again
+OUTAGE = 4.0  # seconds; SLURM's commands wait for it for 9, and without accounting the plugin does not survive one that fails
 FIRST_MEMORY = 350  # MB: less than Snakemake and torch
 TARGETS = (
     *(f"results/night/models/{model}/model.safetensors" for model in TRAININGS),
