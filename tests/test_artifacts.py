@@ -261,7 +261,7 @@ def test_json_round_trip_with_provenance(tmp_path):
 
 
 def test_json_refuses_what_is_no_json(tmp_path):
-    with pytest.raises(ValueError, match="not JSON compliant"):
+    with pytest.raises(InputError, match=r"t\.json: not written, a number that belongs there is NaN or infinite"):
         write_json(tmp_path / "t.json", {"a": float("nan")}, RECORD)
     assert visible(tmp_path) == []
 

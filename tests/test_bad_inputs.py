@@ -130,6 +130,13 @@ def test_a_file_without_permission_is_named(tmp_path):
     refused(lambda: list(files_documents(str(path))), str(path), "Permission denied")
 
 
+def test_a_suffix_in_capitals_means_the_same(tmp_path):
+    (tmp_path / "A.JSONL").write_text('{"text": "one"}\n{"text": "two"}\n')
+    (tmp_path / "B.TXT.GZ").write_bytes(gzip.compress(b"three"))
+    found = files_documents([str(tmp_path / "A.JSONL"), str(tmp_path / "B.TXT.GZ")], "text")
+    assert [one.text for one in found] == ["one", "two", "three"]
+
+
 def test_a_path_that_exists_is_no_pattern(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("a[1].txt", "a1.txt", "b*.txt", "b2.txt"):

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import warnings
 
 import pytest
@@ -99,7 +100,21 @@ with job(sys.argv[1]):
 """
 
 
-def test_a_job_that_runs_already_is_not_run_beside_itself(tmp_path):
+def test_a_job_waits_for_its_own_earlier_run_to_end(tmp_path):
+    log = tmp_path / "step.log"
+    other = subprocess.Popen([sys.executable, "-c", RUNNING, str(log)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "running\n"
+        threading.Timer(1.0, other.kill).start()
+        with job(log):
+            assert other.wait(5) == -signal.SIGKILL
+    finally:
+        other.kill()
+        other.stdout.close()
+
+
+def test_a_job_that_runs_already_is_not_run_beside_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr("feature_lineage.logs.PATIENCE", 0.0)
     log = tmp_path / "step.log"
     other = subprocess.Popen([sys.executable, "-c", RUNNING, str(log)], stdout=subprocess.PIPE, text=True)
     try:

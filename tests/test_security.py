@@ -470,6 +470,17 @@ def test_a_redirect_is_not_followed(told, tmp_path):
     assert "status 307" in text and other.bodies == []
 
 
+def test_a_proxy_gets_nothing_that_is_not_encrypted(told, monkeypatch):
+    with serve(echo) as proxy:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url.removesuffix("/v1"))
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        asked = []
+        told(lambda body, number: asked.append(number) or {"status": 401, "body": {}})
+    assert asked and proxy.bodies == []
+
+
 def test_a_key_does_not_travel_unencrypted(tmp_path, monkeypatch):
     monkeypatch.setenv(KEY_ENV, KEY)
     sent = []

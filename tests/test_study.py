@@ -307,7 +307,7 @@ BAD = [
     ("interpretation.features", "some", "interpretation.features", "not shown as it may be a key", "'all'"),
     ("interpretation.key_env", "sk-1234", "interpretation.key_env", "not shown as it may be a key", "[A-Z_]"),
     ("interpretation.key", "sk-1234", "interpretation.key", "not shown as it may be a key", "no such key"),
-    ("interpretation.base_url", "http://me:pw@host", "interpretation.base_url", "not shown", "http"),
+    ("interpretation.base_url", "http://me:pw@host", "interpretation.base_url", "not shown", "HF_TOKEN"),
 ]
 
 
@@ -353,3 +353,30 @@ def test_no_two_autoencoders_begin_with_the_same_random_numbers(study):
     found = {study.autoencoder_seed(model, seed) for model in study.models for seed in range(50)}
     assert len(found) == 50 * len(study.models)
     assert study.autoencoder_seed("lua", 0) == study.autoencoder_seed("lua", 0) != study.autoencoder_seed("lua", 1)
+
+
+KEY = "sk-proj-0123456789abcdefABCDEF"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("credentials", KEY),
+        ("seed", KEY),
+        ("study", KEY),
+        ("models.lua.hf", "hf_0123456789abcdefABCDEF"),
+        ("models.other.pretrained", "https://me:secret0123@host/model"),
+        ("corpora.lua.license", f"by {KEY}"),
+        ("interpretation.model", KEY),
+        ("interpretation.base_url", f"https://host/{KEY}"),
+        ("interpretation.base_url", "https://host/v1?api_key=secret0123"),
+        (KEY, 1),
+    ],
+)
+def test_what_looks_like_a_key_is_refused_wherever_it_stands_and_not_shown(key, value):
+    with pytest.raises(StudyError) as refusal:
+        load_study(changed(key, value))
+    said = str(refusal.value)
+    assert "looks like a key" in said and "HF_TOKEN" in said
+    assert KEY not in said and "secret0123" not in said and "hf_0123" not in said
+    assert (key in said) == (key != KEY)

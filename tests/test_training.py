@@ -267,10 +267,15 @@ def test_last_checkpoint_is_the_newest_whole_one(tmp_path):
     assert last_checkpoint(tmp_path) is None
     for step, whole in ((9, True), (10, True), (100, False)):
         (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "model").write_text("weights")
         if whole:
             mark_whole(tmp_path / f"checkpoint-{step}")
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
     assert not (tmp_path / "checkpoint-100").exists(), "Trainer would refuse to write over it"
+    for mark in ("[]", "{}", "1", "null"):
+        (tmp_path / "checkpoint-10" / "whole").write_text(mark)
+        assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-9"
+        (tmp_path / "checkpoint-10").mkdir()
 
 
 # --- refused -----------------------------------------------------------------------------------------------

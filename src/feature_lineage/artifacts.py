@@ -25,7 +25,7 @@ from feature_lineage.logs import InputError
 
 KEY = "provenance"
 PARTIAL = ".partial"  # how the name of a file ends that is being written
-CLOCKS = 60.0  # seconds that the clocks of a cluster's machines may differ by
+CLOCKS = 600.0  # seconds that the clocks of a cluster's machines may differ by
 _PACKAGES = (
     "feature-lineage",
     "torch",
@@ -436,7 +436,13 @@ def write_json(path: str | Path, content: dict[str, Any], record: dict[str, Any]
     """Write a JSON object, provenance under its own key."""
     content = {key: value for key, value in content.items() if key != KEY} | {KEY: record | {SEAL: _ZEROS}}
     with staged(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        try:
+            text = json.dumps(content, indent=2, allow_nan=False)
+        except ValueError as error:
+            raise InputError(
+                f"{path}: not written, a number that belongs there is NaN or infinite ({error}); look at what it is made from"
+            ) from error
+        temporary.write_text(text + "\n", encoding="utf-8")
         seal(temporary)
 
 

@@ -142,9 +142,11 @@ def file_documents(path: Path, source: str, text: str) -> Iterator[Document]:
     Raises:
         InputError: missing, truncated, not UTF-8, or without the column `text`; names the file (and line).
     """
-    name = path.name.removesuffix(".gz").removesuffix(".zst")
+    name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
     try:
-        if path.suffix in (".gz", ".zst") and not path.stat().st_size:  # their readers take it for an empty text
+        if (
+            path.suffix.lower() in (".gz", ".zst") and not path.stat().st_size
+        ):  # their readers take it for an empty text
             raise EOFError("0 bytes")
         if name.endswith(".parquet"):
             yield from _parquet_documents(path, source, text)
@@ -169,9 +171,9 @@ def file_documents(path: Path, source: str, text: str) -> Iterator[Document]:
 
 
 def _open(path: Path) -> Any:
-    if path.suffix == ".gz":
+    if path.suffix.lower() == ".gz":
         return gzip.open(path)
-    return pa.CompressedInputStream(pa.OSFile(str(path)), "zstd") if path.suffix == ".zst" else path.open("rb")
+    return pa.CompressedInputStream(pa.OSFile(str(path)), "zstd") if path.suffix.lower() == ".zst" else path.open("rb")
 
 
 def _parquet_documents(path: Path, source: str, text: str) -> Iterator[Document]:

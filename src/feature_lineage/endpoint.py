@@ -460,7 +460,10 @@ class Endpoint:
             base_url=service.base_url,
             max_retries=0,
             timeout=service.timeout,
-            http_client=openai.DefaultHttpxClient(follow_redirects=False),  # prompts go to nobody else
+            # Prompts go to nobody else: no redirect is followed, and no proxy gets what is not encrypted.
+            http_client=openai.DefaultHttpxClient(
+                follow_redirects=False, trust_env=urlsplit(service.base_url).scheme == "https"
+            ),
         )
         return self._client
 

@@ -95,10 +95,8 @@ def published_model(path: str | Path, revision: str | None = None) -> PreTrained
     if wrong:
         raise InputError(f"model {path}: its tensors do not fit its config.json: {'; '.join(wrong)}; {again}")
     meant = model.config.architectures
-    if meant and type(model).__name__ not in meant:
-        raise InputError(
-            f"model {path}: is a {', '.join(meant)}, not a language model that predicts next tokens; choose another"
-        )
+    if meant and (not isinstance(meant, list) or type(model).__name__ not in meant):
+        raise InputError(f"model {path}: is a {meant}, not a language model that predicts next tokens; choose another")
     for name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise InputError(f"model {path}: tensor {name} holds NaN or infinity; {again}")

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,9 @@ from typing import IO, Any
 from tqdm.auto import tqdm
 
 logger = logging.getLogger("feature_lineage")
+
+
+PATIENCE = 60.0  # seconds that a job's own earlier run is waited for; a scheduler's grace between SIGTERM and SIGKILL is half of it
 
 
 class InputError(Exception):
@@ -117,12 +121,24 @@ def _lock_path(log: Path) -> Path:
 
 def _lock(log: Path) -> IO[bytes] | None:
     """Hold a lock beside the log until what is returned is closed: a job outlives a Snakemake that is killed, and must not meet its own
-    second run. None where a file system has no locks, or no space for one.
+    second run. One that was asked to stop may still be saving, and is waited for. None where a file system has no locks, or no space.
     """
+    patience = time.monotonic() + PATIENCE
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        file = _lock_path(log).open("ab+", buffering=0)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        while True:
+            file = _lock_path(log).open("ab+", buffering=0)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(file.fileno()), _lock_path(log).stat()):
+                    break
+            except FileNotFoundError:  # whoever held it has ended between the two
+                pass
+            except BlockingIOError:
+                if time.monotonic() > patience:
+                    raise
+                time.sleep(0.5)
+            file.close()
     except BlockingIOError:
         file.seek(0)
         raise InputError(

@@ -3,7 +3,7 @@
 Memory is counted: the tensors and tables that a step holds at once, in bytes, what a Python process with torch takes, and a quarter
 more. On a GPU most of it is there, but the request is the same, so that a cluster without GPUs needs no other. Run time is bounded, for
 a slow processor and no GPU: a job that ends early costs nothing, and one that is stopped goes on from its checkpoint when it is tried
-again. A step that is tried again asks for twice as much. `tests/test_resources.py` holds both to what was measured.
+again. A step that is tried again asks for twice as much memory, and twice the time up to `LONGEST`. `tests/test_resources.py` holds both to what was measured.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from feature_lineage.study import Architecture, Study, TrainedModel, TrainedTokenizer, Training
 
-LONGEST = 24 * 60  # minutes of a first request, as long as most partitions take jobs
+LONGEST = 24 * 60  # minutes, as long as most partitions take jobs: one that asks for more would wait for ever
 SHORTEST = 30
 MARGIN = 1.25
 PROCESS = 1.2e9  # bytes of a process with torch and transformers, 0.6e9 measured, and of the two of Snakemake that start it, 0.2e9 each
@@ -307,7 +307,7 @@ def request(study: Study, step: str, model: str | None = None, attempt: int = 1)
         attempt: how often it has been tried, this time counted.
 
     Returns:
-        Memory and run time of the first request, which is for at most `LONGEST`, times 2 for every attempt after it.
+        Memory and run time of the first request, both times 2 for every attempt after it; run time is at most `LONGEST`.
 
     Raises:
         KeyError: no such step.
@@ -315,8 +315,8 @@ def request(study: Study, step: str, model: str | None = None, attempt: int = 1)
     need = _NEEDS[step](_sizes(study, model))
     process = PROCESS + (DRIVER if step in ON_GPU else 0)
     mem_mb = 100 * math.ceil(MARGIN * (process + need.memory) / 100e6)
-    minutes = min(LONGEST, max(SHORTEST, 2 * need.seconds / 60))
-    return Request(mem_mb * 2 ** (attempt - 1), math.ceil(minutes / 10) * 10 * 2 ** (attempt - 1))
+    minutes = math.ceil(min(LONGEST, max(SHORTEST, 2 * need.seconds / 60)) / 10) * 10
+    return Request(mem_mb * 2 ** (attempt - 1), min(LONGEST, minutes * 2 ** (attempt - 1)))
 
 
 def _sizes(study: Study, model: str | None) -> _Sizes:

@@ -14,6 +14,7 @@ from graphlib import CycleError, TopologicalSorter
 from operator import or_
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 from zlib import crc32
 
 import yaml
@@ -653,6 +654,22 @@ class Study(Block):
                     yield "autoencoder.hook", self.autoencoder.hook, f"a layer below {layers} (models.{name})"
         if self.flow.min_active > self.flow.tokens:
             yield "flow.min_active", self.flow.min_active, f"at most flow.tokens ({self.flow.tokens})"
+        for name, root in self.models.items():
+            if isinstance(root, TrainedModel):
+                inside = re.fullmatch(r"blocks\.\d+\.mlp\.hook_(pre|post)", self.autoencoder.hook)
+                width = root.architecture.intermediate_size if inside else root.architecture.hidden_size
+                features = width * self.autoencoder.expansion
+                if self.autoencoder.l0 is not None and self.autoencoder.l0 >= features:
+                    yield "autoencoder.l0", self.autoencoder.l0, f"fewer than the {features} features (models.{name})"
+                for case, block in self.cases.items():
+                    start = block.model or self.order()[0]
+                    if (
+                        isinstance(block, FeatureCase)
+                        and start in self.models
+                        and name in self.roots(start)
+                        and block.feature >= features
+                    ):
+                        yield f"cases.{case}.feature", block.feature, f"a feature below {features} (models.{name})"
         if self.flow.tokens < 2 * self.autoencoder.context:
             yield "flow.tokens", self.flow.tokens, f"at least two blocks of {self.autoencoder.context} tokens"
         if self.autoencoder.tokens < (batch := self.autoencoder.batch * self.autoencoder.context):
@@ -668,6 +685,13 @@ class Study(Block):
             )
 
         asked = self.interpretation
+        try:
+            parts = urlsplit(asked.base_url)
+            whole = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        except ValueError:
+            whole = False
+        if not whole:
+            yield "interpretation.base_url", _Hidden(), "an address: https://host[:port]/path"
         if asked.model is not None:
             prices = {name: getattr(asked, name) for name in ("prompt_price", "completion_price")}
             for name, price in prices.items():
@@ -835,6 +859,16 @@ def load_study(config: dict[str, Any]) -> Study:
     Raises:
         StudyError: one message that names every key refused, what was found and what is allowed.
     """
+    if keys := list(_keys_within(config, "")):
+        lines = [
+            f"  {key}: found what looks like a key or a password, not shown; allowed: none in any place; export it in the environment "
+            "variable that interpretation.key_env names, or, for the hub, in HF_TOKEN"
+            for key in keys
+        ]
+        raise StudyError(
+            f"config refused, {_counted(lines)} in study {'?' if 'study' in keys else config.get('study')!r}:\n"
+            + "\n".join(lines)
+        )
     try:
         return Study.model_validate(config)
     except ValidationError as error:
@@ -847,9 +881,34 @@ def load_study(config: dict[str, Any]) -> Study:
         lines = [
             f"  {key}: found {value}; allowed: {' or '.join(allowed)}" for (key, value), allowed in problems.items()
         ]
-        count = f"{len(lines)} problem" + "s" * (len(lines) > 1)
         name = config.get("study") if isinstance(config, dict) else None
-        raise StudyError(f"config refused, {count} in study {name!r}:\n" + "\n".join(lines)) from None
+        raise StudyError(f"config refused, {_counted(lines)} in study {name!r}:\n" + "\n".join(lines)) from None
+
+
+def _counted(lines: list[str]) -> str:
+    return f"{len(lines)} problem" + "s" * (len(lines) > 1)
+
+
+# As the providers of models, the hub and GitHub write their keys; and keys and passwords in addresses.
+_A_KEY = re.compile(
+    r"\b(sk-[\w-]{16,}|hf_\w{16,}|gh[pousr]_\w{16,}|github_pat_\w{16,})|://[^/\s@]+:[^/\s@]+@|://\S*[?&](api_?key|(access_)?token|key)=",
+    re.IGNORECASE,
+)
+
+
+def _keys_within(found: Any, where: str) -> Iterator[str]:
+    """Where in a configuration something stands that looks like a key: those texts go into provenance and Snakemake's records."""
+    if isinstance(found, dict):
+        for name, value in found.items():
+            if isinstance(name, str) and _A_KEY.search(name):
+                yield f"{where or 'the top'} (as the name of a key)"
+            else:
+                yield from _keys_within(value, f"{where}.{name}".removeprefix("."))
+    elif isinstance(found, list):
+        for number, value in enumerate(found):
+            yield from _keys_within(value, f"{where}.{number}")
+    elif isinstance(found, str) and _A_KEY.search(found):
+        yield where
 
 
 _NOTHING = object()

@@ -132,7 +132,9 @@ def _damage(checkpoint: Path) -> str | None:
         return f"{checkpoint}: was not written to its end"
     except InputError as error:
         return str(error)
-    except ValueError:
+    except (ValueError, AttributeError):
+        hashes = {}
+    if not hashes:
         changed = [_WHOLE]
     return f"{checkpoint / changed[0]}: truncated or damaged" if changed else None
 

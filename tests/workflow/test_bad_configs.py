@@ -212,6 +212,10 @@ BAD = [
     ({"interpretation.key_env": "sk-proj-abc123"}, "interpretation.key_env", "not shown", "[A-Z_]"),
     ({"interpretation.parallel": 257}, "interpretation.parallel", "257", "less than or equal to 256"),
     ({"interpretation.timeout": 1e300}, "interpretation.timeout", "1e+300", "less than or equal to 86400"),
+    ({"autoencoder.l0": 10**6}, "autoencoder.l0", "1000000", "fewer than the 128 features (models.base)"),
+    ({"cases.it": {"feature": 128}}, "cases.it.feature", "128", "below 128 (models.base)"),
+    ({"interpretation.base_url": "https://[x"}, "interpretation.base_url", "not shown", "an address"),
+    ({"interpretation.base_url": "https://x:abc/"}, "interpretation.base_url", "not shown", "an address"),
     ({"interpretation": "x"}, "interpretation", "not shown", "a block of keys"),
 ]
 
