@@ -7,6 +7,8 @@ BIN := .venv/bin
 APART := tests/workflow/slurm tests/workflow/faults
 # Two files at a time, in the order given: what takes longest goes first, so that both end together.
 IN_ORDER := -n 2 --dist loadfile --no-loadscope-reorder
+# The first of these makes the finished study; the second needs it, and would wait for it.
+LONG := tests/workflow/test_trained_controls.py $(wildcard tests/test_[a-c]*.py) tests/workflow/test_measured_controls.py
 
 .PHONY: audit demo controls test test-cluster bench-autoencoder bench-correlation bench-report planted-truth environment peers lint docs clean
 
@@ -19,7 +21,7 @@ controls: environment
 	$(BIN)/snakemake --profile profiles/local --cores $(CORES) --configfile config/config.yaml config/controls.yaml
 
 test: environment peers
-	$(BIN)/python -m pytest $(IN_ORDER) tests/workflow/test_trained_controls.py tests $(APART:%=--ignore=%)
+	$(BIN)/python -m pytest $(IN_ORDER) $(LONG) tests $(APART:%=--ignore=%)
 
 test-cluster: environment
 	$(BIN)/python -m pytest $(IN_ORDER) $(APART)
