@@ -21,7 +21,7 @@ controls: environment
 	$(BIN)/snakemake --profile profiles/local --cores $(CORES) --configfile config/config.yaml config/controls.yaml
 
 test: environment peers
-	$(BIN)/python -m pytest $(IN_ORDER) $(LONG) tests $(APART:%=--ignore=%)
+	$(BIN)/python -m pytest $(IN_ORDER) $(LONG) $(filter-out $(LONG),$(wildcard tests/test_*.py tests/workflow/test_*.py))
 
 test-cluster: environment
 	$(BIN)/python -m pytest $(IN_ORDER) $(APART)
