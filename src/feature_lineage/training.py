@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
-from feature_lineage.artifacts import full_disk_named, sha256
+from feature_lineage.artifacts import PARTIAL, full_disk_named, sha256
 from feature_lineage.language_model import check_windows, device
 from feature_lineage.logs import InputError, Stopped, logger, progress
 from feature_lineage.tokens import Windows
@@ -109,7 +109,9 @@ _WHOLE = "whole"
 def mark_whole(checkpoint: Path) -> None:
     """Write the hash of each file of a checkpoint that is complete into its mark."""
     hashes = {file.name: sha256(file) for file in sorted(checkpoint.iterdir()) if file.is_file()}
-    (checkpoint / _WHOLE).write_text(json.dumps(hashes, indent=2), encoding="utf-8")
+    partial = checkpoint / f"{_WHOLE}{PARTIAL}"
+    partial.write_text(json.dumps(hashes, indent=2), encoding="utf-8")
+    partial.replace(checkpoint / _WHOLE)
 
 
 def last_checkpoint(folder: str | Path) -> Path | None:
