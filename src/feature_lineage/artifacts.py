@@ -65,7 +65,7 @@ def provenance(inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict
     Raises:
         InputError: an input is missing, or its time stamp lies in the future.
     """
-    for _, found in inputs.items():
+    for found in inputs.values():
         for path in [found] if isinstance(found, str | Path) else found:
             _refuse_future(Path(path))
     record = {

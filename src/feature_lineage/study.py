@@ -656,9 +656,9 @@ class Study(Block):
             yield "flow.min_active", self.flow.min_active, f"at most flow.tokens ({self.flow.tokens})"
         for name, root in self.models.items():
             if isinstance(root, TrainedModel):
-                inside = re.fullmatch(r"blocks\.\d+\.mlp\.hook_(pre|post)", self.autoencoder.hook)
-                width = root.architecture.intermediate_size if inside else root.architecture.hidden_size
-                features = width * self.autoencoder.expansion
+                # No hook point gives more; how many this one gives is known when the model is there.
+                widest = max(root.architecture.intermediate_size, root.architecture.hidden_size)
+                features = widest * self.autoencoder.expansion
                 if self.autoencoder.l0 is not None and self.autoencoder.l0 >= features:
                     yield "autoencoder.l0", self.autoencoder.l0, f"fewer than the {features} features (models.{name})"
                 for case, block in self.cases.items():
@@ -849,8 +849,7 @@ def each_key_once(paths: Iterable[str | Path]) -> None:
                     first.setdefault(str(key.value), line)
                     todo.append((f"{name}.", value))
         if problems:
-            count = f"{len(problems)} problem" + "s" * (len(problems) > 1)
-            raise StudyError(f"config refused, {count} in {path}:\n" + "\n".join(line for _, line in sorted(problems)))
+            raise _refusal([line for _, line in sorted(problems)], str(path))
 
 
 def load_study(config: dict[str, Any]) -> Study:
@@ -859,16 +858,14 @@ def load_study(config: dict[str, Any]) -> Study:
     Raises:
         StudyError: one message that names every key refused, what was found and what is allowed.
     """
+    name = config.get("study") if isinstance(config, dict) else None
     if keys := list(_keys_within(config, "")):
         lines = [
             f"  {key}: found what looks like a key or a password, not shown; allowed: none in any place; export it in the environment "
             "variable that interpretation.key_env names, or, for the hub, in HF_TOKEN"
             for key in keys
         ]
-        raise StudyError(
-            f"config refused, {_counted(lines)} in study {'?' if 'study' in keys else config.get('study')!r}:\n"
-            + "\n".join(lines)
-        )
+        raise _refusal(lines, f"study {'?' if 'study' in keys else name!r}")
     try:
         return Study.model_validate(config)
     except ValidationError as error:
@@ -881,12 +878,12 @@ def load_study(config: dict[str, Any]) -> Study:
         lines = [
             f"  {key}: found {value}; allowed: {' or '.join(allowed)}" for (key, value), allowed in problems.items()
         ]
-        name = config.get("study") if isinstance(config, dict) else None
-        raise StudyError(f"config refused, {_counted(lines)} in study {name!r}:\n" + "\n".join(lines)) from None
+        raise _refusal(lines, f"study {name!r}") from None
 
 
-def _counted(lines: list[str]) -> str:
-    return f"{len(lines)} problem" + "s" * (len(lines) > 1)
+def _refusal(lines: list[str], where: str) -> StudyError:
+    count = f"{len(lines)} problem" + "s" * (len(lines) > 1)
+    return StudyError(f"config refused, {count} in {where}:\n" + "\n".join(lines))
 
 
 # As the providers of models, the hub and GitHub write their keys; and keys and passwords in addresses.
