@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from snakemake.iocontainers import InputFiles
 
 from feature_lineage.artifacts import (
     _hashes,
@@ -81,6 +82,15 @@ def test_provenance_tells_versions_inputs_and_parameters(tmp_path):
     assert record["versions"]["torch"] == torch.__version__
     assert record == json.loads(json.dumps(record))
     assert str(tmp_path) not in json.dumps(record), "the same study elsewhere must give the same bytes"
+
+
+def test_provenance_takes_the_inputs_of_a_rule_as_they_are(tmp_path):
+    paths = {"one": str(tmp_path / "in"), "many": [str(tmp_path / "in"), str(tmp_path / "other")]}
+    for name in ("in", "other"):
+        (tmp_path / name).write_text(name)
+    record = provenance(paths, {})
+    assert provenance(InputFiles(fromdict=paths), {}) == record
+    assert provenance(InputFiles(fromdict={"one": paths["one"]}), {})["inputs"] == {"one": record["inputs"]["one"]}
 
 
 def test_a_folder_removed_while_it_is_written_to_is_named(tmp_path):

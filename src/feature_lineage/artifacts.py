@@ -65,14 +65,15 @@ def provenance(inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict
     Raises:
         InputError: an input is missing, or its time stamp lies in the future.
     """
-    for found in inputs.values():
+    files = dict(inputs.items())  # a rule's inputs have items() and no more of a mapping
+    for found in files.values():
         for path in [found] if isinstance(found, str | Path) else found:
             _refuse_future(Path(path))
     record = {
         "versions": {name: found for name in _PACKAGES if (found := _version(name))},
         "inputs": {
             name: sha256(path) if isinstance(path, str | Path) else [sha256(part) for part in path]
-            for name, path in sorted(inputs.items())
+            for name, path in sorted(files.items())
         },
         "parameters": dict(parameters),
     }
