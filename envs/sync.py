@@ -1,4 +1,4 @@
-"""Write envs/environment.yaml from envs/requirements.txt, so that conda users get the same versions."""
+"""Write envs/environment.yaml from envs/requirements.txt, and what conda users need of envs/demo.txt, so that they get the same versions."""
 
 from pathlib import Path
 
@@ -12,11 +12,25 @@ dependencies:
 """
 
 
-def environment() -> str:
-    """The conda environment, as text."""
-    pins = [line for line in (HERE / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")]
-    return HEAD + "".join(f"      - {pin}\n" for pin in pins)
+DEMO = """# Packages whose texts the demo reads, without what they depend on, which no entry of environment.yaml can say;
+# Snakemake runs this once it has made that environment. Written by `python envs/sync.py`.
+python -m pip install --no-deps {}
+"""
+
+
+def pins(name: str) -> list[str]:
+    """The lines of a lock that are versions."""
+    return [line for line in (HERE / name).read_text().splitlines() if line and not line.startswith("#")]
+
+
+def files() -> dict[str, str]:
+    """What is written, by file name."""
+    return {
+        "environment.yaml": HEAD + "".join(f"      - {pin}\n" for pin in pins("requirements.txt")),
+        "environment.post-deploy.sh": DEMO.format(" ".join(pins("demo.txt"))),
+    }
 
 
 if __name__ == "__main__":
-    (HERE / "environment.yaml").write_text(environment())
+    for name, text in files().items():
+        (HERE / name).write_text(text)

@@ -24,6 +24,13 @@ def test_the_conda_environment_has_the_locked_versions():
     assert set(pip) == set(pins(ROOT / "envs" / "requirements.txt").values())
 
 
+def test_the_conda_environment_gets_the_demos_texts_without_what_they_depend_on():
+    done = (ROOT / "envs" / "environment.post-deploy.sh").read_text()
+    (command,) = (line.split() for line in done.splitlines() if not line.startswith("#"))
+    assert command[:5] == ["python", "-m", "pip", "install", "--no-deps"], "as in the Makefile"
+    assert command[5:] == list(pins(ROOT / "envs" / "demo.txt").values())
+
+
 def test_every_locked_version_is_exact_and_from_no_particular_host():
     for name in ("requirements.txt", "demo.txt", "peers.txt"):
         for line in pins(ROOT / "envs" / name).values():

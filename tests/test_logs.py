@@ -8,7 +8,10 @@ import sys
 import threading
 import warnings
 
+import numpy as np
+import pyarrow as pa
 import pytest
+import torch
 
 from feature_lineage.logs import InputError, job, logger, progress
 
@@ -38,6 +41,36 @@ def test_job_logs_to_its_file_and_to_stderr(tmp_path, capsys):
     assert "take care" in text
     assert "chatter" not in text
     assert "read 3 documents" in capsys.readouterr().err
+
+
+def _read_too_much():
+    try:
+        pa.allocate_buffer(1 << 60)
+    except pa.ArrowException as error:
+        raise InputError("flow.parquet: truncated or damaged; delete it") from error
+
+
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda: bytearray(1 << 60),
+        lambda: np.empty(1 << 60, np.uint8),
+        lambda: torch.empty(1 << 60, dtype=torch.uint8),
+        lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")),
+        _read_too_much,
+    ],
+    ids=["Python", "NumPy", "torch", "GPU", "reader"],
+)
+def test_a_lack_of_memory_is_told_in_a_line_with_what_to_do(tmp_path, capsys, take):
+    with pytest.raises(SystemExit) as ended, job(tmp_path / "step.log"):
+        list(take())
+    assert ended.value.code == 1
+    for text in ((tmp_path / "step.log").read_text(), capsys.readouterr().err):
+        first, last = text.splitlines()
+        assert "ERROR out of memory (" in first
+        assert "`batch`" in first
+        assert "damaged" not in first, "what is whole must not be deleted"
+        assert last.startswith("the log of this job: ")
 
 
 def test_job_starts_a_new_log(tmp_path):

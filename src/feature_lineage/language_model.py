@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from feature_lineage.artifacts import digests, foreign, seal, staged, tensor_metadata, verify_files
+from feature_lineage.artifacts import digests, seal, staged, tensor_metadata, verify_files
 from feature_lineage.logs import InputError
 from feature_lineage.tokens import Windows, load_tokenizer, vocabulary_size
 
@@ -50,9 +50,7 @@ def load_model(path: str | Path) -> PreTrainedModel:
     Raises:
         InputError: a file of it is missing or damaged, or as for `published_model`.
     """
-    weights = Path(path) / "model.safetensors"
-    if not foreign(weights):
-        verify_files(weights)
+    verify_files(Path(path) / "model.safetensors")
     return published_model(path)
 
 

@@ -60,7 +60,7 @@ _FORMAT = _Printable("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
 def job(log: str | Path) -> Iterator[None]:
     """Log to stderr and to the file `log` while a job runs.
 
-    An error ends it with exit status 1: an `InputError` in its message alone, any other with a traceback. SIGTERM, which a scheduler's
+    An error ends it with exit status 1: an `InputError` or a lack of memory in a message alone, any other with a traceback. SIGTERM, which a scheduler's
     time limit is too, and Ctrl-C end it with 130. The last line tells where the log is.
     """
     log = Path(log)
@@ -81,11 +81,17 @@ def job(log: str | Path) -> Iterator[None]:
         finally:
             _begin(log, mode)
         yield
-    except InputError as error:
-        logger.error("%s\n%s", error, where)
-        raise SystemExit(1) from None
-    except Exception:
-        logger.error("unexpected error\n%s%s", traceback.format_exc(), where)
+    except Exception as error:
+        if lack := _out_of_memory(error):
+            told = (
+                f"out of memory ({lack}); give the job more, or lower the `batch` of what it trains; "
+                "on a cluster a retry asks for twice the main memory and the same GPU"
+            )
+        else:
+            told = (
+                str(error) if isinstance(error, InputError) else f"unexpected error\n{traceback.format_exc().rstrip()}"
+            )
+        logger.error("%s\n%s", told, where)
         raise SystemExit(1) from None
     except KeyboardInterrupt as interrupt:
         what = str(interrupt) or "Ctrl-C"
@@ -99,6 +105,16 @@ def job(log: str | Path) -> Iterator[None]:
         if lock:
             _lock_path(log).unlink(missing_ok=True)
             lock.close()
+
+
+def _out_of_memory(error: BaseException | None) -> str | None:
+    """What is said of the memory that was lacking, if it was: readers take that for a damaged file, torch on the CPU has no class for it."""
+    while error is not None:
+        text, kind = str(error), type(error).__name__
+        if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or "can't allocate memory" in text:
+            return text.strip().partition("\n")[0] or kind
+        error = error.__cause__
+    return None
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -14,7 +14,6 @@ import pyarrow as pa
 
 from feature_lineage.artifacts import (
     digests,
-    foreign,
     read_batches,
     read_json,
     read_table,
@@ -77,9 +76,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
     Raises:
         InputError: a file of it is missing or damaged, or as for `published_tokenizer`.
     """
-    settings = Path(path) / "tokenizer_config.json"
-    if not foreign(settings):
-        verify_files(settings)
+    verify_files(Path(path) / "tokenizer_config.json")
     return published_tokenizer(path)
 
 

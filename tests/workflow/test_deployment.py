@@ -42,4 +42,7 @@ def test_jobs_in_a_conda_environment_find_the_library_of_this_checkout(bare, tmp
     (made,) = (place.root / ".snakemake" / "conda").glob("*.yaml")
     assert made.read_text() == (place.root / "envs" / "environment.yaml").read_text()
     library = place.root / "src" / "feature_lineage" / "__init__.py"
+    after = made.with_suffix(".post-deploy.sh")
+    assert after.read_text() == (place.root / "envs" / "environment.post-deploy.sh").read_text()
+    assert "Running post-deploy script" in run.output, run
     assert f"{made.with_suffix('')} runs {library}" in run.output.splitlines(), run
