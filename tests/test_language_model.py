@@ -117,6 +117,15 @@ def test_saving_keeps_what_other_steps_wrote(saved, tokenizer_dir):
     assert (path / "sweep.parquet").exists()
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_model_is_not_saved_with_a_part_of_its_tokenizer(saved, tokenizer_dir, tmp_path, name):
+    tokenizer = shutil.copytree(tokenizer_dir, tmp_path / "tokenizer")
+    (tokenizer / name).unlink()
+    with pytest.raises(InputError, match=rf"tokenizer/{name}: this input file is missing"):
+        save_model(saved[0], tokenizer, tmp_path / "other", {})
+    assert not (tmp_path / "other").exists()
+
+
 def test_model_is_loaded_for_evaluation(saved):
     assert not load_model(saved[1]).training
 

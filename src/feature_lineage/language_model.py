@@ -124,12 +124,16 @@ def save_model(model: PreTrainedModel, tokenizer: str | Path, path: str | Path, 
     """Write a Hugging Face checkpoint with the tokenizer's files beside it.
 
     Provenance is in the weights' metadata, with digests of the other files.
+
+    Raises:
+        InputError: a file of the tokenizer is missing or damaged.
     """
     with staged(path) as folder:
         folder.mkdir()
         for file in Path(tokenizer).iterdir():
             if file.is_file() and not file.name.startswith("."):
                 shutil.copyfile(file, folder / file.name)
+        verify_files(Path(tokenizer) / "tokenizer_config.json")  # they may have gone while the model was trained
         model.save_pretrained(folder, max_shard_size="1000GB")
         weights = folder / "model.safetensors"
         with safe_open(weights, "pt") as file:

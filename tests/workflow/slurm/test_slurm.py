@@ -20,6 +20,8 @@ import pytest
 import yaml
 from tiny_study import MINUTES, SNAKEMAKE, TRAINING, Run, Workplace, environment
 
+from feature_lineage.resources import LONGEST
+
 # Only what this SLURM lacks: accounting, and time to spare.
 HERE = ("--slurm-status-command=squeue", "--slurm-init-seconds-before-status-checks=3", "--latency-wait=15")
 GROUPS = {  # several small jobs in one of SLURM's, as each of these starts Snakemake twice
@@ -280,6 +282,21 @@ def test_a_job_killed_for_its_memory_gets_more(night):
     (log,) = (night.place.root / ".snakemake/slurm_logs/rule_train_autoencoder/base_0").glob(f"{first['id']}.log")
     assert "exceeded memory limit" in log.read_text()
     assert str(log) in night.night.output
+
+
+def test_each_retry_asks_for_twice_as_much(night):
+    jobs = night.of("build_corpus", "broken")  # of which the profile says nothing: what the study's size asks for
+    memory = [int(job["memory"].removesuffix("M")) for job in jobs]
+    assert memory == [memory[0], 2 * memory[0], 4 * memory[0]]
+    limits = [seconds(job["limit"]) for job in jobs]
+    assert limits == [min(limits[0] * 2**attempt, LONGEST * 60) for attempt in range(3)] and limits[1] > limits[0]
+
+
+def seconds(limit: str) -> int:
+    """Of SLURM's `[days-][hours:]minutes:seconds`."""
+    return sum(
+        int(part) * unit for part, unit in zip(re.split("[-:]", limit)[::-1], (1, 60, 3600, 86400), strict=False)
+    )
 
 
 def test_a_cancelled_training_goes_on_from_its_checkpoint(night):
