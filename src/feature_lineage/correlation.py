@@ -17,15 +17,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import torch
 from scipy import sparse
 
 from feature_lineage.artifacts import full_disk_named, read_batches, read_provenance, read_range, read_table
 from feature_lineage.logs import InputError, progress
+
+if TYPE_CHECKING:
+    import torch
 
 CORRELATIONS = pa.schema(
     [
@@ -381,6 +383,8 @@ def _rows(matrix: sparse.csr_array, first: int, last: int) -> _Rows:
 
 
 def _tensor(rows: _Rows, columns: int) -> torch.Tensor:
+    import torch  # here and below: it takes longer to import than most users of this module's sources take to run
+
     shape = (len(rows.starts) - 1, columns)
     return torch.sparse_csr_tensor(*map(torch.from_numpy, rows), size=shape, check_invariants=False)
 
@@ -390,6 +394,8 @@ _Product = Callable[[_Rows], np.ndarray]
 
 def _multiplier(matrix: sparse.csr_array) -> _Product:
     """Of sparse rows, their product with `matrix`, dense float64: MKL's where torch has it, twice as fast as scipy's."""
+    import torch
+
     shared, columns = matrix.shape
     if not torch.backends.mkl.is_available():
         return lambda rows: (sparse.csr_array(rows[::-1], shape=(len(rows.starts) - 1, shared)) @ matrix).toarray()
@@ -405,6 +411,8 @@ def _multiplier(matrix: sparse.csr_array) -> _Product:
 @contextmanager
 def _workers(threads: int | None) -> Iterator[ThreadPoolExecutor]:
     """Threads that each compute alone: numpy, scipy and MKL let the others run meanwhile."""
+    import torch
+
     before = torch.get_num_threads()
     with warnings.catch_warnings():  # torch tells once that sparse tensors are in beta
         warnings.simplefilter("ignore")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import logging
 import os
 import re
@@ -63,6 +64,7 @@ def job(log: str | Path) -> Iterator[None]:
     An error ends it with exit status 1: an `InputError` or a lack of memory in a message alone, any other with a traceback. SIGTERM, which a scheduler's
     time limit is too, and Ctrl-C end it with 130. The last line tells where the log is.
     """
+    gc.freeze()  # what was imported stays; to look through it for garbage as the job ends takes longer than many a job's work
     log = Path(log)
     stderr = logging.StreamHandler(sys.stderr)
     stderr.setFormatter(_FORMAT)
