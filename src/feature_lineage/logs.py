@@ -61,8 +61,8 @@ _FORMAT = _Printable("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
 def job(log: str | Path) -> Iterator[None]:
     """Log to stderr and to the file `log` while a job runs.
 
-    An error ends it with exit status 1: an `InputError` or a lack of memory in a message alone, any other with a traceback. SIGTERM, which a scheduler's
-    time limit is too, and Ctrl-C end it with 130. The last line tells where the log is.
+    An error ends it with exit status 1: an `InputError` or a lack of memory in a message alone, any other with a traceback. SIGTERM,
+    which a scheduler's time limit is too, and Ctrl-C end it with 130. The last line tells where the log is.
     """
     gc.freeze()  # what was imported stays; to look through it for garbage as the job ends takes longer than many a job's work
     log = Path(log)
@@ -110,7 +110,7 @@ def job(log: str | Path) -> Iterator[None]:
 
 
 def _out_of_memory(error: BaseException | None) -> str | None:
-    """What is said of the memory that was lacking, if it was: readers take that for a damaged file, torch on the CPU has no class for it."""
+    """What is said of the memory that was lacking, if any was. Readers take that for a damaged file; torch's CPU has no class for it."""
     while error is not None:
         text, kind = str(error), type(error).__name__
         if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or "can't allocate memory" in text:
