@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import time
 
 import numpy as np
@@ -96,10 +97,25 @@ def test_provenance_takes_the_inputs_of_a_rule_as_they_are(tmp_path):
 
 def test_a_folder_removed_while_it_is_written_to_is_named(tmp_path):
     folder = tmp_path / "folder"
-    error = pytest.raises(InputError, match=r"folder: this folder was removed while a\.bin was written")
+    error = pytest.raises(InputError, match=r"folder: this was removed while a\.bin was written")
     with error, staged(folder / "a.bin") as temporary:
         folder.rmdir()
         temporary.write_bytes(b"a")
+
+
+def test_what_was_removed_while_a_file_was_written_is_named(tmp_path):
+    lost, into = tmp_path / "figures" / "sankey.csv", tmp_path / "report"
+    with (
+        pytest.raises(InputError, match=rf"^{lost}: this was removed while report was written"),
+        staged(into) as folder,
+    ):
+        folder.mkdir()
+        shutil.copyfile(lost, folder / lost.name)
+    for save in (lambda path: save_file({"x": np.ones(3)}, path), lambda path: torch.save({}, path)):
+        with pytest.raises(InputError, match=r": this was removed while report was written"), staged(into) as folder:
+            save(folder / "not made" / "checkpoint")
+    with pytest.raises(ValueError, match="of another kind"), staged(into):
+        raise ValueError("of another kind")
 
 
 def test_an_input_from_the_future_is_refused_with_the_way_out(tmp_path):

@@ -10,7 +10,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -100,7 +100,7 @@ def checkpoint_folder(output: str | Path, record: dict[str, Any]) -> Path:
     for other in folder.parent.glob("*"):
         if other != folder:
             _remove(other)
-    with full_disk_named(folder):
+    with disk_faults_named(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -313,7 +313,7 @@ def staged(path: str | Path) -> Iterator[Path]:
     temporary = path.parent / f".{path.name}{PARTIAL}"
     _remove(temporary)
     try:
-        with full_disk_named(path):
+        with disk_faults_named(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             if temporary.is_dir():
@@ -322,14 +322,6 @@ def staged(path: str | Path) -> Iterator[Path]:
                     file.replace(path / file.name)
             else:
                 temporary.replace(path)
-    except InputError:
-        raise
-    except Exception as error:
-        if not path.parent.exists():
-            raise InputError(
-                f"{path.parent}: this folder was removed while {path.name} was written; run Snakemake again"
-            ) from error
-        raise
     finally:
         _remove(temporary)
 
@@ -339,20 +331,46 @@ _FULL = ("No space left on device", "disk is full")
 _LITTLE = 1 << 16  # bytes: a disk with less is full, whatever a library says that failed to write to it
 
 
+# In the words of the system, where an error has no file name of its own, and of torch.
+_REMOVED = ("No such file or directory", "Parent directory")
+
+
 @contextmanager
-def full_disk_named(path: str | Path) -> Iterator[None]:
-    """Turn the many errors that a full disk causes into one that names what was being written."""
+def disk_faults_named(path: str | Path) -> Iterator[None]:
+    """Turn the many errors that a full disk, or something removed while `path` is written, causes into one that names the file."""
+    path = Path(path)
     try:
         yield
     except InputError:
         raise
     except Exception as error:
-        if no_space(error) or (isinstance(error, OSError | RuntimeError) and _free(Path(path)) < _LITTLE):
-            final = re.sub(rf"/\.([^/]+){re.escape(PARTIAL)}(?=/|$)", r"/\1", str(path))
+        if no_space(error) or (isinstance(error, OSError | RuntimeError) and _free(path) < _LITTLE):
             raise InputError(
-                f"{final}: the disk is full; free some space there and start again, finished steps are kept ({error})"
+                f"{_final(path)}: the disk is full; free some space there and start again, finished steps are kept ({error})"
+            ) from error
+        if removed := _removed(error, path):
+            raise InputError(
+                f"{removed}: this was removed while {path.name} was written ({error}); run Snakemake again"
             ) from error
         raise
+
+
+def _removed(error: BaseException | None, path: Path) -> str | None:
+    """What was removed, if an error says that something was; the folder of `path` where it does not say what."""
+    if not path.parent.exists():
+        return str(path.parent)
+    while error is not None:
+        if isinstance(error, FileNotFoundError) and error.filename:
+            return _final(error.filename)
+        if any(words in str(error) for words in _REMOVED):
+            return str(path.parent)
+        error = error.__cause__
+    return None
+
+
+def _final(path: str | Path) -> str:
+    """The final name of what is written under a temporary one."""
+    return re.sub(rf"/\.([^/]+){re.escape(PARTIAL)}(?=/|$)", r"/\1", str(path))
 
 
 def no_space(error: BaseException | None) -> bool:
@@ -375,7 +393,8 @@ def _free(path: Path) -> int:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():  # what a link leads to is not ours
-        shutil.rmtree(path)
+        with suppress(FileNotFoundError):  # somebody else removes it too
+            shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 from scipy import sparse
 
-from feature_lineage.artifacts import full_disk_named, read_batches, read_provenance, read_range, read_table
+from feature_lineage.artifacts import disk_faults_named, read_batches, read_provenance, read_range, read_table
 from feature_lineage.logs import InputError, progress
 
 if TYPE_CHECKING:
@@ -475,7 +475,7 @@ def _sums(
     window, the sums of one tile a thread.
     """
     a, b = plan.a, plan.b
-    with full_disk_named(tempfile.gettempdir()), _Copy() as copy_a, _Copy() as copy_b:
+    with disk_faults_named(tempfile.gettempdir()), _Copy() as copy_a, _Copy() as copy_b:
         with progress(len(leaves), "range", f"{plan.label}: reading") as bar:
             for leaf in leaves:
                 first, last = plan.bounds[leaf : leaf + 2]

@@ -30,7 +30,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 import openai
 
-from feature_lineage.artifacts import full_disk_named
+from feature_lineage.artifacts import disk_faults_named
 from feature_lineage.logs import InputError, Stopped, logger, progress, stop_signal
 
 OPENAI = "https://api.openai.com/v1"
@@ -164,7 +164,7 @@ class Ledger:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        with full_disk_named(self.path):
+        with disk_faults_named(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a+b", buffering=0)  # nothing that a full disk refused is written later
         self._lock = threading.Lock()
@@ -199,7 +199,7 @@ class Ledger:
     def write(self, entry: dict[str, Any]) -> None:
         """Append an entry: `asked` (with `usd`, the most it can cost), `unpaid` or `reply` (with `usd`), each a request's digest."""
         line = json.dumps(entry, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
-        with self._lock, full_disk_named(self.path):
+        with self._lock, disk_faults_named(self.path):
             try:
                 rest = memoryview(line)
                 while rest:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from choreographer.browsers.chromium import Chromium
 
-from feature_lineage.artifacts import KEY, full_disk_named, read_json, staged
+from feature_lineage.artifacts import KEY, disk_faults_named, read_json, staged
 from feature_lineage.logs import InputError, logger
 
 WIDTH, HEIGHT, SCALE = 960, 460, 2  # in pixels where the figure does not say; PNG has SCALE times as many
@@ -145,5 +145,5 @@ async def _draw(browser: str, tasks: list[dict[str, Any]]) -> None:
     async with Kaleido(path=browser, mathjax=False, enable_sandbox=os.geteuid() != 0) as kaleido:
         for task in tasks:
             image = await kaleido.calc_fig(task["fig"], opts=task["opts"])
-            with full_disk_named(task["path"]):
+            with disk_faults_named(task["path"]):
                 task["path"].write_bytes(image)

@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
-from feature_lineage.artifacts import PARTIAL, full_disk_named, sha256
+from feature_lineage.artifacts import PARTIAL, disk_faults_named, sha256
 from feature_lineage.language_model import check_windows, device
 from feature_lineage.logs import InputError, Stopped, logger, progress
 from feature_lineage.tokens import Windows
@@ -240,7 +240,7 @@ def train_model(
         trainer._load_from_checkpoint(str(checkpoint))
         trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     else:
-        with full_disk_named(checkpoints):
+        with disk_faults_named(checkpoints):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.state.global_step < steps:
         step = trainer.state.global_step
