@@ -36,6 +36,7 @@ def refused(action, *words):
     with pytest.raises(InputError) as error:
         action()
     message = str(error.value)
+    assert "\n" not in message, "a log shows it on a line of its own"
     assert all(word in message for word in words), f"{words} are not all in: {message}"
 
 

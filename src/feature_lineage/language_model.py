@@ -83,7 +83,7 @@ def published_model(path: str | Path, revision: str | None = None) -> PreTrained
         raise
     except Exception as error:  # transformers, safetensors and the hub raise many kinds
         raise InputError(
-            f"model {path}: cannot be loaded ({error}); only safetensors are read, and no code of a checkpoint is run; {again}"
+            f"model {path}: cannot be loaded ({' '.join(str(error).split())}); only safetensors are read, and no code of a checkpoint is run; {again}"
         ) from error
     wrong = [
         f"{len(names)} {kind} ({', '.join(map(str, sorted(names)[:3]))}{', …' * (len(names) > 3)})"

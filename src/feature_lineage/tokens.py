@@ -94,7 +94,7 @@ def published_tokenizer(path: str | Path, revision: str | None = None) -> PreTra
         )
     except Exception as error:  # the loaders raise many kinds, down to a bare Exception from the tokenizers library
         raise InputError(
-            f"tokenizer {path}: cannot be loaded ({error}); check the name or path, the revision and the network"
+            f"tokenizer {path}: cannot be loaded ({' '.join(str(error).split())}); check the name or path, the revision and the network"
         ) from error
     if not tokenizer.is_fast:
         raise InputError(
