@@ -332,7 +332,7 @@ _LITTLE = 1 << 16  # bytes: a disk with less is full, whatever a library says th
 
 
 # In the words of the system, where an error has no file name of its own, and of torch.
-_REMOVED = ("No such file or directory", "Parent directory")
+_REMOVED = re.compile("No such file or directory|Parent directory .* does not exist")
 
 
 @contextmanager
@@ -362,7 +362,7 @@ def _removed(error: BaseException | None, path: Path) -> str | None:
     while error is not None:
         if isinstance(error, FileNotFoundError) and error.filename:
             return _final(error.filename)
-        if any(words in str(error) for words in _REMOVED):
+        if _REMOVED.search(str(error)):
             return str(path.parent)
         error = error.__cause__
     return None

@@ -144,9 +144,8 @@ def file_documents(path: Path, source: str, text: str) -> Iterator[Document]:
     """
     name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
     try:
-        if (
-            path.suffix.lower() in (".gz", ".zst") and not path.stat().st_size
-        ):  # their readers take it for an empty text
+        # Their readers take it for an empty text.
+        if path.suffix.lower() in (".gz", ".zst") and not path.stat().st_size:
             raise EOFError("0 bytes")
         if name.endswith(".parquet"):
             yield from _parquet_documents(path, source, text)

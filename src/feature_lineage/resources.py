@@ -3,7 +3,8 @@
 Memory is counted: the tensors and tables that a step holds at once, in bytes, what a Python process with torch takes, and a quarter
 more. On a GPU most of it is there, but the request is the same, so that a cluster without GPUs needs no other. Run time is bounded, for
 a slow processor and no GPU: a job that ends early costs nothing, and one that is stopped goes on from its checkpoint when it is tried
-again. A step that is tried again asks for twice as much memory, and twice the time up to `LONGEST`. `tests/test_resources.py` holds both to what was measured.
+again. A step that is tried again asks for twice as much memory, and twice the time up to `LONGEST`. `tests/test_resources.py` holds
+both to what was measured.
 """
 
 from __future__ import annotations
