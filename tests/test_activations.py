@@ -68,10 +68,11 @@ def test_losses_with_replaced_activations(tiny_study, token_directories, bridge)
     torch.testing.assert_close(zero.double(), -log.gather(-1, ids[:, 1:, None]).flatten(), rtol=0, atol=1e-5)
 
 
-def test_spliced_losses_are_means_over_all_windows(token_directories, bridge):
+def test_spliced_losses_are_means_over_all_windows(monkeypatch, token_directories, bridge):
+    monkeypatch.setattr("feature_lineage.activations.windows_at_once", lambda *sizes: 3)
     tokens = Windows(token_directories, 12)[np.arange(7)]
     kinds = (None, torch.zeros_like)
-    found = spliced_losses(bridge, HOOK, tokens, kinds, batch=3)
+    found = spliced_losses(bridge, HOOK, tokens, kinds)
     expected = [float(next_token_losses(bridge, HOOK, tokens, kind).double().mean()) for kind in kinds]
     assert found == pytest.approx(expected, rel=1e-6)
 

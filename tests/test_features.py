@@ -35,11 +35,12 @@ def test_a_sample_larger_than_a_corpus_is_refused(token_directories):
         samples.draw_sample(token_directories, 10**6, 8, seed=0)
 
 
-def test_collected_features_are_the_non_zero_ones_of_the_autoencoder(token_directories, bridge):
+def test_collected_features_are_the_non_zero_ones_of_the_autoencoder(monkeypatch, token_directories, bridge):
+    monkeypatch.setattr(features, "windows_at_once", lambda *sizes: 7)
     tokens = samples.draw_sample(token_directories, 400, 8, seed=0)["tokens"]
     autoencoder = random_autoencoder()
     statistics = features.Statistics(tokens.size, 48)
-    batches = features.feature_batches(bridge, HOOK, autoencoder, tokens, "test", batch=7)
+    batches = features.feature_batches(bridge, HOOK, autoencoder, tokens, "test")
     table = pa.Table.from_batches(list(statistics.counting(batches)))
     dense = autoencoder.encode(activations(bridge, HOOK, tokens.astype(np.int64))).numpy()
     found = np.zeros_like(dense)

@@ -230,12 +230,13 @@ def published(path, architecture, vocabulary):
 # --- evaluate ----------------------------------------------------------------------------------------------
 
 
-def test_evaluation_equals_a_float64_reference(tiny_model, tmp_path, write_tokens):
+def test_evaluation_equals_a_float64_reference(monkeypatch, tiny_model, tmp_path, write_tokens):
+    monkeypatch.setattr("feature_lineage.language_model.windows_at_once", lambda *sizes, on_cpu: 3)
     rng = np.random.default_rng(0)
     windows = Windows({"c": write_tokens(tmp_path / "c", rng.integers(0, 400, 500), rng.integers(0, 400, 203))}, 16)
     model = tiny_model().eval()
     chosen = np.array([0, 3, 40, 7, 12, 30, 2])
-    found = evaluate_model(model, windows, chosen, batch=3)
+    found = evaluate_model(model, windows, chosen)
 
     losses, hits = [], []
     for index in chosen:

@@ -21,10 +21,11 @@ def test_loss_and_gradients_equal_autograd(monkeypatch, variant, normalize, mean
     x = sample()
     kind, weights, centring = weights_of(x, variant, normalize, mean)
     step = ts.loss_and_gradients(kind, weights, centring, x, 0.05, sparse_below=sparse_below)
+    (terms,) = step.read()
     f, _, mse, l1, gradients = reference(variant, weights, x, 0.05, normalize, mean)
-    assert step.mse == pytest.approx(mse, rel=1e-6)
-    assert step.l1 == pytest.approx(l1, rel=1e-6)
-    assert step.l0 == float((f > 0).sum(1).double().mean())
+    assert terms.mse == pytest.approx(mse, rel=1e-6)
+    assert terms.l1 == pytest.approx(l1, rel=1e-6)
+    assert terms.l0 == float((f > 0).sum(1).double().mean())
     assert torch.equal(step.fired, (f > 0).any(0))
     assert len(step.gradients) == len(gradients) == (5 if variant == "jumprelu" else 4)
     for ours, theirs in zip(step.gradients, gradients, strict=True):
@@ -33,7 +34,7 @@ def test_loss_and_gradients_equal_autograd(monkeypatch, variant, normalize, mean
     torch.testing.assert_close(
         step.parallel, (step.gradients[2] * weights.decoder).sum(1), rtol=1e-4, atol=1e-6 * float(gradients[2].norm())
     )
-    assert step.input == pytest.approx(float(centring.target(x).double().square().mean()), rel=1e-6)
+    assert terms.input == pytest.approx(float(centring.target(x).double().square().mean()), rel=1e-6)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -90,14 +91,14 @@ def test_the_screen_misses_no_active_entry(monkeypatch, seed):
     chosen = torch.arange(m) % tokens
     bias = -product[chosen, torch.arange(m)] + floor  # each feature has one token on the edge ...
     bias = (bias * (1 + 1e-6 * torch.randn(m, generator=random, dtype=torch.float64))).float()
-    token, feature = ts._candidates(inputs, encoder, bias - floor)
+    batch = ts.Batch(inputs, inputs, bias)
+    token, feature = ts._candidates(batch, encoder, bias - floor)
     found = torch.zeros(tokens, m, dtype=torch.bool)
     found[token, feature] = True
     true = product + bias > floor
     assert not (true & ~found).any()
     assert found.sum() < true.sum() + 0.1 * found.numel()  # ... and the screen lets little else pass
     screened(monkeypatch, True)
-    batch = ts.Batch(inputs, inputs, bias)
     entries = ts._above(batch, encoder, floor)
     screened(monkeypatch, False)
     exact = ts._above(batch, encoder, floor)
@@ -136,7 +137,9 @@ def test_the_largest_are_found_wherever_the_floor_was_set(among, shift, loud):
     inputs[::4] *= loud
     _, weights, _ = weights_of(sample())
     batch = ts.Batch(inputs, inputs, weights.encoder_bias + shift)
-    token, feature, pre = ts._largest(batch, weights.encoder, K, among)
+    found = ts._largest_of_tokens if among == "token" else ts._largest_of_batch
+    token, feature, pre = found(batch, weights.encoder, K)
+    token, feature, pre = token[pre > 0], feature[pre > 0], pre[pre > 0]
     dense = torch.addmm(batch.bias, inputs, weights.encoder.T).relu()
     kth = dense.topk(K).values[:, -1:] if among == "token" else dense.flatten().topk(K * 300).values[-1]
     expected = ((dense >= kth) & (dense > 0)).nonzero()
@@ -154,7 +157,8 @@ def test_a_step_is_dense_while_many_features_are_active(monkeypatch):
     ts.loss_and_gradients(kind, weights, centring, x, 0.05)
     weights.encoder_bias -= 8
     ts.loss_and_gradients(kind, weights, centring, x, 0.05)
-    assert taken == ["_dense_step", "_sparse_step"]
+    ts.loss_and_gradients(kind, weights, centring, x, 0.05, dense=True)
+    assert taken == ["_dense_step", "_sparse_step", "_dense_step"]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -163,7 +167,8 @@ def test_a_batch_on_which_nothing_fires_has_gradients(variant):
     kind, weights, centring = weights_of(x, variant)
     weights.encoder_bias -= 1e4
     step = ts.loss_and_gradients(kind, weights, centring, x, 0.05)
-    assert step.l0 == step.l1 == 0
+    (terms,) = step.read()
+    assert terms.l0 == terms.l1 == 0
     assert not step.fired.any()
     assert all(gradient.isfinite().all() for gradient in step.gradients)
     assert (step.gradients[0] == 0).all()
@@ -212,7 +217,7 @@ def stepped(variant, steps=1, lr=1e-2, sparse_below=None):
     kind, weights, centring = weights_of(x, variant)
     adam = torch.optim.Adam(kind.trained(weights), lr=lr, betas=ts.BETAS)
     with torch.no_grad():
-        found = [ts.training_step(kind, weights, centring, adam, x, 0.05) for _ in range(steps)]
+        found = [ts.training_step(kind, weights, centring, adam, x, 0.05).read()[0] for _ in range(steps)]
     return weights, found
 
 

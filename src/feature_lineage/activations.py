@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-from feature_lineage.language_model import check_windows, device, load_model
+from feature_lineage.devices import device, windows_at_once
+from feature_lineage.language_model import check_windows, load_model
 from feature_lineage.logs import InputError
 from feature_lineage.tokens import Windows, load_tokenizer
 
@@ -30,9 +31,10 @@ def load_hooked(path: str | Path, hook: str) -> TransformerBridge:
     Raises:
         InputError: the checkpoint cannot be loaded or has no such hook point.
     """
-    model = load_model(path)
+    place = device()
+    model = load_model(path).to(place)  # the bridge takes note of the device, and moves nothing
     bridge = TransformerBridge.boot_transformers(
-        str(path), hf_model=model, tokenizer=load_tokenizer(path), device=str(device())
+        str(path), hf_model=model, tokenizer=load_tokenizer(path), device=str(place)
     )
     bridge.eval()
     if hook not in bridge.hook_dict:
@@ -106,7 +108,7 @@ def next_token_losses(
 
 
 def spliced_losses(
-    bridge: TransformerBridge, hook: str, tokens: np.ndarray, kinds: Sequence[Replacement | None], batch: int = 64
+    bridge: TransformerBridge, hook: str, tokens: np.ndarray, kinds: Sequence[Replacement | None]
 ) -> list[float]:
     """Mean next-token cross-entropy, nats, with the activations at `hook` replaced in each of these ways (None: as they are).
 
@@ -115,14 +117,31 @@ def spliced_losses(
         hook: hook point.
         tokens: token ids [windows, length].
         kinds: see `next_token_losses`.
-        batch: windows at a time.
     """
-    sums = [0.0] * len(kinds)
+    batch = windows_at_once(torch.device(bridge.cfg.device), tokens.shape[1], vocabulary(bridge))
+    sums = torch.zeros(len(kinds), dtype=torch.float64, device=bridge.cfg.device)
     for first in range(0, len(tokens), batch):
         part = tokens[first : first + batch]
         for number, replace in enumerate(kinds):
-            sums[number] += float(next_token_losses(bridge, hook, part, replace).sum(dtype=torch.float64))
-    return [total / (tokens.shape[0] * (tokens.shape[1] - 1)) for total in sums]
+            sums[number] += next_token_losses(bridge, hook, part, replace).sum(dtype=torch.float64)
+    return (sums / (tokens.shape[0] * (tokens.shape[1] - 1))).tolist()
+
+
+def vocabulary(bridge: TransformerBridge) -> int:
+    """Tokens that the model tells apart: the width of its logits."""
+    return bridge.original_model.get_input_embeddings().num_embeddings
+
+
+def paired_activations(
+    bridges: Sequence[TransformerBridge], hook: str, tokens: np.ndarray
+) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Activations of several models for the same token ids [windows, length], some windows at a time, [tokens, n] each."""
+    place = torch.device(bridges[0].cfg.device)
+    width = max(bridge.original_model.config.hidden_size for bridge in bridges)
+    batch = windows_at_once(place, tokens.shape[1], 16 * width)  # an MLP is up to eight times as wide inside, in float64
+    for first in range(0, len(tokens), batch):
+        part = tokens[first : first + batch].astype(np.int64)
+        yield tuple(activations(bridge, hook, part) for bridge in bridges)
 
 
 def loss_recovered(clean: float, zero: float, spliced: float) -> float:

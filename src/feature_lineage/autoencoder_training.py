@@ -28,6 +28,7 @@ from feature_lineage.logs import InputError, Stopped, logger, progress
 from feature_lineage.tokens import Windows
 from feature_lineage.training_step import (
     BETAS,
+    SPARSE_BELOW,
     Centring,
     Variant,
     Weights,
@@ -170,6 +171,7 @@ class Progress:
     adam: torch.optim.Adam
     last_fired: torch.Tensor
     steering: Steering
+    dense: bool = False  # whether most features are expected to be active in the next step
     step: int = 0
     rows: list[dict[str, float | None]] = field(default_factory=list)
 
@@ -242,9 +244,11 @@ def train_autoencoder(
         torch.optim.Adam(kind.trained(weights), lr=lr, betas=BETAS, fused=True),
         torch.zeros(features, dtype=torch.int64, device=sample.device),
         Steering(l1),
+        dense=not kind.among,
     )
     if restored := _restore(checkpoint, run):
         logger.info("%s: going on from step %d of %d, %s", label, run.step, steps, restored)
+    dead = (run.last_fired <= run.step - silent_steps).nonzero().squeeze(1)
     first, began = run.step, time.monotonic()
     saved = began
 
@@ -270,32 +274,32 @@ def train_autoencoder(
                 )
             warm = min(1.0, (run.step + 1) / l1_warmup_steps) if l1_warmup_steps else 1.0
             coefficient = run.steering.l1 * warm if kind.penalty else 0.0
-            silent = run.last_fired <= run.step - silent_steps
-            dead = silent.nonzero().squeeze(1) if kind.among else None
-            found = training_step(kind, weights, centring, run.adam, x, coefficient, dead)
-            loss = found.mse + coefficient * (getattr(found, kind.penalty) if kind.penalty else 0.0)
-            if not math.isfinite(loss) or found.mse > DIVERGED * max(found.input, 1e-30):
-                raise diverged(f"the loss is {loss:.4g} (squared error {found.mse:.4g})", run.step)
+            found = training_step(kind, weights, centring, run.adam, x, coefficient, dead, run.dense)
+            run.last_fired.masked_fill_(found.fired, run.step + 1)
+            silent = run.last_fired <= run.step + 1 - silent_steps
+            terms, dead_count = found.read(silent.sum())
+            dead = silent.nonzero_static(size=int(dead_count)).squeeze(1)
+            loss = terms.mse + coefficient * (getattr(terms, kind.penalty) if kind.penalty else 0.0)
+            if not math.isfinite(loss) or terms.mse > DIVERGED * max(terms.input, 1e-30):
+                raise diverged(f"the loss is {loss:.4g} (squared error {terms.mse:.4g})", run.step)
             if l0 is not None and kind.penalty and warm == 1.0:
-                run.steering.observe(found.l0, l0, steps)
+                run.steering.observe(terms.l0, l0, steps)
+            run.dense = not kind.among and terms.l0 > SPARSE_BELOW * features
             run.step += 1
-            run.last_fired[found.fired] = run.step
             bar.update(tokens_per_step)
             if run.step in resample_steps and not kind.among:
-                dead = (run.last_fired <= run.step - silent_steps).nonzero().squeeze(1)
                 _resample(kind, run, centring, dead, pool(run.step), coefficient, seed=[seed, run.step])
-                run.last_fired[dead] = run.step
+                run.last_fired[dead], dead_count = run.step, 0
                 logger.info("%s step %d: %d dead features resampled", label, run.step, len(dead))
             last = run.step == steps
             recovered = None
             if measure and (run.step % measured == 0 or last):
                 recovered = measure(export(kind, weights, centring))
             if run.step % every == 0 or last or recovered is not None:
-                row = {"loss": loss, "mse": found.mse, "l1": found.l1, "l0": found.l0, "l1_coefficient": coefficient}
-                dead_share = float((run.last_fired <= run.step - silent_steps).float().mean())
+                row = {"loss": loss, "mse": terms.mse, "l1": terms.l1, "l0": terms.l0, "l1_coefficient": coefficient}
                 place = {"step": run.step, "tokens": run.step * tokens_per_step}
-                run.rows.append(place | row | {"dead_share": dead_share, "loss_recovered": recovered})
-                bar.set_postfix(loss=f"{loss:.4f}", l0=f"{found.l0:.1f}", refresh=False)
+                run.rows.append(place | row | {"dead_share": dead_count / features, "loss_recovered": recovered})
+                bar.set_postfix(loss=f"{loss:.4f}", l0=f"{terms.l0:.1f}", refresh=False)
             if stop() or (not last and time.monotonic() - saved >= checkpoint_seconds):
                 if not all(bool(tensor.isfinite().all()) for tensor in kind.trained(weights)):
                     raise diverged("a weight is not finite", run.step - 1)
@@ -396,7 +400,7 @@ def _checkpoint(path: str | Path, run: Progress) -> None:
         tensors[name] = tensor
         tensors |= {f"{name}.{key}": value for key, value in run.adam.state.get(tensor, {}).items()}
     tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    about = json.dumps({"step": run.step, "rows": run.rows, "steering": asdict(run.steering)})
+    about = json.dumps({"step": run.step, "rows": run.rows, "steering": asdict(run.steering), "dense": run.dense})
     with staged(path) as temporary:
         save_file(tensors, temporary, metadata={"about": about, "sha256": _digest(about, tensors)})
         if Path(path).exists():
@@ -430,10 +434,10 @@ def _restore(path: str | Path, run: Progress) -> Path | None:
             tensor.copy_(tensors[name])
             if f"{name}.step" in tensors:
                 run.adam.state[tensor] = {
-                    key: tensors[f"{name}.{key}"].to(tensor.device if key != "step" else "cpu")
-                    for key in ("step", "exp_avg", "exp_avg_sq")
+                    key: tensors[f"{name}.{key}"].to(tensor.device) for key in ("step", "exp_avg", "exp_avg_sq")
                 }
         run.step, run.rows, run.steering = about["step"], about["rows"], Steering(**about["steering"])
+        run.dense = about["dense"]
         return file
     return None
 

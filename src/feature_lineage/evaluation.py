@@ -8,40 +8,41 @@ from typing import Any
 
 import torch
 
-from feature_lineage.activations import loss_recovered, next_token_losses
+from feature_lineage.activations import loss_recovered, next_token_losses, vocabulary
 from feature_lineage.autoencoder import SparseAutoencoder
+from feature_lineage.devices import windows_at_once
 from feature_lineage.logs import progress
 from feature_lineage.tokens import Windows
 
 
 class Evaluation:
-    """Sums over tokens, in float64, from which `evaluation.json` is made."""
+    """Sums over tokens, in float64, from which `evaluation.json` is made; on the device of what is counted until `result`."""
 
-    def __init__(self, n: int, m: int) -> None:
+    def __init__(self, n: int, m: int, place: torch.device | str = "cpu") -> None:
         self.tokens = 0
-        self.active = torch.zeros(m, dtype=torch.float64)
-        self.x = torch.zeros(n, dtype=torch.float64)
-        self.x2 = self.error2 = 0.0
+        self.active, self.x, (self.x2, self.error2) = (
+            torch.zeros(size, dtype=torch.float64, device=place) for size in (m, n, 2)
+        )
 
     def add(self, x: torch.Tensor, features: torch.Tensor, reconstruction: torch.Tensor) -> None:
         """Count activations [tokens, n], their features [tokens, m] and reconstructions [tokens, n]."""
         self.tokens += len(x)
-        self.active += (features > 0).sum(0).double().cpu()
-        self.x += x.sum(0, dtype=torch.float64).cpu()
-        self.x2 += float(x.double().square().sum())
-        self.error2 += float((x - reconstruction).double().square().sum())
+        self.active += (features > 0).sum(0)
+        self.x += x.sum(0, dtype=torch.float64)
+        self.x2 += x.double().square().sum()
+        self.error2 += (x - reconstruction).double().square().sum()
 
     def result(self) -> dict[str, Any]:
         """L0, MSE, variance explained, dead share and densities."""
-        n = len(self.x)
-        variance = self.x2 - float(self.x.square().sum()) / self.tokens
-        density = self.active / self.tokens
+        n, error2 = len(self.x), float(self.error2)
+        variance = float(self.x2) - float(self.x.square().sum()) / self.tokens
+        density = self.active.cpu() / self.tokens
         return {
             "tokens": self.tokens,
             "l0": float(density.sum()),
-            "mse": self.error2 / (self.tokens * n),
-            "variance_explained": 1 - self.error2 / variance if variance > 0 else None,
-            "dead_share": float((self.active == 0).double().mean()),
+            "mse": error2 / (self.tokens * n),
+            "variance_explained": 1 - error2 / variance if variance > 0 else None,
+            "dead_share": float((density == 0).double().mean()),
             "densities": density.tolist(),
         }
 
@@ -83,7 +84,9 @@ def evaluate_autoencoder(
     """
     windows = Windows(directories, context)
     each = max(1, tokens // len(windows.corpora))
-    total = Evaluation(*autoencoder.W_enc.shape)
+    (n, m), place = autoencoder.W_enc.shape, autoencoder.W_enc.device
+    total = Evaluation(n, m, place)
+    batch = windows_at_once(place, context, max(m, vocabulary(bridge)))
     losses: dict[str, dict[str, float]] = {}
     counts: dict[str, int] = {}
 
@@ -96,14 +99,14 @@ def evaluate_autoencoder(
     with progress(each * len(windows.corpora), "tok", label) as bar:
         for number, corpus in enumerate(windows.corpora):
             chosen = windows.spread(number, each)
-            sums = dict.fromkeys(("clean", "spliced", "zero"), 0.0)
-            for first in range(0, len(chosen), 64):
-                ids = windows[chosen[first : first + 64]]
+            sums = {kind: torch.zeros((), dtype=torch.float64, device=place) for kind in ("clean", "spliced", "zero")}
+            for first in range(0, len(chosen), batch):
+                ids = windows[chosen[first : first + batch]]
                 for kind, replace in (("clean", None), ("spliced", splice), ("zero", torch.zeros_like)):
-                    sums[kind] += float(next_token_losses(bridge, hook, ids, replace).sum(dtype=torch.float64))
+                    sums[kind] += next_token_losses(bridge, hook, ids, replace).sum(dtype=torch.float64)
                 bar.update(ids.size)
             counts[corpus] = len(chosen) * (context - 1)
-            losses[corpus] = sums
+            losses[corpus] = {kind: float(value) for kind, value in sums.items()}
     whole = {
         kind: sum(sums[kind] for sums in losses.values()) / sum(counts.values())
         for kind in ("clean", "spliced", "zero")

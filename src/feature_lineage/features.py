@@ -11,6 +11,7 @@ import torch
 
 from feature_lineage.activations import activations
 from feature_lineage.autoencoder import SparseAutoencoder
+from feature_lineage.devices import windows_at_once
 from feature_lineage.logs import progress
 
 STATISTICS = pa.schema(
@@ -27,7 +28,7 @@ ACTIVATIONS = pa.schema([("token", pa.int32()), ("feature", pa.int32()), ("activ
 
 @torch.no_grad()
 def feature_batches(
-    bridge: Any, hook: str, autoencoder: SparseAutoencoder, tokens: np.ndarray, label: str, batch: int = 64
+    bridge: Any, hook: str, autoencoder: SparseAutoencoder, tokens: np.ndarray, label: str
 ) -> Iterator[pa.RecordBatch]:
     """Non-zero feature activations of a sample, ordered by token, then feature; schema `ACTIVATIONS`.
 
@@ -37,8 +38,8 @@ def feature_batches(
         autoencoder: the model's autoencoder, on the same device.
         tokens: the sample, [windows, length]; token `t` of window `w` has the number `w * length + t`.
         label: name in the progress bar.
-        batch: windows at a time.
     """
+    batch = windows_at_once(autoencoder.b_enc.device, tokens.shape[1], len(autoencoder.b_enc))
     with progress(tokens.size, "tok", label) as bar:
         for first in range(0, len(tokens), batch):
             part = tokens[first : first + batch].astype(np.int64)

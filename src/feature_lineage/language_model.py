@@ -15,15 +15,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, MistralConfig, Mistra
 from transformers.utils import logging as transformers_logging
 
 from feature_lineage.artifacts import digests, seal, staged, tensor_metadata, verify_files
+from feature_lineage.devices import windows_at_once
 from feature_lineage.logs import InputError
 from feature_lineage.tokens import Windows, load_tokenizer, vocabulary_size
 
 transformers_logging.disable_progress_bar()
-
-
-def device() -> torch.device:
-    """The GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def build_model(architecture: Mapping[str, Any], tokenizer: str | Path, seed: int) -> MistralForCausalLM:
@@ -164,17 +160,21 @@ def import_model(
 
 
 @torch.no_grad()
-def evaluate_model(model: PreTrainedModel, windows: Windows, chosen: np.ndarray, batch: int = 32) -> dict[str, float]:
+def evaluate_model(model: PreTrainedModel, windows: Windows, chosen: np.ndarray) -> dict[str, float]:
     """Loss (nats per token) and accuracy (share of next tokens predicted right) over chosen windows; sums in float64."""
-    loss = accuracy = 0.0
     place = next(model.parameters()).device
+    loss, accuracy = (
+        torch.zeros((), dtype=torch.float64, device=place),
+        torch.zeros((), dtype=torch.int64, device=place),
+    )
+    batch = windows_at_once(place, windows.length, model.get_input_embeddings().num_embeddings, on_cpu=32)
     for first in range(0, len(chosen), batch):
         tokens = windows[chosen[first : first + batch]]
         check_windows(model, tokens)
         ids = torch.from_numpy(tokens).to(place)
         logits = model(ids).logits[:, :-1].flatten(0, 1)
         targets = ids[:, 1:].flatten()
-        loss += torch.nn.functional.cross_entropy(logits, targets, reduction="none").sum(dtype=torch.float64).item()
-        accuracy += (logits.argmax(-1) == targets).sum().item()
+        loss += torch.nn.functional.cross_entropy(logits, targets, reduction="none").sum(dtype=torch.float64)
+        accuracy += (logits.argmax(-1) == targets).sum()
     predicted = len(chosen) * (windows.length - 1)
-    return {"loss": loss / predicted, "accuracy": accuracy / predicted, "tokens": predicted}
+    return {"loss": loss.item() / predicted, "accuracy": accuracy.item() / predicted, "tokens": predicted}

@@ -25,7 +25,8 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 
 from feature_lineage.artifacts import PARTIAL, disk_faults_named, sha256
-from feature_lineage.language_model import check_windows, device
+from feature_lineage.devices import device
+from feature_lineage.language_model import check_windows
 from feature_lineage.logs import InputError, Stopped, logger, progress
 from feature_lineage.tokens import Windows
 
@@ -54,6 +55,15 @@ class _Sequences(Dataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         ids = torch.from_numpy(self.windows[int(self.chosen[index])])
         return {"input_ids": ids, "labels": ids}
+
+
+class _OneDevice(TrainingArguments):
+    """Trainer's arguments for one GPU: of several that are visible it would train on all, with the configured batch on each."""
+
+    @property
+    def n_gpu(self) -> int:
+        """GPUs that this process uses."""
+        return min(1, super().n_gpu)
 
 
 class _Progress(TrainerCallback):
@@ -192,7 +202,7 @@ def train_model(
     checkpoint = last_checkpoint(checkpoints)
     trainer = Trainer(
         model=model,
-        args=TrainingArguments(
+        args=_OneDevice(
             output_dir=str(checkpoints),
             max_steps=steps,
             per_device_train_batch_size=batch,

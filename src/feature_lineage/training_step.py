@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from torch.nn.functional import embedding_bag
@@ -22,8 +22,11 @@ from feature_lineage.autoencoder import SparseAutoencoder, activate
 
 BETAS = (0.9, 0.9999)
 SPARSE_BELOW = 0.05  # share of active entries below which a step over these alone is faster (docs/benchmarks.md)
-GLANCE = 64  # tokens by which that share is judged
-BUFFER = 1 << 24  # elements of the encoder's product held at a time
+GLANCE = 64  # tokens that tell where the k largest begin
+BUFFER = {
+    "cpu": 1 << 24,
+    "cuda": 1 << 26,
+}  # elements of the encoder's product held at a time; on a GPU each part costs a wait
 warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
 torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False  # `_candidates` counts on sums in float32
 
@@ -133,7 +136,7 @@ def l1() -> Variant:
     def backward(
         at: torch.Tensor, pre: torch.Tensor, threshold: torch.Tensor, cost: float
     ) -> tuple[torch.Tensor, None]:
-        return at.add_(cost).masked_fill_(pre <= threshold, 0), None
+        return _through(at.add_(cost), pre, threshold, 0.0)
 
     return Variant("standard", backward, penalty="l1")
 
@@ -149,7 +152,7 @@ def batchtopk(k: int) -> Variant:
 
 
 def _through(at: torch.Tensor, pre: torch.Tensor, threshold: torch.Tensor, cost: float) -> tuple[torch.Tensor, None]:
-    return at, None
+    return at.masked_fill_(pre <= threshold, 0), None
 
 
 def jumprelu(bandwidth: float = 0.05) -> Variant:
@@ -172,22 +175,34 @@ def jumprelu(bandwidth: float = 0.05) -> Variant:
 # --- loss and gradients -------------------------------------------------------------------------------------
 
 
-@dataclass
-class Step:
-    """Loss terms and gradients of one batch; gradients in the order of `Variant.trained`.
-
-    `l1` and `l0` are means over tokens; `input` is the mean square of the target; `fired` bool [m]; `least` the smallest
-    activation; `parallel` [m] each feature's component of the decoder's gradient along its row.
-    """
+class Terms(NamedTuple):
+    """Of one batch: squared error, and L1 and L0 per token (means over tokens); the mean square of the target; the smallest
+    activation (batchtopk alone, else 0)."""
 
     mse: float
     l1: float
     l0: float
     input: float
-    fired: torch.Tensor
     least: float
+
+
+@dataclass
+class Step:
+    """Loss terms and gradients of one batch, on its device; `read` alone waits for a GPU.
+
+    `numbers` are the fields of `Terms`, float64; `fired` bool [m]; `parallel` [m] each feature's component of the decoder's
+    gradient along its row; `gradients` in the order of `Variant.trained`.
+    """
+
+    numbers: torch.Tensor
+    fired: torch.Tensor
     parallel: torch.Tensor
-    gradients: list[torch.Tensor] = field(default_factory=list)
+    gradients: list[torch.Tensor]
+
+    def read(self, *others: torch.Tensor) -> tuple[Terms, *tuple[float, ...]]:
+        """The loss terms, and other numbers [] that are on the device, in one wait."""
+        found = torch.cat([self.numbers, *(other[None] for other in others)]).tolist()
+        return Terms(*found[: len(Terms._fields)]), *found[len(Terms._fields) :]
 
 
 @dataclass(frozen=True)
@@ -199,6 +214,12 @@ class Batch:
     inputs: torch.Tensor
     bias: torch.Tensor
 
+    def parts(self, buffers: int = 1) -> list[slice]:
+        """The tokens in parts whose pre-activations, in so many matrices, fit into `BUFFER`."""
+        tokens, m = len(self.inputs), len(self.bias)
+        rows = max(64, BUFFER["cuda" if self.inputs.is_cuda else "cpu"] // (buffers * m))
+        return [slice(first, min(first + rows, tokens)) for first in range(0, tokens, rows)]
+
 
 def loss_and_gradients(
     variant: Variant,
@@ -207,6 +228,7 @@ def loss_and_gradients(
     x: torch.Tensor,
     cost: float,
     dead: torch.Tensor | None = None,
+    dense: bool = False,
     sparse_below: float = SPARSE_BELOW,
 ) -> Step:
     """Equations (1) to (4) and their gradients, by hand.
@@ -218,18 +240,21 @@ def loss_and_gradients(
         x: activations [tokens, n].
         cost: λ of equation (4): mean over tokens of (mean over elements of the squared error + λ · penalty).
         dead: numbers of the dead features, int64; with topk and batchtopk an auxiliary loss revives them.
-        sparse_below: share of active entries, among some tokens, below which only these are computed with.
+        dense: whether most features are expected to be active, so that the active entries need not be looked for.
+        sparse_below: share of active entries below which only these are computed with.
     """
     target = centring.target(x)
     batch = Batch(target, centring.input(target), weights.encoder_bias - weights.encoder @ weights.decoder_bias)
-    if variant.among:
-        entries = _largest(batch, weights.encoder, variant.k, variant.among)
+    if variant.among == "token":
+        entries = _largest_of_tokens(batch, weights.encoder, variant.k)
+    elif variant.among == "batch":
+        entries = _largest_of_batch(batch, weights.encoder, variant.k)
     else:
+        most = int(sparse_below * len(x) * len(batch.bias))
         floor = weights.threshold - variant.band
-        glance = torch.addmm(batch.bias, _some(batch.inputs), weights.encoder.T)
-        if int(torch.count_nonzero(glance > floor)) >= sparse_below * glance.numel():
+        entries = None if dense else _above(batch, weights.encoder, floor, most)
+        if entries is None:
             return _dense_step(variant, weights, batch, cost)
-        entries = _above(batch, weights.encoder, floor)
     return _sparse_step(variant, weights, batch, entries, cost, dead)
 
 
@@ -237,15 +262,14 @@ def _dense_step(variant: Variant, weights: Weights, batch: Batch, cost: float) -
     """Some tokens at a time, in buffers that stay in place: what is as large as tokens times features is never held whole."""
     tokens, n = batch.target.shape
     m = len(batch.bias)
-    rows = min(tokens, max(64, BUFFER // (2 * m)))
-    pre, value, at = batch.inputs.new_empty(3, rows, m)
+    parts = batch.parts(buffers=2)
+    pre, value, at = batch.inputs.new_empty(3, parts[0].stop, m)
     encoder, decoder = torch.zeros_like(weights.encoder), torch.zeros_like(weights.decoder)
     bias, threshold, active = torch.zeros_like(batch.bias), torch.zeros_like(batch.bias), torch.zeros_like(batch.bias)
     upstream = torch.empty_like(batch.target)
-    squares = l1 = 0.0
-    for first in range(0, tokens, rows):
-        part = slice(first, min(first + rows, tokens))
-        size = part.stop - first
+    squares, l1 = batch.inputs.new_zeros(2, dtype=torch.float64)
+    for part in parts:
+        size = part.stop - part.start
         pre, value, at = pre[:size], value[:size], at[:size]
         torch.addmm(batch.bias, batch.inputs[part], weights.encoder.T, out=pre)
         value.copy_(pre).masked_fill_(pre <= weights.threshold, 0)
@@ -262,12 +286,8 @@ def _dense_step(variant: Variant, weights: Weights, batch: Batch, cost: float) -
         if at_threshold is not None:
             threshold += at_threshold.sum(0)
     return Step(
-        mse=squares / (tokens * n),
-        l1=l1 / tokens,
-        l0=_sum(active) / tokens,
-        input=_sum(batch.target.square()) / (tokens * n),
+        _numbers(batch.target, squares, l1, _sum(active), torch.zeros_like(l1)),
         fired=active > 0,
-        least=0.0,
         parallel=torch.linalg.vecdot(decoder, weights.decoder),
         gradients=[
             *_gradients(weights, bias, encoder, decoder, upstream),
@@ -279,39 +299,47 @@ def _dense_step(variant: Variant, weights: Weights, batch: Batch, cost: float) -
 def _sparse_step(
     variant: Variant, weights: Weights, batch: Batch, entries: Entries, cost: float, dead: torch.Tensor | None
 ) -> Step:
+    """Over the active entries; one whose pre-activation is at or below its threshold adds nothing."""
     tokens, n = batch.target.shape
     m = len(batch.bias)
     token, feature, pre = entries
     threshold = weights.threshold[feature] if variant.band else weights.threshold.new_zeros(())
     value = activate(pre, threshold)
-    rows = _starts(token, tokens)
-    error = embedding_bag(feature, weights.decoder, rows, mode="sum", per_sample_weights=value)
+    error = embedding_bag(feature, weights.decoder, _ends(token, tokens)[:-1], mode="sum", per_sample_weights=value)
     error += weights.decoder_bias - batch.target
     upstream = error * (2 / (tokens * n))
     at = _dots(upstream, weights.decoder, token, feature)
-    parallel = _summed(feature, at * value, m)
+    along = at * value
     at, at_threshold = variant.backward(at, pre, threshold, cost / tokens)
     order = torch.argsort(feature, stable=True)
-    columns, by_feature = _starts(feature, m), token[order]
-    decoder_gradient = embedding_bag(by_feature, upstream, columns, mode="sum", per_sample_weights=value[order])
-    encoder_gradient = embedding_bag(by_feature, batch.inputs, columns, mode="sum", per_sample_weights=at[order])
-    fired = feature if not variant.band else feature[value > 0]
+    ends, by_feature = _ends(feature[order], m), token[order]
+    decoder_gradient = embedding_bag(by_feature, upstream, ends[:-1], mode="sum", per_sample_weights=value[order])
+    encoder_gradient = embedding_bag(by_feature, batch.inputs, ends[:-1], mode="sum", per_sample_weights=at[order])
+    columns = [value > 0, along, at, *([] if at_threshold is None else [at_threshold])]
+    # In float64, and in an order that does not change: sums by atomics, as `bincount` has them on a GPU, change in their last bits.
+    fired, *sums = torch.segment_reduce(
+        torch.stack([column.double() for column in columns], 1)[order], "sum", offsets=ends, axis=0, unsafe=True
+    ).unbind(1)
+    parallel, bias, *at_thresholds = (column.float() for column in sums)
+    least = value.min().double() if variant.among == "batch" and len(value) else fired.new_zeros(())
     step = Step(
-        mse=_sum(error.square()) / (tokens * n),
-        l1=_sum(value) / tokens,
-        l0=len(fired) / tokens,
-        input=_sum(batch.target.square()) / (tokens * n),
-        fired=torch.bincount(fired, minlength=m) > 0,
-        least=float(value.min()) if len(value) else 0.0,
+        _numbers(batch.target, _sum(error.square()), _sum(value), fired.sum(), least),
+        fired=fired > 0,
         parallel=parallel,
-        gradients=[
-            *_gradients(weights, _summed(feature, at, m), encoder_gradient, decoder_gradient, upstream),
-            *([] if at_threshold is None else [_summed(feature, at_threshold, m)]),
-        ],
+        gradients=[*_gradients(weights, bias, encoder_gradient, decoder_gradient, upstream), *at_thresholds],
     )
     if variant.among and dead is not None and len(dead):
         _revive(step, weights, batch, error, dead)
     return step
+
+
+def _numbers(
+    target: torch.Tensor, squares: torch.Tensor, l1: torch.Tensor, l0: torch.Tensor, least: torch.Tensor
+) -> torch.Tensor:
+    """The fields of `Terms` from sums over a batch."""
+    tokens, elements = len(target), target.numel()
+    means = [squares / elements, l1 / tokens, l0 / tokens, _sum(target.square()) / elements]
+    return torch.stack([*means, least])
 
 
 AUXILIARY = 1 / 32  # weight of the auxiliary loss
@@ -350,19 +378,13 @@ def _gradients(
     return [encoder, bias, decoder, upstream.sum(0) - bias @ weights.encoder]
 
 
-def _sum(x: torch.Tensor) -> float:
-    return float(x.sum(dtype=torch.float64))
+def _sum(x: torch.Tensor) -> torch.Tensor:
+    return x.sum(dtype=torch.float64)
 
 
-def _summed(numbers: torch.Tensor, values: torch.Tensor, count: int) -> torch.Tensor:
-    """Sum of the values of each of `count` numbers, in float64, [count]."""
-    return torch.bincount(numbers, values.double(), minlength=count).to(values.dtype)
-
-
-def _starts(numbers: torch.Tensor, count: int) -> torch.Tensor:
-    """Where each of `count` numbers begins in their sorted list, int64 [count]."""
-    counts = torch.bincount(numbers, minlength=count)
-    return counts.cumsum(0) - counts
+def _ends(numbers: torch.Tensor, count: int) -> torch.Tensor:
+    """Where each of `count` numbers begins in their sorted list, and where the last one ends, int64 [count + 1]."""
+    return torch.searchsorted(numbers, torch.arange(count + 1, device=numbers.device))
 
 
 def _some(inputs: torch.Tensor) -> torch.Tensor:
@@ -376,43 +398,52 @@ def _some(inputs: torch.Tensor) -> torch.Tensor:
 Entries = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def _above(batch: Batch, encoder: torch.Tensor, floor: torch.Tensor) -> Entries:
-    """The pre-activations above `floor` [m].
+def _above(batch: Batch, encoder: torch.Tensor, floor: torch.Tensor, most: int | None = None) -> Entries | None:
+    """The pre-activations above `floor` [m]; None where there are more than `most`.
 
-    The product is made some tokens at a time, into one buffer that is searched at once: all of it is never held.
+    The product is made some tokens at a time, into one buffer that is searched at once: all of it is never held. Two waits for
+    a GPU: how many entries there may be, and how many there are.
     """
     if not has_fast_bfloat16(encoder.device):
-        return _above_in_float32(batch, encoder, floor)
-    token, feature = _candidates(batch.inputs, encoder, batch.bias - floor)
+        return _above_in_float32(batch, encoder, floor, most)
+    # About half of the candidates turn out to be active, where few are.
+    candidates = _candidates(batch, encoder, batch.bias - floor, None if most is None else 2 * most)
+    if candidates is None:
+        return None
+    token, feature = candidates
     pre = _dots(batch.inputs, encoder, token, feature) + batch.bias[feature]
-    active = pre > floor[feature]
-    return token[active], feature[active], pre[active]
+    kept = (pre > floor[feature]).nonzero().squeeze(1)
+    return None if most is not None and len(kept) > most else (token[kept], feature[kept], pre[kept])
 
 
-def _above_in_float32(batch: Batch, encoder: torch.Tensor, floor: torch.Tensor) -> Entries:
-    m = len(encoder)
-    rows = min(len(batch.inputs), max(256, BUFFER // m))
-    buffer = batch.inputs.new_empty(rows, m)
+def _above_in_float32(
+    batch: Batch, encoder: torch.Tensor, floor: torch.Tensor, most: int | None = None
+) -> Entries | None:
+    m, parts = len(encoder), batch.parts()
+    buffer = batch.inputs.new_empty(parts[0].stop, m)
     places, values = [], []
-    for first in range(0, len(batch.inputs), rows):
-        part = batch.inputs[first : first + rows]
-        pre = torch.addmm(batch.bias, part, encoder.T, out=buffer[: len(part)])
-        place = (pre > floor).view(-1).nonzero().squeeze(1)
-        values.append(pre.view(-1)[place])
-        places.append(place + first * m)
+    for part in parts:
+        pre = torch.addmm(batch.bias, batch.inputs[part], encoder.T, out=buffer[: part.stop - part.start]).view(-1)
+        place = (pre.view(-1, m) > floor).view(-1).nonzero().squeeze(1)
+        values.append(pre[place])
+        places.append(place + part.start * m)
+        if most is not None and sum(map(len, places)) > most:
+            return None
     place = torch.cat(places)
     return place // m, place % m, torch.cat(values)
 
 
-def _candidates(inputs: torch.Tensor, encoder: torch.Tensor, offset: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token and feature of every entry where inputs · encoder + offset may be positive, by a product in bfloat16.
+def _candidates(
+    batch: Batch, encoder: torch.Tensor, offset: torch.Tensor, most: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Token and feature of every entry where inputs · encoder + offset may be positive, by a product in bfloat16; None where there are
+    more than `most`.
 
     Rounding both factors to bfloat16 moves a product by at most (2⁻⁷ + 2⁻¹⁶) |input| |encoder row|, summing in float32 by at most
     n 2⁻²³ of that. Further columns of the two factors add this bound, and the offset as a sum of two bfloat16 numbers, themselves
     bounded: the result is positive wherever the true sum is. Its own rounding does not change its sign.
     """
-    tokens, n = inputs.shape
-    m = len(encoder)
+    m, n = encoder.shape
     width = -(-(n + 3) // 32) * 32
     slack = 2**-7 + 2**-16 + n * 2**-23
     up = 1 + 2**-7  # what is rounded to bfloat16 after this is not smaller than before
@@ -426,72 +457,91 @@ def _candidates(inputs: torch.Tensor, encoder: torch.Tensor, offset: torch.Tenso
         return found
 
     high = offset.bfloat16().float()
-    left = extended(inputs, [inputs.norm(dim=1) * up, 1.0, 1.0])
+    left = extended(batch.inputs, [batch.inputs.norm(dim=1) * up, 1.0, 1.0])
     right = extended(encoder, [encoder.norm(dim=1) * (slack * up), high, offset - high + offset.abs() * slack])
-    rows = min(tokens, max(256, BUFFER // m))
-    buffer = left.new_empty(rows, m)
+    parts = batch.parts()
+    buffer = left.new_empty(parts[0].stop, m)
     places = []
-    for first in range(0, tokens, rows):
-        part = left[first : first + rows]
-        product = torch.mm(part, right.T, out=buffer[: len(part)])
+    for part in parts:
+        product = torch.mm(left[part], right.T, out=buffer[: part.stop - part.start])
         # As integers of the same bits: quicker to compare, and positive for the same numbers.
-        places.append((product.view(torch.int16) > 0).view(-1).nonzero().squeeze(1) + first * m)
+        places.append((product.view(torch.int16) > 0).view(-1).nonzero().squeeze(1) + part.start * m)
+        if most is not None and sum(map(len, places)) > most:
+            return None
     place = torch.cat(places)
     return place // m, place % m
 
 
 def has_fast_bfloat16(place: torch.device) -> bool:
-    """Whether products in bfloat16 are several times as fast as in float32 here."""
+    """Whether products in bfloat16 are much faster than in float32 here.
+
+    By what the processor says of itself, never by a timing: the same machine writes the same bytes.
+    """
     if place.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return place.type == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    found = torch.cpu.get_capabilities() if place.type == "cpu" else {}
+    return any(found.get(flag) for flag in ("amx_bf16", "avx512_bf16"))
 
 
 def _dots(a: torch.Tensor, b: torch.Tensor, token: torch.Tensor, feature: torch.Tensor) -> torch.Tensor:
     """a[token] · b[feature] of each entry, ordered by token; a [tokens, n], b [m, n]."""
     if a.is_cuda or torch.backends.mkl.is_available():
-        ends = torch.cat([_starts(token, len(a)), token.new_tensor([len(token)])]).int()
-        nothing = a.new_zeros(len(token))
+        ends, nothing = _ends(token, len(a)).int(), a.new_zeros(len(token))
         pattern = torch.sparse_csr_tensor(ends, feature.int(), nothing, (len(a), len(b)), check_invariants=False)
         return torch.sparse.sampled_addmm(pattern, a, b.T, beta=0.0).values()
     parts = zip(token.split(4096), feature.split(4096), strict=True)
     return torch.cat([torch.linalg.vecdot(a[t], b[f]) for t, f in parts])
 
 
-def _largest(batch: Batch, encoder: torch.Tensor, k: int, among: str) -> Entries:
-    """The `k` largest positive pre-activations of each token, or the k · tokens largest of the batch.
+def _largest_of_tokens(batch: Batch, encoder: torch.Tensor, k: int) -> Entries:
+    """The `k` largest pre-activations of each token, those that are not positive as 0.
 
-    All that exceed a floor are computed first; some tokens tell where to set it. Where it was too high, 0 takes its place.
+    Some tokens tell where the k largest begin. All that exceed this floor are computed; a token that has fewer than k of them is
+    computed whole. Two waits for a GPU: how many entries there may be, and how many such tokens there are.
     """
     tokens, m = len(batch.inputs), len(encoder)
     k = min(k, m)
+    glance = torch.addmm(batch.bias, _some(batch.inputs), encoder.T)
+    floor = glance.topk(k, dim=1).values[:, -1].min().clamp_min(0)
+    token, feature, pre = _reaching(batch, encoder, floor)
+    by_size = pre.argsort(descending=True, stable=True)
+    by_token = by_size[token[by_size].argsort(stable=True)]
+    ends = _ends(token, tokens)
+    place = ends[:-1, None] + torch.arange(k, device=ends.device)
+    missing = place >= ends[1:, None]
+    # One entry more, for a batch that has none: what is missing reads it, and is not used.
+    chosen = torch.nn.functional.pad(by_token, (0, 1))[place.clamp_max(len(by_token))]
+    features = torch.nn.functional.pad(feature, (0, 1))[chosen].masked_fill_(missing, 0)
+    values = torch.nn.functional.pad(pre, (0, 1))[chosen].masked_fill_(missing, 0)
+    few = ((values[:, -1] <= floor) & (floor > 0)).nonzero().squeeze(1)
+    values[few], features[few] = torch.addmm(batch.bias, batch.inputs[few], encoder.T).topk(k, dim=1)
+    features, order = features.sort(dim=1)
+    token = torch.arange(tokens, device=order.device)[:, None].expand(-1, k)
+    return token.flatten(), features.flatten(), values.gather(1, order).clamp_min_(0).flatten()
+
+
+def _largest_of_batch(batch: Batch, encoder: torch.Tensor, k: int) -> Entries:
+    """The k · tokens largest positive pre-activations of the batch.
+
+    All that exceed a floor are computed first; some tokens tell where to set it. Where it was too high, 0 takes its place.
+    """
+    wanted = min(k, len(encoder)) * len(batch.inputs)
     zero = torch.zeros_like(batch.bias)
     glance = torch.addmm(batch.bias, _some(batch.inputs), encoder.T)
-    if among == "token":
-        floor = glance.topk(k, dim=1).values[:, -1].min().clamp_min(0)
-        token, feature, pre = _above(batch, encoder, zero + floor)
-        counts = torch.bincount(token, minlength=tokens)
-        few = ((counts < k) & (floor > 0)).nonzero().squeeze(1)
-        if len(few):
-            again = _above(Batch(batch.target[few], batch.inputs[few], batch.bias), encoder, zero)
-            enough = counts[token] >= k
-            token = torch.cat([token[enough], few[again[0]]])
-            token, order = token.sort(stable=True)
-            feature = torch.cat([feature[enough], again[1]])[order]
-            pre = torch.cat([pre[enough], again[2]])[order]
-        by_size = pre.argsort(descending=True, stable=True)
-        by_token = by_size[token[by_size].argsort(stable=True)]
-        rank = torch.arange(len(pre), device=pre.device) - _starts(token, tokens)[token]
-        chosen = by_token[rank < k]
-    else:
-        wanted = min(glance.numel(), 3 * k * len(glance) // 2)
-        floor = glance.flatten().topk(wanted).values[-1].clamp_min(0)
-        token, feature, pre = _above(batch, encoder, zero + floor)
-        if len(pre) < k * tokens and floor > 0:
-            token, feature, pre = _above(batch, encoder, zero)
-        chosen = pre.topk(min(len(pre), k * tokens), sorted=False).indices
-    chosen = chosen.sort().values
+    floor = glance.flatten().topk(min(glance.numel(), 3 * k * len(glance) // 2)).values[-1].clamp_min(0)
+    token, feature, pre = _above(batch, encoder, zero + floor)
+    if len(pre) < wanted:
+        token, feature, pre = _above(batch, encoder, zero)
+    chosen = pre.topk(min(len(pre), wanted), sorted=False).indices.sort().values
     return token[chosen], feature[chosen], pre[chosen]
+
+
+def _reaching(batch: Batch, encoder: torch.Tensor, floor: torch.Tensor) -> Entries:
+    """All pre-activations above `floor`, a number on the device, and perhaps some below it."""
+    if not has_fast_bfloat16(encoder.device):
+        return _above_in_float32(batch, encoder, floor)
+    token, feature = _candidates(batch, encoder, batch.bias - floor)
+    return token, feature, _dots(batch.inputs, encoder, token, feature) + batch.bias[feature]
 
 
 # --- the step ---------------------------------------------------------------------------------------------------
@@ -510,9 +560,13 @@ def training_step(
     x: torch.Tensor,
     cost: float,
     dead: torch.Tensor | None = None,
+    dense: bool = False,
 ) -> Step:
-    """One step of Adam on a batch [tokens, n], in place; the decoder's rows stay at unit norm. See `loss_and_gradients`."""
-    found = loss_and_gradients(variant, weights, centring, x, cost, dead)
+    """One step of Adam on a batch [tokens, n], in place; the decoder's rows stay at unit norm. See `loss_and_gradients`.
+
+    A sparse step waits for a GPU twice, and a third time when its loss terms are read.
+    """
+    found = loss_and_gradients(variant, weights, centring, x, cost, dead, dense)
     keep_unit_norm(found.gradients[2], weights.decoder, found.parallel)
     for tensor, gradient in zip(variant.trained(weights), found.gradients, strict=True):
         tensor.grad = gradient
@@ -521,6 +575,6 @@ def training_step(
     if variant.band:
         weights.threshold.clamp_(min=0)
     elif variant.among == "batch":
-        before = float(weights.threshold[0])
-        weights.threshold.fill_(before + 0.01 * (found.least - before) if before else found.least)
+        before, least = weights.threshold[0].double(), found.numbers[Terms._fields.index("least")]
+        weights.threshold.copy_(torch.where(before > 0, before + 0.01 * (least - before), least))
     return found

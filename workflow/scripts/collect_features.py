@@ -8,8 +8,8 @@ import torch
 from feature_lineage.activations import load_hooked
 from feature_lineage.artifacts import provenance, read_tensors, write_table
 from feature_lineage.autoencoder import load_autoencoder
+from feature_lineage.devices import device
 from feature_lineage.features import ACTIVATIONS, STATISTICS, Statistics, feature_batches
-from feature_lineage.language_model import device
 from feature_lineage.logs import job
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from feature_lineage.artifacts import provenance, write_json
-from feature_lineage.language_model import device, evaluate_model, load_model
+from feature_lineage.devices import device
+from feature_lineage.language_model import evaluate_model, load_model
 from feature_lineage.logs import job
 from feature_lineage.tokens import Windows, token_directories
 

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from feature_lineage.artifacts import provenance, write_table
-from feature_lineage.language_model import device, load_model
+from feature_lineage.devices import device
+from feature_lineage.language_model import load_model
 from feature_lineage.logs import job
 from feature_lineage.merge import SWEEP, sweep
 from feature_lineage.tokens import token_directories

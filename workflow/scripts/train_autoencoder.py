@@ -10,7 +10,7 @@ from feature_lineage.activations import load_hooked
 from feature_lineage.artifacts import checkpoint_folder, provenance, write_table
 from feature_lineage.autoencoder import load_autoencoder, save_autoencoder
 from feature_lineage.autoencoder_training import CURVE, train_on_model
-from feature_lineage.language_model import device
+from feature_lineage.devices import device
 from feature_lineage.logs import job, stop_signal
 from feature_lineage.tokens import token_directories
 

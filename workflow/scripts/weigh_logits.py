@@ -7,7 +7,8 @@ import torch
 
 from feature_lineage.artifacts import provenance, write_table
 from feature_lineage.autoencoder import load_autoencoder
-from feature_lineage.language_model import device, load_model
+from feature_lineage.devices import device
+from feature_lineage.language_model import load_model
 from feature_lineage.logit_effects import EFFECTS, logit_effects
 from feature_lineage.logs import job
 from feature_lineage.tokens import load_tokenizer, vocabulary_size
