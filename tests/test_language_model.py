@@ -253,10 +253,13 @@ def test_evaluation_equals_a_float64_reference(monkeypatch, tiny_model, tmp_path
     assert found["tokens"] == 7 * 15
 
 
-def test_evaluation_does_not_depend_on_the_batch(tiny_model, tmp_path, write_tokens):
+def test_evaluation_does_not_depend_on_the_batch(monkeypatch, tiny_model, tmp_path, write_tokens):
     windows = Windows({"c": write_tokens(tmp_path / "c", np.arange(640) % 400)}, 16)
     model = tiny_model().eval()
-    found = [evaluate_model(model, windows, np.arange(40), batch) for batch in (1, 7, 64)]
+    found = []
+    for batch in (1, 7, 64):
+        monkeypatch.setattr("feature_lineage.language_model.windows_at_once", lambda *sizes, on_cpu, batch=batch: batch)
+        found.append(evaluate_model(model, windows, np.arange(40)))
     for other in found[1:]:
         assert other["loss"] == pytest.approx(found[0]["loss"], rel=1e-6)
         assert other["accuracy"] == found[0]["accuracy"]

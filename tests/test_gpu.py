@@ -1,0 +1,289 @@
+"""Everything that computes on a GPU, on one that is pretended (`pretended_gpu`): it runs there, and gives what the CPU gives.
+
+What is proven here is where tensors are and how often the CPU waits. The numerics of CUDA's kernels are checked by `benchmarks/gpu.py`, on
+a real GPU.
+"""
+
+import copy
+from contextlib import contextmanager
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from autoencoders import VARIANTS
+from conftest import HOOK, TINY
+from pretended_gpu import OnGpu, held, in_this_thread, pretended_gpu, without_kernel
+
+from feature_lineage import activations, autoencoder_training, devices, language_model, training_step
+from feature_lineage.autoencoder import load_autoencoder, save_autoencoder
+from feature_lineage.controls import neuron_correlations
+from feature_lineage.devices import device
+from feature_lineage.evaluation import evaluate_autoencoder
+from feature_lineage.features import feature_batches
+from feature_lineage.logit_effects import logit_effects
+from feature_lineage.logs import Stopped
+from feature_lineage.merge import sweep
+from feature_lineage.tokens import Windows
+
+CONTEXT, VOCABULARY, STEPS = 12, 400, 60
+TRAINING = {
+    "seed": 0,
+    "hook": HOOK,
+    "expansion": 4,
+    "tokens": STEPS * 8 * CONTEXT,
+    "context": CONTEXT,
+    "batch": 8,
+    "resampling": {"steps": [20, 40], "silent_steps": 8, "pool_tokens": 2000},
+    "lr": 3e-3,
+    "l0": 4,
+    "l1": 1e-2,
+    "l1_warmup_steps": 5,
+    "normalize": True,
+    "mean": "elements",
+    "init": "transpose",
+}
+
+
+class Study:
+    """Two models, their tokens, and a folder, before anything is on a device."""
+
+    def __init__(self, folder, tokenizer, write_tokens):
+        random = np.random.default_rng(0)
+        draw = lambda count: random.integers(1, VOCABULARY, count)  # noqa: E731
+        self.folder = folder
+        self.train = {corpus: write_tokens(folder / corpus, draw(9000)) for corpus in ("a", "b")}
+        self.held_out = {corpus: write_tokens(folder / f"{corpus}-held-out", draw(900)) for corpus in ("a", "b")}
+        self.windows = Windows(self.train, CONTEXT)
+        self.paths = [folder / f"model{seed}" for seed in (0, 1)]
+        for seed, path in enumerate(self.paths):
+            language_model.save_model(language_model.build_model(TINY, tokenizer, seed), tokenizer, path, {})
+        self.loaded = {path: language_model.load_model(path) for path in self.paths}
+
+    def model(self, path):
+        return copy.deepcopy(self.loaded[path])
+
+
+def train(study, bridges, variant):
+    """Stopped in the middle and gone on with; weights and curve."""
+    options = TRAINING | {"variant": variant, "label": variant}
+    checkpoint = study.folder / f"{device().type}-{variant}.safetensors"
+    answers = iter([False] * 30 + [True] * 2)
+    arguments = bridges[0], study.train, study.held_out, checkpoint
+    with pytest.raises(Stopped):
+        autoencoder_training.train_on_model(*arguments, stop=lambda: next(answers), **options)
+    autoencoder, curve = autoencoder_training.train_on_model(*arguments, **options)
+    save_autoencoder(autoencoder, study.folder / f"{device().type}-{variant}", HOOK, CONTEXT, {})
+    return autoencoder.tensors() | {name: curve[name].to_numpy() for name in ("loss", "l0", "dead_share")}
+
+
+def evaluated(study, bridge, variant):
+    autoencoder = load_autoencoder(study.folder / f"{device().type}-{variant}", device())
+    found = evaluate_autoencoder(bridge, HOOK, autoencoder, study.held_out, CONTEXT, 500, "evaluation")
+    names = ("l0", "mse", "variance_explained", "loss_recovered", "loss_spliced", "dead_share")
+    return {name: found[name] for name in names} | {"densities": np.array(found["densities"])}
+
+
+def collect(study, bridges):
+    autoencoder = load_autoencoder(study.folder / f"{device().type}-l1", device())
+    tokens = study.windows[np.arange(600)].astype(np.int32)
+    table = pa.Table.from_batches(list(feature_batches(bridges[0], HOOK, autoencoder, tokens, "features")))
+    return {name: table[name].to_numpy() for name in table.column_names}
+
+
+def correlate_neurons(study, bridges):
+    tokens = study.windows[np.arange(600)].astype(np.int32)
+    return {"r": neuron_correlations(activations.paired_activations(bridges, HOOK, tokens), tokens.size)}
+
+
+def weigh_logits(study, bridges):
+    model = study.model(study.paths[0]).to(device())
+    decoder = load_autoencoder(study.folder / f"{device().type}-topk", device()).W_dec
+    table, reason = logit_effects(model, HOOK, decoder, VOCABULARY, "logits")
+    assert reason is None
+    return {"effects": np.array([[one["effect"] for one in row] for row in table["promoted"].to_pylist()])}
+
+
+def sweep_merge(study, bridges):
+    first, second = (study.model(path).to(device()) for path in study.paths)
+    table = sweep(first, second, "slerp", 3, study.held_out, block=CONTEXT, evaluation_tokens=200, label="sweep")
+    return {name: table[name].to_numpy() for name in ("loss", "accuracy")}
+
+
+def train_model(study, bridges):
+    """Three plain steps: Trainer itself does not run on a pretended GPU."""
+    model = study.model(study.paths[0]).to(device()).train()
+    adam = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    losses = []
+    for step in range(3):
+        ids = torch.from_numpy(study.windows[np.arange(8) + 8 * step]).to(device())
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        adam.step()
+        adam.zero_grad()
+        losses.append(loss.detach())
+    return {"loss": torch.stack(losses), "weights": model.lm_head.weight.detach()}
+
+
+def evaluate_model(study, bridges):
+    model = study.model(study.paths[1]).to(device())
+    return language_model.evaluate_model(model, study.windows, np.arange(600))
+
+
+PARTS = {
+    **{f"train_autoencoder {kind}": lambda *given, kind=kind: train(*given, kind) for kind in VARIANTS},
+    "evaluate_autoencoder": lambda study, bridges: evaluated(study, bridges[0], "jumprelu"),
+    "transfer_autoencoder": lambda study, bridges: evaluated(study, bridges[1], "batchtopk"),
+    "collect_features": collect,
+    "correlate_neurons": correlate_neurons,
+    "weigh_logits": weigh_logits,
+    "sweep_merge": sweep_merge,
+    "train_model": train_model,
+    "evaluate_model": evaluate_model,
+}
+
+
+@pytest.fixture(scope="module")
+def patch(one_thread):
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, tokenizer_dir, write_tokens, patch):
+    study = Study(tmp_path_factory.mktemp("gpu"), tokenizer_dir, write_tokens)
+    patch.setattr(activations, "load_model", study.model)
+    # The CPU takes the path of the GPU: which entries are active does not depend on it, their last bits do.
+    patch.setattr(training_step, "has_fast_bfloat16", lambda place: True)
+    return study
+
+
+@contextmanager
+def gpu(patch):
+    """Pretend a GPU, in the thread that reads ahead too."""
+    work = activations.ReadAhead._work
+
+    def pretending(stream):
+        with in_this_thread():
+            work(stream)
+
+    with patch.context() as inner, pretended_gpu(inner) as ledger:
+        inner.setattr(activations.ReadAhead, "_work", pretending)
+        yield ledger
+
+
+def every_part(study):
+    """What each part gives, or the error that it ends in, tensors as they are."""
+    bridges, found = [activations.load_hooked(path, HOOK) for path in study.paths], {}
+    for name, part in PARTS.items():
+        try:
+            found[name] = part(study, bridges)
+        except Exception as error:
+            found[name] = error
+    return found
+
+
+@pytest.fixture(scope="module")
+def on_cpu(study):
+    return every_part(study)
+
+
+@pytest.fixture(scope="module")
+def on_gpu(study, patch):
+    with gpu(patch) as ledger:
+        found = every_part(study)
+        return SimpleNamespace(found=found, operations=set(ledger.operations))
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_every_step_computes_on_a_gpu_what_it_computes_on_the_cpu(on_cpu, on_gpu, name):
+    expected, found = on_cpu[name], on_gpu.found[name]
+    for outcome in (expected, found):
+        if isinstance(outcome, Exception):
+            raise outcome
+    assert expected.keys() == found.keys()
+    for key, value in expected.items():
+        ours, theirs = (torch.as_tensor(held(one)).double() for one in (found[key], value))
+        # On a GPU losses are summed over other batches.
+        limit = 1e-5 if name.startswith(("evaluate", "transfer", "sweep")) else 1e-6
+        torch.testing.assert_close(ours, theirs, rtol=limit, atol=limit, equal_nan=True, msg=key)
+
+
+def test_autoencoders_stay_on_the_gpu_until_they_are_saved(on_gpu):
+    for name in PARTS:
+        if name.startswith("train_autoencoder"):
+            assert isinstance(on_gpu.found[name]["W_enc"], OnGpu), name
+
+
+def test_cuda_has_a_kernel_for_every_operation_that_ran(on_gpu):
+    assert len(on_gpu.operations) > 80
+    by_the_cpu = {f"_scaled_dot_product_flash_attention_for_cpu{end}" for end in ("", "_backward")}  # CUDA has its own
+    assert not without_kernel(on_gpu.operations - by_the_cpu)
+    assert without_kernel({"mkldnn_linear", "add"}) == ["mkldnn_linear"]
+
+
+# --- how much is read at once ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["collect_features", "correlate_neurons", "evaluate_model", "evaluate_autoencoder"])
+def test_a_gpu_reads_512_windows_at_once(study, monkeypatch, on_gpu, name):
+    read = []
+    real = language_model.check_windows
+    for module in (activations, language_model):
+        monkeypatch.setattr(
+            module, "check_windows", lambda model, tokens: read.append(len(tokens)) or real(model, tokens)
+        )
+    with gpu(monkeypatch):
+        bridges = [activations.load_hooked(path, HOOK) for path in study.paths]
+        read.clear()
+        PARTS[name](study, bridges)
+    assert max(read) == (512 if name != "evaluate_autoencoder" else 20)  # it has no more of each corpus
+
+
+@pytest.mark.parametrize(("memory", "expected"), [(80 << 30, 512), (8 << 30, 87), (1 << 20, 1)])
+def test_a_pass_fits_into_the_memory_of_the_gpu(monkeypatch, memory, expected):
+    """Contexts of 24, a vocabulary of 128,000: 512 windows of logits are 6.3 GB."""
+    with pretended_gpu(monkeypatch, memory):
+        assert devices.windows_at_once(device(), 24, 128_000) == expected
+    assert devices.windows_at_once(device(), 24, 128_000) == 64
+
+
+# --- waits and kernels ------------------------------------------------------------------------------------------
+
+# Of one step with all that the training loop does around it. They may fall, and never rise.
+WAITS = {"sparse": 3, "dense": 1}
+KERNELS = {
+    ("sparse", "l1"): 118, ("sparse", "topk"): 147, ("sparse", "batchtopk"): 134, ("sparse", "jumprelu"): 127,
+    ("dense", "l1"): 67, ("dense", "jumprelu"): 76,
+}  # fmt: skip
+
+
+def run_steps(count, variant, folder):
+    """Train on activations that are there already."""
+    x = torch.randn(96 * (count + 1), 32, generator=torch.Generator().manual_seed(0)).to(device())
+    autoencoder_training.train_autoencoder(
+        lambda step: iter(x[96:].split(96)[step:]), lambda step: [], x[:96], folder / f"{variant}{count}.safetensors",
+        label="steps", steps=count, tokens_per_step=96, features=128, seed=0, lr=1e-3, variant=variant, l0=4, l1=1e-2,
+        l1_warmup_steps=0, normalize=True, mean="elements", init="transpose", resample_steps=[], silent_steps=4,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "variant"), KERNELS)
+def test_a_step_waits_for_the_gpu_three_times_at_most(study, monkeypatch, tmp_path, path, variant):
+    """What eleven steps take more than six, a fifth of it. The first is dense, unless the variant never is."""
+    monkeypatch.setattr(autoencoder_training, "CURVE_POINTS", 1)
+    monkeypatch.setattr(autoencoder_training, "SPARSE_BELOW", {"sparse": 2.0, "dense": -1.0}[path])
+    always = partial(training_step.loss_and_gradients, sparse_below={"sparse": 2.0, "dense": 0.0}[path])
+    monkeypatch.setattr(training_step, "loss_and_gradients", always)
+    taken = []
+    for count in (6, 11):
+        with gpu(monkeypatch) as ledger:
+            run_steps(count, variant, tmp_path)
+            taken.append((ledger.waits.copy(), ledger.kernels.copy()))
+    (waits, kernels), more = taken
+    waits, kernels = more[0] - waits, more[1] - kernels
+    assert waits.total() / 5 <= WAITS[path], waits
+    assert kernels.total() / 5 <= KERNELS[path, variant], kernels
