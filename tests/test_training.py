@@ -302,3 +302,23 @@ def test_windows_are_drawn_by_balance_and_seed(train, data, monkeypatch):
     counts = [list(np.bincount(windows.places(chosen)[0])) for windows, chosen in seen]
     assert counts == [[12, 12], [75, 12], [12, 12]]
     assert set(seen[0][1]) != set(seen[2][1])
+
+
+# --- several GPUs --------------------------------------------------------------------------------------------
+
+
+def test_the_batch_is_the_configured_one_however_many_gpus_are_visible(train, monkeypatch):
+    """Of two visible GPUs Trainer would use both, with the whole batch on each, through DataParallel."""
+    _, alone = train("alone")
+    monkeypatch.setattr(training.TrainingArguments, "n_gpu", property(lambda self: 2))
+    sizes, real = [], training.Trainer.training_step
+
+    def step(self, model, inputs, *rest):
+        assert not isinstance(model, torch.nn.DataParallel)
+        sizes.append(len(inputs["input_ids"]))
+        return real(self, model, inputs, *rest)
+
+    monkeypatch.setattr(training.Trainer, "training_step", step)
+    _, several = train("several")
+    assert set(sizes[:-1]) == {BATCH}
+    assert several.equals(alone)

@@ -1,5 +1,7 @@
 """The training step against independent float64 references, clause by clause of the paper's appendix B, and its shortcuts."""
 
+import time
+
 import pytest
 import torch
 from autoencoders import TOKENS, VARIANTS, K, M, N, reference, sample, screened, weights_of
@@ -114,6 +116,23 @@ def test_the_screen_is_a_rounding_away_from_missing_entries():
     bias = -(inputs[torch.arange(80) % 50] * encoder).sum(1) + 1e-3
     bare = (inputs.bfloat16() @ encoder.bfloat16().T).float() + bias > 0
     assert (~bare[torch.arange(80) % 50, torch.arange(80)]).any()
+
+
+@pytest.mark.parametrize(
+    ("flags", "screens"),
+    [
+        ({"amx_bf16": True, "avx512_bf16": True}, True),
+        ({"amx_bf16": False, "avx512_bf16": True}, True),
+        ({"avx512_f": True, "avx512_bf16": False}, False),
+        ({"architecture": "aarch64"}, False),
+    ],
+    ids=["AMX", "AVX512_BF16", "AVX512", "ARM"],
+)
+def test_the_screen_is_used_where_the_processor_multiplies_bfloat16(monkeypatch, flags, screens):
+    """By its flags and nothing else: a timing would have one machine write now these bytes, now others."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
+    monkeypatch.setattr(time, "perf_counter", None)
+    assert ts.has_fast_bfloat16(torch.device("cpu")) is screens
 
 
 def test_dots_are_the_same_without_mkl(monkeypatch):

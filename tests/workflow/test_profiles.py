@@ -101,16 +101,16 @@ def test_account_partitions_and_kind_of_gpu_stand_in_one_place_each():
     lines = [line.partition("#")[0] for line in text.splitlines()]
     for key, times in (("slurm_account", 1), ("slurm_partition", 2), ("gpu:", 1)):
         assert sum(key in line for line in lines) == times, key
-    without = yaml.safe_load(re.sub(r"&gpu \{.*\}", "&gpu {}", text))
-    assert not any(without["set-resources"].values())
+    without = yaml.safe_load(re.sub(r"&gpu \{.*\}", "&gpu {gpu: 0}", text))
+    assert all(asked == {"gpu": 0} for asked in without["set-resources"].values())
 
 
 # --- what Snakemake makes of it ----------------------------------------------------------------------------
 
 
-def planned(place, *arguments):
+def planned(place, *arguments, profile="profiles/slurm"):
     """For each rule of a dry run, what its jobs ask for."""
-    command = place.command("-n", "--profile", "profiles/slurm", *arguments)
+    command = place.command("-n", "--profile", profile, *arguments)
     done = subprocess.run(command, cwd=place.root, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     asked = {}
@@ -144,6 +144,22 @@ def test_jobs_ask_for_their_size_their_partition_and_a_gpu_if_they_use_one(place
             assert job["slurm_partition"] == ("gpu" if name in gpu_rules else "cpu"), name
             assert job.get("gpu") == ("1" if name in gpu_rules else None), name
             assert job["slurm_account"] == "default"
+
+
+@pytest.mark.parametrize("driver", ["/dev/null", "/dev/no such file"], ids=["a GPU", "none"])
+def test_on_one_machine_jobs_that_compute_on_its_gpu_run_one_at_a_time(bare, tmp_path, driver):
+    """Snakemake grants one `gpu` at a time; without a GPU nobody asks, and as many jobs run as there are cores."""
+    place = bare.copy(tmp_path / "place")
+    module = place.root / "src" / "feature_lineage" / "devices.py"
+    module.write_text(re.sub(r"^DRIVERS = .*", f'DRIVERS = ("{driver}",)', module.read_text(), flags=re.MULTILINE))
+    asked = planned(place, profile="profiles/local")
+    gpu_rules = {name for name, asked in PROFILE["set-resources"].items() if asked}
+    assert {"train_model", "train_autoencoder", "collect_features"} <= asked.keys()
+    for name, jobs in asked.items():
+        expected = None if name not in gpu_rules else "1" if driver == "/dev/null" else "0"
+        assert {job.get("gpu") for job in jobs} == {expected}, name
+    granted = yaml.safe_load((CHECKOUT / "profiles" / "default" / "config.yaml").read_text())["resources"]
+    assert "gpu=1" in granted
 
 
 def test_a_second_attempt_asks_for_twice_as_much(place, jobs):

@@ -4,7 +4,8 @@ import platform
 from importlib import metadata
 
 from feature_lineage.fingerprint import fingerprint
-from feature_lineage.resources import request
+from feature_lineage.devices import has_gpu
+from feature_lineage.resources import ON_GPU, request
 from feature_lineage.study import (
     NAME_PATTERN,
     TrainedModel,
@@ -59,12 +60,16 @@ def code(script):
 
 
 def needs(step):
-    """Memory and run time of a step's jobs, for `resources`; both double when a job is tried again. Run locally, they bind nobody."""
+    """Memory and run time of a step's jobs, for `resources`; both double when a job is tried again. Run locally, they bind nobody.
+
+    A step that computes on a GPU asks for one where this machine has one. A cluster's profile says what it asks for there.
+    """
 
     def asked(wildcards, attempt):
         return request(study, step, wildcards.get("model"), attempt)
 
-    return {
+    gpu = {"gpu": lambda wildcards: int(has_gpu())} if step in ON_GPU else {}
+    return gpu | {
         "mem_mb": lambda wildcards, attempt: asked(wildcards, attempt).mem_mb,
         "runtime": lambda wildcards, attempt: asked(wildcards, attempt).runtime,
     }
