@@ -42,16 +42,18 @@ def main() -> None:
 
     def step(name: str) -> None:
         nonlocal l0
-        l0 = training_step.training_step(variants[name], weights, centring, adams[name], x, 3e-4).l0
+        (terms,) = training_step.training_step(variants[name], weights, centring, adams[name], x, 3e-4).read()
+        l0 = terms.l0
 
     def at_density(share: float) -> list[float]:
         """Seconds of loss and gradients on the path that the density chooses, and on the dense one."""
         pre = (x[:256] @ decoder.T + weights.encoder_bias).flatten()
         bias = weights.encoder_bias - pre.kthvalue(int((1 - share) * len(pre))).values
         shifted = Weights(weights.encoder, bias, decoder, nothing, weights.threshold)
+        # In training, the step before tells which path a step begins with.
         chosen, dense = (
-            lambda below=below: loss_and_gradients(variants["l1"], shifted, centring, x, 3e-4, sparse_below=below)
-            for below in (training_step.SPARSE_BELOW, 0.0)
+            lambda dense=dense: loss_and_gradients(variants["l1"], shifted, centring, x, 3e-4, dense=dense)
+            for dense in (share > training_step.SPARSE_BELOW, True)
         )
         chosen()
         return [timed(chosen), timed(dense)]

@@ -1,7 +1,5 @@
 """The training step against independent float64 references, clause by clause of the paper's appendix B, and its shortcuts."""
 
-import time
-
 import pytest
 import torch
 from autoencoders import TOKENS, VARIANTS, K, M, N, reference, sample, screened, weights_of
@@ -129,9 +127,8 @@ def test_the_screen_is_a_rounding_away_from_missing_entries():
     ids=["AMX", "AVX512_BF16", "AVX512", "ARM"],
 )
 def test_the_screen_is_used_where_the_processor_multiplies_bfloat16(monkeypatch, flags, screens):
-    """By its flags and nothing else: a timing would have one machine write now these bytes, now others."""
+    """By its flags, never by a timing, which would have one machine write different bytes on different days."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
-    monkeypatch.setattr(time, "perf_counter", None)
     assert ts.has_fast_bfloat16(torch.device("cpu")) is screens
 
 
