@@ -40,9 +40,10 @@ def start(folder: Path) -> None:
     save_file({"x": x.numpy(), "decoder": decoder.numpy(), "bias": bias.numpy()}, folder / "start.safetensors")
 
 
-def worker(environment: Path, script: str, folder: Path, threads: int) -> subprocess.Popen[str]:
-    """A process that does one step for each line that it reads and answers with its seconds."""
-    command = [str(environment), str(HERE / script), str(folder / "start.safetensors"), str(threads), str(L0)]
+def worker(environment: Path, script: str, folder: Path, threads: int, place: str = "") -> subprocess.Popen[str]:
+    """A process that does one step for each line that it reads and answers with its seconds; on the GPU if there is one, or on `place`."""
+    place = place or ("cuda" if torch.cuda.is_available() else "cpu")
+    command = [str(environment), str(HERE / script), str(folder / "start.safetensors"), str(threads), str(L0), place]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 

@@ -19,7 +19,7 @@ def main() -> None:
     """Answer each line of standard input, a question and its arguments, with numbers."""
     torch.set_num_threads(int(sys.argv[2]))
     k = int(sys.argv[3])
-    place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    place = torch.device(sys.argv[4])
     given = {name: tensor.to(place) for name, tensor in load_file(sys.argv[1]).items()}
     x, decoder = given["x"], given["decoder"]
     nothing = torch.zeros(x.shape[1], device=place)
@@ -58,6 +58,13 @@ def main() -> None:
         chosen()
         return [timed(chosen), timed(dense)]
 
+    def kernels(work: Callable[[], object]) -> list[float]:
+        """Seconds that a GPU's kernels take of some work, and how many there are."""
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            timed(work)
+        found = [event for event in profile.key_averages() if event.self_device_time_total]
+        return [sum(event.self_device_time_total for event in found) / 1e6, sum(event.count for event in found)]
+
     with torch.no_grad():
         for line in sys.stdin:
             question, *arguments = line.split()
@@ -71,6 +78,11 @@ def main() -> None:
                 training_step.has_fast_bfloat16 = FAST
             elif question == "adam":
                 answer = [timed(adams["l1"].step), timed(lambda: other.copy_(out))]
+            elif question == "dense":
+                dense = lambda: loss_and_gradients(variants["l1"], weights, centring, x, 3e-4, dense=True).read()  # noqa: E731
+                answer = [timed(dense)]
+            elif question == "kernels":
+                answer = kernels(lambda: step("l1"))
             elif question == "density":
                 answer = at_density(float(arguments[0]))
             else:

@@ -20,10 +20,10 @@ from safetensors.torch import load_file
 
 
 def main() -> None:
-    """Answer `step <variant>` and `about` on standard input."""
+    """Answer `step <variant> [float32 | tf32 | autocast]` and `about` on standard input."""
     torch.set_num_threads(int(sys.argv[2]))
     k = int(sys.argv[3])
-    place = "cuda" if torch.cuda.is_available() else "cpu"
+    place = sys.argv[4]
     given = load_file(sys.argv[1])
     x, decoder = given["x"].to(place), given["decoder"]
     shape = {"d_in": x.shape[1], "d_sae": len(decoder), "device": place}
@@ -57,12 +57,15 @@ def main() -> None:
             sae = adam = None
             current = arguments[0]
             sae, adam = made(current)
+        precision = arguments[1] if len(arguments) > 1 else "float32"
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
         started = time.perf_counter()
         given_step = TrainStepInput(
             sae_in=x, coefficients={"l1": 3e-4, "l0": 3e-4}, dead_neuron_mask=None, n_training_steps=0,
             is_logging_step=False,
         )  # fmt: skip
-        output = sae.training_forward_pass(given_step)
+        with torch.autocast(place, torch.bfloat16, enabled=precision == "autocast"):
+            output = sae.training_forward_pass(given_step)
         adam.zero_grad()
         output.loss.backward()
         adam.step()
