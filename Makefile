@@ -11,7 +11,7 @@ IN_ORDER := -n 2 --dist loadfile --no-loadscope-reorder
 LONG := tests/workflow/test_trained_controls.py $(wildcard tests/test_[a-c]*.py) \
 	tests/workflow/test_measured_controls.py tests/workflow/test_reruns.py tests/test_peers.py
 
-.PHONY: audit demo controls test test-cluster bench-autoencoder bench-correlation bench-report planted-truth environment peers lint docs clean
+.PHONY: audit demo controls test test-oldest test-cluster bench-autoencoder bench-correlation bench-report planted-truth environment peers lint docs clean
 
 demo: environment
 	$(BIN)/snakemake --profile profiles/local --cores $(CORES)
@@ -23,6 +23,16 @@ controls: environment
 
 test: environment peers
 	$(BIN)/python -m pytest $(IN_ORDER) $(LONG) $(filter-out $(LONG),$(wildcard tests/test_*.py tests/workflow/test_*.py))
+
+# What computes, with the oldest torch that the package accepts and with another Python. Say make test-oldest PYTHON=python3.12.
+test-oldest: .venv-oldest/installed
+	.venv-oldest/bin/python -m pytest tests/test_[a-g]*.py tests/test_l*.py tests/test_merge.py tests/test_training*.py
+
+.venv-oldest/installed: envs/requirements.txt
+	$(PYTHON) -m venv .venv-oldest
+	sed 's/^torch==.*/torch==2.11.0/' $< > .venv-oldest/requirements.txt
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -r .venv-oldest/requirements.txt
+	@touch $@
 
 test-cluster: environment
 	$(BIN)/python -m pytest $(IN_ORDER) $(APART)
@@ -78,4 +88,4 @@ docs: environment
 	$(BIN)/python envs/sync.py
 
 clean:
-	rm -rf .venv .venv-peers .venv-audit .snakemake results/*
+	rm -rf .venv .venv-peers .venv-audit .venv-oldest .snakemake results/*

@@ -63,7 +63,7 @@ def machine() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     found = torch.cpu.get_capabilities()
-    kinds = [kind for kind in ("avx2", "avx512_f", "amx_bf16") if found.get(kind)]
+    kinds = [kind for kind in ("avx2", "avx512_f", "avx512_bf16", "amx_bf16") if found.get(kind)]
     return f"{found.get('cpu_name', platform.machine())} ({', '.join(kinds) or platform.machine()})"
 
 

@@ -168,6 +168,8 @@ def checkpoints(part: Part, folder: Path) -> None:
 
     place = part.place.type
     whole = train(place, "whole")
+    apart = float((train(place, "again") - whole).abs().max())
+    part.record("the same training twice", apart, "largest difference", apart == 0)
     for first, second in {place: place, "cpu": place, f"{place} ": "cpu"}.items():
         name = f"{first.strip()} to {second}"
         train(first.strip(), name, last=6)
