@@ -8,11 +8,12 @@ from collections.abc import Callable
 import torch
 from safetensors.torch import load_file
 
-from feature_lineage import training_step
+from feature_lineage import active_entries, training_step
+from feature_lineage.active_entries import Capacity
 from feature_lineage.autoencoder_training import variant_of
 from feature_lineage.training_step import BETAS, Centring, Weights, loss_and_gradients
 
-FAST = training_step.has_fast_bfloat16
+FAST = active_entries.has_fast_bfloat16
 
 
 def main() -> None:
@@ -31,7 +32,7 @@ def main() -> None:
         for name, kind in variants.items()
     }
     out, other = torch.zeros(2, len(x), len(decoder), device=place)
-    l0 = 0.0
+    l0, capacities = 0.0, {}
 
     def timed(work: Callable[[], object]) -> float:
         started = time.perf_counter()
@@ -42,8 +43,12 @@ def main() -> None:
 
     def step(name: str) -> None:
         nonlocal l0
-        (terms,) = training_step.training_step(variants[name], weights, centring, adams[name], x, 3e-4).read()
-        l0 = terms.l0
+        found = training_step.training_step(
+            variants[name], weights, centring, adams[name], x, 3e-4, capacity=capacities.get(name)
+        )
+        l0 = found.terms.l0
+        if place.type == "cuda":
+            capacities[name] = Capacity.after(found.terms.first, found.terms.second, capacities.get(name))
 
     def at_density(share: float) -> list[float]:
         """Seconds of loss and gradients on the path that the density chooses, and on the dense one."""
@@ -73,13 +78,13 @@ def main() -> None:
             elif question == "step":
                 answer = [timed(lambda name=arguments[0]: step(name))]
             elif question == "float32":
-                training_step.has_fast_bfloat16 = lambda place: False
+                active_entries.has_fast_bfloat16 = lambda place: False
                 answer = [timed(lambda: step("l1"))]
-                training_step.has_fast_bfloat16 = FAST
+                active_entries.has_fast_bfloat16 = FAST
             elif question == "adam":
                 answer = [timed(adams["l1"].step), timed(lambda: other.copy_(out))]
             elif question == "dense":
-                dense = lambda: loss_and_gradients(variants["l1"], weights, centring, x, 3e-4, dense=True).read()  # noqa: E731
+                dense = lambda: loss_and_gradients(variants["l1"], weights, centring, x, 3e-4, dense=True).terms  # noqa: E731
                 answer = [timed(dense)]
             elif question == "kernels":
                 answer = kernels(lambda: step("l1"))

@@ -11,8 +11,9 @@ import pyarrow as pa
 import torch
 from gpu_common import HOOK, SIZE, TINY, Part, language_models, run_parts, token_directory, tokenizer
 
-from feature_lineage import training_step
+from feature_lineage import active_entries, training_step
 from feature_lineage.activations import load_hooked, paired_activations
+from feature_lineage.active_entries import Batch, Capacity
 from feature_lineage.autoencoder import load_autoencoder, save_autoencoder
 from feature_lineage.autoencoder_training import start, train_autoencoder, variant_of
 from feature_lineage.controls import neuron_correlations
@@ -22,7 +23,7 @@ from feature_lineage.language_model import load_model
 from feature_lineage.logit_effects import logit_effects
 from feature_lineage.merge import sweep
 from feature_lineage.tokens import Windows
-from feature_lineage.training_step import BETAS, Batch, Centring, Weights, loss_and_gradients
+from feature_lineage.training_step import BETAS, Centring, Weights, loss_and_gradients
 
 LOSS, GRADIENTS, REST, SAME = 1e-6, 1e-5, 1e-4, 0.9999
 TOKENS = 96 if TINY else 768
@@ -76,7 +77,7 @@ def steps(part: Part) -> None:
                 Centring(centring.scale, centring.shift.to(part.place), True),
             )
             adam = torch.optim.Adam(kind.trained(there), lr=1e-4, betas=BETAS, fused=True)
-            losses, gradients, kept = [], [], 0
+            losses, gradients, kept, capacity = [], [], 0, None
             dense = path == "dense" and not kind.among
             for number in range(3):
                 here = to(torch.device("cpu"), there)
@@ -85,11 +86,16 @@ def steps(part: Part) -> None:
                     batch = clear(kind, here, centring, batch)
                 kept += len(batch)
                 expected = loss_and_gradients(kind, here, centring, batch, 1e-3, dense=dense)
-                found = loss_and_gradients(kind, there, there_centring, batch.to(part.place), 1e-3, dense=dense)
-                losses.append(abs(found.read()[0].mse / expected.read()[0].mse - 1))
+                given = kind, there, there_centring, batch.to(part.place), 1e-3
+                found = loss_and_gradients(*given, dense=dense, capacity=capacity)
+                if capacity and not capacity.suffices(found.terms.first, found.terms.second):
+                    found = loss_and_gradients(*given, dense=dense)
+                if found.terms.first:
+                    capacity = Capacity.after(found.terms.first, found.terms.second, capacity)
+                losses.append(abs(found.terms.mse / expected.terms.mse - 1))
                 gradients += [relative(a, b) for a, b in zip(found.gradients, expected.gradients, strict=True)]
                 training_step.training_step(kind, there, there_centring, adam, batch.to(part.place), 1e-3, dense=dense)
-            note = f"{kept} of {3 * TOKENS} tokens, L0 {found.read()[0].l0:.0f}"
+            note = f"{kept} of {3 * TOKENS} tokens, L0 {found.terms.l0:.0f}"
             part.record(f"loss, {variant} {path}", max(losses), "relative", max(losses) <= LOSS, note)
             part.record(f"gradients, {variant} {path}", max(gradients), "relative", max(gradients) <= GRADIENTS)
 
@@ -122,13 +128,14 @@ def batches_to_screen() -> Iterator[tuple[str, torch.Tensor, torch.Tensor, torch
 
 def screening(part: Part) -> None:
     """No entry that is active in float64 is left out by the product in bfloat16."""
-    if part.place.type == "cuda" and not training_step.has_fast_bfloat16(part.place):
+    if part.place.type == "cuda" and not active_entries.has_fast_bfloat16(part.place):
         return part.record("screening", "not used on this GPU")
     missed = {"random": 0, "adversarial": 0}
     shares = []
     for name, inputs, encoder, offset in batches_to_screen():
         inputs, encoder, offset = (tensor.to(part.place) for tensor in (inputs, encoder, offset))
-        token, feature = training_step._candidates(Batch(inputs, inputs, offset), encoder, offset)
+        searches = active_entries.Searches(None)
+        token, feature, _ = active_entries.candidates(Batch(inputs, inputs, offset), encoder, offset, searches)
         active = inputs.double() @ encoder.double().T + offset.double() > 0
         active[token, feature] = False
         missed[name] += int(active.sum())

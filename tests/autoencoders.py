@@ -2,7 +2,7 @@
 
 import torch
 
-from feature_lineage import autoencoder_training, training_step
+from feature_lineage import active_entries, autoencoder_training
 from feature_lineage.autoencoder import SparseAutoencoder
 
 N, M, TOKENS, K = 12, 40, 64, 5
@@ -84,4 +84,4 @@ def reference(variant, weights, x, cost, normalize=False, mean="elements", k=K, 
 
 def screened(monkeypatch, yes):
     """Have the encoder's product screened in bfloat16, or not, whatever the machine."""
-    monkeypatch.setattr(training_step, "has_fast_bfloat16", lambda place: yes)
+    monkeypatch.setattr(active_entries, "has_fast_bfloat16", lambda place: yes)

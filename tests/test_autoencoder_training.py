@@ -345,12 +345,12 @@ def test_features_that_are_never_among_the_largest_move_by_the_auxiliary_loss(tm
     """Silent for long enough they are handed to it, and rise; without it nothing would ever move them."""
     given, bias, real = [], {}, at.training_step
 
-    def step(kind, weights, centring, adam, x, cost, dead, dense):
+    def step(kind, weights, centring, adam, x, cost, dead, *rest):
         if not given:
             weights.encoder_bias[:10] = -4.0
         given.append(dead.tolist())
         bias["revived" if revive else "left"] = weights.encoder_bias[:10].mean()
-        return real(kind, weights, centring, adam, x, cost, dead if revive else None, dense)
+        return real(kind, weights, centring, adam, x, cost, dead if revive else None, *rest)
 
     monkeypatch.setattr(at, "training_step", step)
     for revive in (True, False):  # noqa: B007 - `step` reads it

@@ -4,24 +4,31 @@ import pytest
 import torch
 from autoencoders import TOKENS, VARIANTS, K, M, N, reference, sample, screened, weights_of
 
+from feature_lineage import active_entries as ae
 from feature_lineage import training_step as ts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 SETTINGS = [(normalize, mean) for normalize in (False, True) for mean in ("elements", "data")]
-PATHS = {"dense": (0.0, False), "sparse": (1.1, False), "sparse, screened": (1.1, True)}
+ROOM = ae.Capacity(M * TOKENS, M * TOKENS)
+PATHS = {
+    "dense": (0.0, False, None),
+    "sparse": (1.1, False, None),
+    "sparse, screened": (1.1, True, None),
+    "sparse, screened, in places": (1.1, True, ROOM),
+}
 
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize(("normalize", "mean"), SETTINGS)
 def test_loss_and_gradients_equal_autograd(monkeypatch, variant, normalize, mean, path):
-    sparse_below, screen = PATHS[path]
+    sparse_below, screen, capacity = PATHS[path]
     screened(monkeypatch, screen)
     x = sample()
     kind, weights, centring = weights_of(x, variant, normalize, mean)
-    step = ts.loss_and_gradients(kind, weights, centring, x, 0.05, sparse_below=sparse_below)
-    (terms,) = step.read()
+    step = ts.loss_and_gradients(kind, weights, centring, x, 0.05, capacity=capacity, sparse_below=sparse_below)
+    terms = step.terms
     f, _, mse, l1, gradients = reference(variant, weights, x, 0.05, normalize, mean)
     assert terms.mse == pytest.approx(mse, rel=1e-6)
     assert terms.l1 == pytest.approx(l1, rel=1e-6)
@@ -91,18 +98,19 @@ def test_the_screen_misses_no_active_entry(monkeypatch, seed):
     chosen = torch.arange(m) % tokens
     bias = -product[chosen, torch.arange(m)] + floor  # each feature has one token on the edge ...
     bias = (bias * (1 + 1e-6 * torch.randn(m, generator=random, dtype=torch.float64))).float()
-    batch = ts.Batch(inputs, inputs, bias)
-    token, feature = ts._candidates(batch, encoder, bias - floor)
+    batch = ae.Batch(inputs, inputs, bias)
+    exact = lambda: ae.Searches(None)  # noqa: E731
+    token, feature, _ = ae.candidates(batch, encoder, bias - floor, exact())
     found = torch.zeros(tokens, m, dtype=torch.bool)
     found[token, feature] = True
     true = product + bias > floor
     assert not (true & ~found).any()
     assert found.sum() < true.sum() + 0.1 * found.numel()  # ... and the screen lets little else pass
     screened(monkeypatch, True)
-    entries = ts._above(batch, encoder, floor)
+    entries = ae.above(batch, encoder, floor, exact())
     screened(monkeypatch, False)
-    exact = ts._above(batch, encoder, floor)
-    both = [set(zip(token.tolist(), feature.tolist(), strict=True)) for token, feature, _ in (entries, exact)]
+    plain = ae.above(batch, encoder, floor, exact())
+    both = [set(zip(token.tolist(), feature.tolist(), strict=True)) for token, feature, _ in (entries, plain)]
     edge = {(int(t), f) for f, t in enumerate(chosen)}
     assert both[0] - edge == both[1] - edge
 
@@ -129,16 +137,16 @@ def test_the_screen_is_a_rounding_away_from_missing_entries():
 def test_the_screen_is_used_where_the_processor_multiplies_bfloat16(monkeypatch, flags, screens):
     """By its flags, never by a timing, which would have one machine write different bytes on different days."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
-    assert ts.has_fast_bfloat16(torch.device("cpu")) is screens
+    assert ae.has_fast_bfloat16(torch.device("cpu")) is screens
 
 
 def test_dots_are_the_same_without_mkl(monkeypatch):
     a, b = sample(20), sample(30, seed=1)
     token, feature = torch.rand(20, 30).gt(0.7).nonzero(as_tuple=True)
     expected = (a.double() @ b.double().T)[token, feature].float()
-    torch.testing.assert_close(ts._dots(a, b, token, feature), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ae.dots(a, b, token, feature), expected, rtol=1e-5, atol=1e-5)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
-    torch.testing.assert_close(ts._dots(a, b, token, feature), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ae.dots(a, b, token, feature), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("among", ["token", "batch"])
@@ -152,15 +160,76 @@ def test_the_largest_are_found_wherever_the_floor_was_set(among, shift, loud):
     )
     inputs[::4] *= loud
     _, weights, _ = weights_of(sample())
-    batch = ts.Batch(inputs, inputs, weights.encoder_bias + shift)
-    found = ts._largest_of_tokens if among == "token" else ts._largest_of_batch
-    token, feature, pre = found(batch, weights.encoder, K)
+    batch = ae.Batch(inputs, inputs, weights.encoder_bias + shift)
+    largest = ae.largest_of_tokens if among == "token" else ae.largest_of_batch
+    token, feature, pre = largest(batch, weights.encoder, K, ae.Searches(None))
     token, feature, pre = token[pre > 0], feature[pre > 0], pre[pre > 0]
     dense = torch.addmm(batch.bias, inputs, weights.encoder.T).relu()
     kth = dense.topk(K).values[:, -1:] if among == "token" else dense.flatten().topk(K * 300).values[-1]
     expected = ((dense >= kth) & (dense > 0)).nonzero()
     assert torch.equal(torch.stack([token, feature], 1), expected)
     torch.testing.assert_close(pre, dense[token, feature], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("shift", [0.0, -8.0], ids=["", "few active"])
+def test_a_step_in_given_places_is_the_step_in_exact_sizes(monkeypatch, variant, shift):
+    """However many places are left over: they add zeros, at the end."""
+    screened(monkeypatch, True)
+    x = sample()
+    kind, weights, centring = weights_of(x, variant)
+    weights.encoder_bias += shift
+    exact = ts.loss_and_gradients(kind, weights, centring, x, 0.05, sparse_below=1.1)
+    first, second = int(exact.terms.first), int(exact.terms.second)
+    for capacity in (ae.Capacity(first + 1, second + 1), ae.Capacity(first + 100, second + 100), ROOM):
+        step = ts.loss_and_gradients(kind, weights, centring, x, 0.05, capacity=capacity)
+        assert capacity.suffices(step.terms.first, step.terms.second)
+        assert step.terms == pytest.approx(exact.terms, rel=1e-6)
+        assert torch.equal(step.fired, exact.fired)
+        for ours, theirs in zip(step.gradients, exact.gradients, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("short", [0, 1], ids=["candidates", "entries"])
+def test_a_step_whose_places_do_not_suffice_says_so_and_is_made_again(monkeypatch, variant, short):
+    screened(monkeypatch, True)
+    x = sample(300) * torch.logspace(-1, 1, 300)[:, None]  # so that topk has tokens to compute whole
+    kind, weights, centring = weights_of(x, variant)
+    exact = ts.loss_and_gradients(kind, weights, centring, x, 0.05, sparse_below=1.1)
+    enough = [int(exact.terms.first) + 1, int(exact.terms.second) + 1]
+    assert min(enough) > 1
+
+    def suffices(capacity):
+        terms = ts.loss_and_gradients(kind, weights, centring, x, 0.05, capacity=capacity).terms
+        return capacity.suffices(terms.first, terms.second)
+
+    assert suffices(ae.Capacity(*enough))
+    enough[short] -= 1
+    assert not suffices(ae.Capacity(*enough))
+    adam = torch.optim.Adam(kind.trained(weights), lr=1e-3)
+    found = ts.training_step(kind, weights, centring, adam, x, 0.05, capacity=ae.Capacity(*enough))
+    again = ts.loss_and_gradients(*weights_of(x, variant), x, 0.05)
+    assert found.terms == again.terms
+
+
+def test_batchtopk_says_so_when_its_floor_was_too_high(monkeypatch):
+    """Every fourth token, by which the floor is set, is far larger than the others."""
+    screened(monkeypatch, True)
+    x = sample(300)
+    x[::4] *= 100
+    kind, weights, centring = weights_of(x, "batchtopk")
+    room = ae.Capacity(300 * M, 300 * M)
+    terms = ts.loss_and_gradients(kind, weights, centring, x, 0.0, capacity=room).terms
+    assert not room.suffices(terms.first, terms.second)
+
+
+def test_a_capacity_leaves_room_and_forgets_slowly():
+    first = ae.Capacity.after(10_000, 1000, None)
+    assert first == (15_000, 1250)
+    assert ae.Capacity.after(2000, 900, first) == (14_250, 1187)
+    assert ae.Capacity.after(0, 0, None) == (256, 256)
+    assert first.suffices(14_999, 1249) and not first.suffices(15_000, 0) and not first.suffices(0, 1250)
 
 
 def test_a_step_is_dense_while_many_features_are_active(monkeypatch):
@@ -183,7 +252,7 @@ def test_a_batch_on_which_nothing_fires_has_gradients(variant):
     kind, weights, centring = weights_of(x, variant)
     weights.encoder_bias -= 1e4
     step = ts.loss_and_gradients(kind, weights, centring, x, 0.05)
-    (terms,) = step.read()
+    terms = step.terms
     assert terms.l0 == terms.l1 == 0
     assert not step.fired.any()
     assert all(gradient.isfinite().all() for gradient in step.gradients)
@@ -233,7 +302,7 @@ def stepped(variant, steps=1, lr=1e-2, sparse_below=None):
     kind, weights, centring = weights_of(x, variant)
     adam = torch.optim.Adam(kind.trained(weights), lr=lr, betas=ts.BETAS)
     with torch.no_grad():
-        found = [ts.training_step(kind, weights, centring, adam, x, 0.05).read()[0] for _ in range(steps)]
+        found = [ts.training_step(kind, weights, centring, adam, x, 0.05).terms for _ in range(steps)]
     return weights, found
 
 

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from feature_lineage.activations import ReadAhead, activation_batches, activations, loss_recovered, spliced_losses
+from feature_lineage.active_entries import Capacity
 from feature_lineage.artifacts import staged
 from feature_lineage.autoencoder import SparseAutoencoder, activate
 from feature_lineage.logs import InputError, Stopped, logger, progress
@@ -248,7 +249,7 @@ def train_autoencoder(
     )
     if restored := _restore(checkpoint, run):
         logger.info("%s: going on from step %d of %d, %s", label, run.step, steps, restored)
-    dead = (run.last_fired <= run.step - silent_steps).nonzero().squeeze(1)
+    capacity: Capacity | None = None  # of no consequence for any number: it is in no checkpoint
     first, began = run.step, time.monotonic()
     saved = began
 
@@ -274,11 +275,11 @@ def train_autoencoder(
                 )
             warm = min(1.0, (run.step + 1) / l1_warmup_steps) if l1_warmup_steps else 1.0
             coefficient = run.steering.l1 * warm if kind.penalty else 0.0
-            found = training_step(kind, weights, centring, run.adam, x, coefficient, dead, run.dense)
-            run.last_fired.masked_fill_(found.fired, run.step + 1)
-            silent = run.last_fired <= run.step + 1 - silent_steps
-            terms, dead_count = found.read(silent.sum())
-            dead = silent.nonzero_static(size=int(dead_count)).squeeze(1)
+            dead = _dead(run, silent_steps) if kind.among else None
+            found = training_step(kind, weights, centring, run.adam, x, coefficient, dead, run.dense, capacity)
+            terms = found.terms
+            if x.is_cuda and terms.first:
+                capacity = Capacity.after(terms.first, terms.second, capacity)
             loss = terms.mse + coefficient * (getattr(terms, kind.penalty) if kind.penalty else 0.0)
             if not math.isfinite(loss) or terms.mse > DIVERGED * max(terms.input, 1e-30):
                 raise diverged(f"the loss is {loss:.4g} (squared error {terms.mse:.4g})", run.step)
@@ -286,10 +287,12 @@ def train_autoencoder(
                 run.steering.observe(terms.l0, l0, steps)
             run.dense = not kind.among and terms.l0 > SPARSE_BELOW * features
             run.step += 1
+            run.last_fired.masked_fill_(found.fired, run.step)
             bar.update(tokens_per_step)
             if run.step in resample_steps and not kind.among:
+                dead = _dead(run, silent_steps)
                 _resample(kind, run, centring, dead, pool(run.step), coefficient, seed=[seed, run.step])
-                run.last_fired[dead], dead_count = run.step, 0
+                run.last_fired[dead] = run.step
                 logger.info("%s step %d: %d dead features resampled", label, run.step, len(dead))
             last = run.step == steps
             recovered = None
@@ -298,7 +301,9 @@ def train_autoencoder(
             if run.step % every == 0 or last or recovered is not None:
                 row = {"loss": loss, "mse": terms.mse, "l1": terms.l1, "l0": terms.l0, "l1_coefficient": coefficient}
                 place = {"step": run.step, "tokens": run.step * tokens_per_step}
-                run.rows.append(place | row | {"dead_share": dead_count / features, "loss_recovered": recovered})
+                run.rows.append(
+                    place | row | {"dead_share": len(_dead(run, silent_steps)) / features, "loss_recovered": recovered}
+                )
                 bar.set_postfix(loss=f"{loss:.4f}", l0=f"{terms.l0:.1f}", refresh=False)
             if stop() or (not last and time.monotonic() - saved >= checkpoint_seconds):
                 if not all(bool(tensor.isfinite().all()) for tensor in kind.trained(weights)):
@@ -317,6 +322,11 @@ def train_autoencoder(
         100 * run.rows[-1]["dead_share"], 100 * stream.busy / seconds, 100 * stream.waited / seconds,
     )  # fmt: skip
     return export(kind, weights, centring), pa.Table.from_pylist(run.rows, CURVE)
+
+
+def _dead(run: Progress, silent_steps: int) -> torch.Tensor:
+    """Numbers of the features that have been silent for so many steps, int64."""
+    return (run.last_fired <= run.step - silent_steps).nonzero().squeeze(1)
 
 
 # --- resampling -----------------------------------------------------------------------------------------------
