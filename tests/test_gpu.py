@@ -13,8 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from autoencoders import VARIANTS
-from conftest import HOOK, TINY
+from autoencoders import VARIANTS, sample, weights_of
 from pretended_gpu import OnGpu, held, in_this_thread, pretended_gpu, without_kernel
 
 from feature_lineage import activations, active_entries, autoencoder_training, devices, language_model, training_step
@@ -28,6 +27,7 @@ from feature_lineage.logs import Stopped
 from feature_lineage.merge import sweep
 from feature_lineage.tokens import Windows
 
+HOOK = "blocks.0.mlp.hook_post"
 CONTEXT, VOCABULARY, STEPS = 12, 400, 60
 TRAINING = {
     "seed": 0,
@@ -37,9 +37,9 @@ TRAINING = {
     "context": CONTEXT,
     "batch": 8,
     "resampling": {"steps": [20, 40], "silent_steps": 1, "pool_tokens": 2000},
-    "lr": 3e-3,
+    "lr": 1e-2,
     "l0": 4,
-    "l1": 1e-2,
+    "l1": 0.1,
     "l1_warmup_steps": 5,
     "normalize": True,
     "mean": "elements",
@@ -50,7 +50,7 @@ TRAINING = {
 class Study:
     """Two models, their tokens, and a folder, before anything is on a device."""
 
-    def __init__(self, folder, tokenizer, write_tokens):
+    def __init__(self, folder, tokenizer, write_tokens, architecture):
         random = np.random.default_rng(0)
         draw = lambda count: random.integers(1, VOCABULARY, count)  # noqa: E731
         self.folder = folder
@@ -59,7 +59,7 @@ class Study:
         self.windows = Windows(self.train, CONTEXT)
         self.paths = [folder / f"model{seed}" for seed in (0, 1)]
         for seed, path in enumerate(self.paths):
-            language_model.save_model(language_model.build_model(TINY, tokenizer, seed), tokenizer, path, {})
+            language_model.save_model(language_model.build_model(architecture, tokenizer, seed), tokenizer, path, {})
         self.loaded = {path: language_model.load_model(path) for path in self.paths}
 
     def model(self, path):
@@ -153,8 +153,8 @@ def patch(one_thread):
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory, tokenizer_dir, write_tokens, patch):
-    study = Study(tmp_path_factory.mktemp("gpu"), tokenizer_dir, write_tokens)
+def study(tmp_path_factory, tokenizer_dir, write_tokens, architecture, patch):
+    study = Study(tmp_path_factory.mktemp("gpu"), tokenizer_dir, write_tokens, architecture)
     patch.setattr(activations, "load_model", study.model)
     # The CPU takes the path of the GPU: which entries are active does not depend on it, their last bits do.
     patch.setattr(active_entries, "has_fast_bfloat16", lambda place: True)
@@ -223,6 +223,25 @@ def test_every_step_computes_on_a_gpu_what_it_computes_on_the_cpu(on_cpu, on_gpu
         # On a GPU losses are summed over other batches.
         limit = 1e-5 if name.startswith(("evaluate", "transfer", "sweep")) else 1e-6
         torch.testing.assert_close(ours, theirs, rtol=limit, atol=limit, equal_nan=True, msg=key)
+
+
+@pytest.mark.parametrize("room", [None, active_entries.Capacity(2000, 2000)], ids=["exact sizes", "places"])
+@pytest.mark.parametrize("path", ["sparse", "dense"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_one_step_on_a_gpu_is_the_cpus(study, monkeypatch, variant, path, room):
+    kind, weights, centring = weights_of(sample(), variant)
+    options = {"sparse_below": {"sparse": 2.0, "dense": 0.0}[path]}
+    expected = training_step.loss_and_gradients(kind, weights, centring, sample(), 0.05, **options)
+    with pretended_gpu(monkeypatch):
+        there = training_step.Weights(**{name: tensor.to(device()) for name, tensor in vars(weights).items()})
+        middle = training_step.Centring(centring.scale, centring.shift.to(device()), centring.elements)
+        if path == "sparse":
+            options["capacity"] = room
+        found = training_step.loss_and_gradients(kind, there, middle, sample().to(device()), 0.05, **options)
+        assert found.terms == pytest.approx(expected.terms, rel=1e-6)
+        assert torch.equal(found.fired.cpu(), expected.fired)
+        for ours, theirs in zip(found.gradients, expected.gradients, strict=True):
+            torch.testing.assert_close(ours.cpu(), theirs, rtol=1e-6, atol=1e-7)
 
 
 def test_autoencoders_stay_on_the_gpu_until_they_are_saved(on_gpu):
