@@ -290,7 +290,7 @@ ZOO: dict[str, tuple[Callable[[], Tokenizer], dict, dict | None, dict | None]] =
         None,
     ),
     "no-class": (
-        _neither_marked_nor_split,
+        _with_offsets,
         {"model_max_length": 1024},
         {"model_type": "gpt2", "eos_token_id": 0},
         None,
