@@ -5,15 +5,22 @@ special tokens as text, as block, in special_tokens_map.json, in config.json as 
 """
 
 import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizer_zoo import END, SPELLED, TEXTS, ZOO, publish, reference
-from tokenizers import Tokenizer
+from tokenizer_zoo import CJK, END, SPELLED, TEXTS, ZOO, publish, reference
+from tokenizers import Tokenizer, models
 
+from feature_lineage import tokens
 from feature_lineage.logs import InputError
 from feature_lineage.tokenizer import load_tokenizer, published_tokenizer, save_tokenizer
-from feature_lineage.tokens import encode_corpus, read_index
+from feature_lineage.tokens import TextEncoder, encode_corpus, read_index
+from feature_lineage.vocabulary import Texts, token_texts
 
 
 @pytest.fixture(scope="module")
@@ -178,3 +185,91 @@ def test_local_folders_are_not_looked_for_on_the_network(tmp_path, monkeypatch):
         with pytest.raises(InputError, match=said) as error:
             published_tokenizer(path)
         assert "network" not in str(error.value)
+
+
+# --- long texts --------------------------------------------------------------------------------------------
+
+
+def long_texts():
+    """Texts of several kinds, each of many lines, of one line, or without any place to cut."""
+    code = Path(textwrap.__file__).read_text(encoding="utf-8")
+    mixed = "\n".join(f"{i} {text} {'x' * (i % 7)}.\n{'  ' * (i % 3)}" for i, text in enumerate(TEXTS * 40))
+    return {
+        "code": code * 2,
+        "mixed": mixed,
+        "line": "word and another; " * 3000,
+        "cjk": CJK.replace(" ", "") * 500,
+        "spaces": "a" + " " * 20_000 + "b",
+        "crlf": "one line\r\n" * 3000,
+        "spelled": f"{SPELLED}\n" * 1500,
+    }
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_long_texts_in_pieces_have_the_tokens_of_the_whole(zoo, monkeypatch, name):
+    """The pieces are cut everywhere that the rule allows, here every 50 to 1,000 characters."""
+    folder, imported = zoo(name)
+    whole = reference(folder)
+    whole.encode_special_tokens = True
+    texts, _ = token_texts(imported / "tokenizer.json")
+    encoder = TextEncoder(load_tokenizer(imported).backend_tokenizer, texts, np.uint32)
+    cuts = 0
+    for size, around in ((50, 256), (1000, 256)):
+        monkeypatch.setattr(tokens, "PIECE", size)
+        monkeypatch.setattr(tokens, "_AROUND", around)
+        for kind, text in long_texts().items():
+            (pieces,) = encoder([text])
+            pieces = list(pieces)
+            cuts += len(pieces) - 1
+            expected = whole.encode(text, add_special_tokens=False).ids
+            np.testing.assert_array_equal(np.concatenate(pieces), expected, err_msg=f"{kind} every {size}")
+    assert cuts > 100, "nothing was cut"
+
+
+def test_a_vocabulary_with_words_across_spaces_is_not_cut_there(monkeypatch):
+    vocabulary = {"</s>": 0, "a": 1, " ": 2, "b": 3, "\n": 4, "a ": 5, "a b": 6}
+    made = Tokenizer(models.BPE(vocabulary, [("a", " "), ("a ", "b")]))
+    monkeypatch.setattr(tokens, "PIECE", 10)
+    texts = Texts([text.encode() for text in vocabulary])
+    text = "a b" * 300 + "\n" + "ab a\nb" * 300
+    (pieces,) = TextEncoder(made, texts, np.uint32)([text])
+    pieces = list(pieces)
+    np.testing.assert_array_equal(np.concatenate(pieces), made.encode(text).ids)
+    assert len(pieces) > 50
+
+
+def test_a_batch_holds_so_many_characters_and_keeps_the_order(zoo, monkeypatch):
+    folder, imported = zoo("digits")
+    monkeypatch.setattr(tokens, "BATCH", 500)
+    monkeypatch.setattr(tokens, "PIECE", 300)
+    texts = ["a" * (i * 37 % 400) + f" {i}\n" * (i % 5 * 60) for i in range(100)]
+    encoder = TextEncoder(
+        load_tokenizer(imported).backend_tokenizer, token_texts(imported / "tokenizer.json")[0], np.uint16
+    )
+    found = [np.concatenate([np.zeros(0, np.uint16), *pieces]).tolist() for pieces in encoder(texts)]
+    assert found == [reference(folder).encode(text, add_special_tokens=False).ids for text in texts]
+
+
+MEASURE = """
+import resource, sys
+from feature_lineage.tokens import encode_corpus
+encode_corpus(sys.argv[1], sys.argv[3], sys.argv[4] + "/small", {})
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+total = encode_corpus(sys.argv[2], sys.argv[3], sys.argv[4] + "/large", {})
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / total)
+"""
+
+
+def test_memory_grows_little_with_a_long_text(zoo, tmp_path, write_documents, project):
+    _, imported = zoo("digits")
+    text = Path(textwrap.__file__).read_text(encoding="utf-8")
+    small = write_documents(tmp_path / "small.parquet", [text * 40])
+    large = write_documents(tmp_path / "large.parquet", [text * 800])  # 16 MB
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(small), str(large), str(imported), str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": str(project / "src"), "TOKENIZERS_PARALLELISM": "false"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert float(done.stdout) < 40, "bytes a token; 300 where a text is encoded whole"
