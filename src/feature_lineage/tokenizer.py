@@ -95,14 +95,15 @@ def published_tokenizer(path: str | Path, revision: str | None = None) -> PreTra
         settings["chat_template"] = template.read_text(encoding="utf-8")
     kept = {key: settings[key] for key in _KEPT if settings.get(key) is not None}
     try:
-        tokenizer = PreTrainedTokenizerFast(tokenizer_object=exact, name_or_path=str(path), **kept, **names)
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=exact, **kept, **names)
     except Exception as error:  # values of the wrong type, of which transformers makes many kinds
         raise InputError(
             f"tokenizer {path}: cannot be loaded (tokenizer_config.json: {' '.join(str(error).split())}); correct the file"
         ) from error
     tokenizer._tokenizer = exact  # the constructor has changed its copy: a post-processor, tokens that it took for new
-    # TransformerLens asks transformers to build every other tokenizer again, by its class.
-    tokenizer.init_kwargs["add_bos_token"] = True
+    tokenizer.name_or_path = str(path)  # not before: the constructor would ask the hub about it
+    # TransformerLens asks transformers to build a tokenizer without this again, by its class.
+    tokenizer.init_kwargs |= {"name_or_path": str(path), "add_bos_token": True}
     return tokenizer
 
 
@@ -130,9 +131,11 @@ def _tokenizer_files(path: str | Path, revision: str | None) -> dict[str, Path |
                 for name in names
             }
         except Exception as error:  # the hub's client raises many kinds
+            near = "/" in str(path) and folder.parent.is_dir()
+            hint = "no such folder; check the path, or the name on the hub" if near else None
             raise InputError(
-                f"tokenizer {path}: cannot be loaded ({' '.join(str(error).split())}); no folder has this path either; check the name, "
-                "the revision and the network"
+                f"tokenizer {path}: cannot be loaded ({' '.join(str(error).split())}); "
+                f"{hint or 'check the name, the revision and the network'}"
             ) from error
         files = {name: Path(file) if file else None for name, file in found.items()}
     if files["tokenizer.json"] is None:
