@@ -79,7 +79,6 @@ COLUMNS = {
     "large bytes": pa.array([b"\xff"], pa.large_binary()),
     "list": pa.array([["a"]]),
     "int": pa.array([1]),
-    "NoneType": pa.nulls(1),
     "dict": pa.array([{"a": 1}]),
 }
 

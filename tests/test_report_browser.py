@@ -9,6 +9,7 @@ from reports import EVIL, IMAGE, content
 
 from feature_lineage.artifacts import KEY
 from feature_lineage.report import write_report
+from feature_lineage.vocabulary import Texts
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 
@@ -150,6 +151,19 @@ def test_texts_of_corpora_tokens_and_language_models_stay_texts(page, index):
     page.wait(f"{HEADING} === 'base #6'")
     assert f"None: no answer {IMAGE}" in page.run("document.getElementById('feature').textContent")
     assert page.run("document.querySelectorAll('img[src=x], main script').length") == 0
+
+
+def test_a_context_shows_characters_of_several_tokens_whole(page, tmp_path):
+    given = content()
+    pieces = [text.encode() for text in given["vocabulary"]]
+    pieces[6:9] = [b" \xe6\x97", b"\xa5\xe6", b"\x9c\xac"]  # 日本 in three tokens, of which the window has two
+    write_report(tmp_path / "report", **(given | {"vocabulary": Texts(pieces)}))
+    page.open(tmp_path / "report" / "index.html", "#feature=base/0/270")
+    page.wait(f"{HEADING} === 'base #270'")
+    shown = page.run(
+        "[...document.querySelectorAll('#feature .context span:not(.corpus)')].map((e) => [e.textContent, e.className, e.title])"
+    )
+    assert shown == [["t5", "", ""], [" 日\ufffd", "on", "2.00"]]
 
 
 @pytest.mark.parametrize("name", ["base/0/300", "nobody/0/1", "base/9/1", "nonsense", "%3Cimg%20src=x%3E/0/1"])

@@ -16,6 +16,7 @@ import pyarrow as pa
 from feature_lineage.artifacts import read_provenance
 from feature_lineage.contexts import leading, window_pieces
 from feature_lineage.logs import progress
+from feature_lineage.vocabulary import Texts, window_texts
 
 CLASSES = (
     "punctuation",
@@ -36,6 +37,7 @@ TILE_BYTES = 1 << 28  # mass of each token and feature, as many features at a ti
 LUA = "and break do else elseif end false for function goto if in local nil not or repeat return then true until while"
 KEYWORDS = frozenset([*keyword.kwlist, *LUA.split()])
 _SIGN_OF_CODE = re.compile(r"[=(){}\[\]<>_]")
+_UNKNOWN = re.compile(r"\s*[<\[]\|?unk(?:nown)?\|?[>\]]\s*", re.IGNORECASE)  # its brackets are no code
 _RUN = {True: re.compile(r"\w+"), False: re.compile(r"\w+(?:['’]\w+)*")}  # in code, in prose
 
 RULE = (
@@ -50,7 +52,7 @@ DEFINITIONS = {
     "keyword": "In code, a run that is a reserved word of Python or Lua.",
     "identifier": "In code, any other run, those of strings and comments among them.",
     "number": "A run that begins with a digit.",
-    "word": "In prose, a token that holds a whole run.",
+    "word": "In prose, a token that holds a whole run; the token for unknown text is taken for one.",
     "part of word": "In prose, a token that holds a piece of a run; anywhere, a piece of a character.",
     "position": "Decided before the others: more than half of the mass lies on one position in the window, whatever the tokens there, and "
     "the feature fires on at least as many tokens as a window has positions, so that one or two occurrences do not decide.",
@@ -84,7 +86,8 @@ COUNTS = pa.schema(
 
 def code_corpora(tokens: np.ndarray, corpus: np.ndarray, texts: Sequence[str], special: np.ndarray) -> np.ndarray:
     """Whether each corpus of a sample is code, bool [corpora]; for the arguments see `token_classes`."""
-    sign = np.array([bool(_SIGN_OF_CODE.search(text)) for text in texts]) & ~special
+    sign = [bool(_SIGN_OF_CODE.search(text)) and not _UNKNOWN.fullmatch(text) for text in texts]
+    sign = np.array(sign) & ~special
     share = sign[tokens].mean(axis=1)
     windows = np.bincount(corpus)
     return np.bincount(corpus, share) >= CODE * np.maximum(windows, 1)
@@ -96,25 +99,33 @@ def token_classes(tokens: np.ndarray, corpus: np.ndarray, texts: Sequence[str], 
     Args:
         tokens: token numbers, int [windows, length].
         corpus: corpus of each window, int [windows].
-        texts: text of each token of the vocabulary (`contexts.token_texts`).
+        texts: text of each token of the vocabulary (`vocabulary.token_texts`).
         special: whether each is a special token, bool [vocabulary].
 
     Returns:
         Numbers of `CLASSES`, uint8 [windows, length].
     """
-    texts = ["\n" if is_special else text for text, is_special in zip(texts, special, strict=True)]
+    # What parts documents breaks a line.
+    if isinstance(texts, Texts):
+        texts = Texts([b"\n" if one else piece for piece, one in zip(texts.pieces, special, strict=True)])
+    else:
+        texts = ["\n" if one else text for text, one in zip(texts, special, strict=True)]
     alone = [PART if "\ufffd" in text else SPACE if not text.strip() else PUNCTUATION for text in texts]
     classes = np.array(alone, np.uint8)[tokens]
     code = code_corpora(tokens, corpus, texts, special)[corpus]
     with progress(len(tokens), "window", "token classes") as bar:
         for row, (window, is_code) in enumerate(zip(tokens.tolist(), code.tolist(), strict=True)):
-            pieces = [texts[token] for token in window]
-            starts = [0, *accumulate(map(len, pieces))]
+            shown = window_texts(window, texts)
+            starts = [0, *accumulate(len(one.text) for one in shown)]
             free = 0  # a token with two runs in it is of the first one's class
-            for run in _RUN[is_code].finditer("".join(pieces)):
-                first, last = bisect_right(starts, run.start()) - 1, bisect_right(starts, run.end() - 1) - 1
-                classes[row, max(first, free) : last + 1] = _class(run[0], is_code, last > first)
-                free = last + 1
+            for run in _RUN[is_code].finditer("".join(one.text for one in shown)):
+                first = shown[bisect_right(starts, run.start()) - 1].first
+                stop = shown[bisect_right(starts, run.end() - 1) - 1].stop
+                classes[row, max(first, free) : stop] = _class(run[0], is_code, stop - first > 1)
+                free = stop
+            for one in shown:
+                if one.stop - one.first > 1:
+                    classes[row, one.first : one.stop] = PART
             bar.update()
     return classes
 

@@ -352,7 +352,8 @@ function context([corpus, tokens, positions, values], highest, corpora) {
   const at = new Map(positions.map((position, k) => [position, values[k]]));
   const line = el("p", { class: "context" }, el("span", { class: "corpus" }, corpora[corpus] ?? ""));
   tokens.forEach((token, position) => {
-    const span = el("span", {}, visible(vocabulary[token] ?? `#${token}`));
+    // Tokens that only together are a character come as their text.
+    const span = el("span", {}, visible(typeof token === "string" ? token : (vocabulary[token] ?? `#${token}`)));
     if (at.has(position)) {
       span.className = "on";
       span.title = at.get(position).toPrecision(3);

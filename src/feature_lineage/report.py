@@ -60,7 +60,7 @@ def write_report(
         lineages: chains of ancestors, `flow.LINEAGES`.
         sample: the sample's `tokens` and `corpus` of each window.
         corpora: names of the sample's corpora, in their order.
-        vocabulary: text of each token (`contexts.token_texts`).
+        vocabulary: text of each token (`vocabulary.token_texts`).
         files: each figure's images and its numbers, `<figure>.<kind>`: copied, and linked under the figure.
         tracking: of each case, the features that it was followed to (`cases.TRACKING`).
         content: `study`, `summary`, `controls` (`controls.summarise`, or None), `not_measured`, `strata`, `baselines`, `merges`, `models`,
@@ -106,7 +106,7 @@ def write_report(
         data, assets = temporary / "data", temporary / "assets"
         models = list(summary["models"])
         places = sample["tokens"], sample["corpus"]
-        names = write_browser(data, features, flow, lineages, *places, models, corpora, len(shown))
+        names = write_browser(data, features, flow, lineages, *places, models, corpora, len(shown), vocabulary)
         write_script(data / "vocabulary.js", "vocabulary", vocabulary)
         study = {
             "models": models,

@@ -85,7 +85,7 @@ class Block(BaseModel):
 class CorpusBlock(Block):
     """What every corpus has, wherever its documents come from."""
 
-    text: Text = Field("text", description="Column that holds the text, in Parquet, JSON lines and data sets.")
+    text: Text = Field("text", description="Column that holds the text, in Parquet, JSON, CSV, TSV and data sets.")
     license: Text | None = Field(
         None, description="Licence recorded for documents that carry no `license` column of their own."
     )
@@ -102,7 +102,36 @@ class CorpusBlock(Block):
     )
 
 
-class PackageCorpus(CorpusBlock):
+# Of files whose documents are in a column; `sources.TABLES`, which is too slow to import here.
+TABLES = (".parquet", ".jsonl", ".jsonlines", ".ndjson", ".json", ".csv", ".tsv")
+
+
+class FileCorpus(CorpusBlock):
+    """What a corpus has whose documents come from files."""
+
+    split_on: Text | None = Field(
+        None,
+        description="String that stands between the documents of a plain-text file, such as `<|endoftext|>`. Not set, a file is one document.",
+    )
+
+    def _patterns(self) -> list[str]:
+        raise NotImplementedError
+
+    @model_validator(mode="after")
+    def _keys_apply(self) -> FileCorpus:
+        names = [re.sub(r"\.(gz|zst)$", "", pattern.lower()) for pattern in self._patterns()]
+        tables = [name.endswith(TABLES) for name in names]
+        plain = [
+            not table and re.search(r"\.\w+$", name) is not None for name, table in zip(names, tables, strict=True)
+        ]
+        if "text" in self.model_fields_set and all(plain):
+            raise PydanticCustomError("text", "no `text`: plain-text files have no columns", {})
+        if self.split_on is not None and all(tables):
+            raise PydanticCustomError("split_on", "no `split_on`: each row of these files is a document", {})
+        return self
+
+
+class PackageCorpus(FileCorpus):
     """Files of an installed Python distribution; needs no network."""
 
     package: Place = Field(
@@ -115,13 +144,19 @@ class PackageCorpus(CorpusBlock):
         description="Hash that the selected files must have (paths and contents, see `corpora.files_digest`).",
     )
 
+    def _patterns(self) -> list[str]:
+        return self.include
 
-class FilesCorpus(CorpusBlock):
-    """Files on disk: text or code (one document a file), JSON lines, Parquet; plain, `.gz` or `.zst`."""
+
+class FilesCorpus(FileCorpus):
+    """Files on disk: text or code (one document a file), Parquet, JSON (lines or an array), CSV, TSV; plain, `.gz` or `.zst`."""
 
     files: Place | Annotated[list[Place], Field(min_length=1)] = Field(
         description="Path or glob patterns, relative to the working directory."
     )
+
+    def _patterns(self) -> list[str]:
+        return [self.files] if isinstance(self.files, str) else self.files
 
 
 class HuggingFaceCorpus(CorpusBlock):
@@ -160,7 +195,7 @@ class TrainedTokenizer(Block):
 
 
 class PretrainedTokenizer(Block):
-    """A fast tokenizer of the Hugging Face hub or a local directory."""
+    """A fast tokenizer of the Hugging Face hub or a local directory: what its `tokenizer.json` says, truncation and padding left out."""
 
     pretrained: Place = Field(description="Name on the hub, or path of a local directory.")
     revision: Place | None = Field(None, description="Commit, tag or branch.")
