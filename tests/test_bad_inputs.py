@@ -524,7 +524,7 @@ def test_more_active_features_than_there_are_and_a_parent_of_another_width(check
     bridge = load_hooked(checkpoint, HOOK)
     options = {"hook": HOOK, "expansion": 2, "tokens": 400, "context": 8, "batch": 4, "lr": 1e-3, "l1": 1e-3}
     options |= {"l1_warmup_steps": 0, "normalize": False, "mean": "elements"}
-    options |= {"resampling": {"steps": [], "silent_steps": 5, "pool_tokens": 100}, "label": "m", "seed": 0}
+    options |= {"resampling": {"at": [], "silent": 0.1, "pool_tokens": 100}, "label": "m", "seed": 0}
     faults = [
         ({"variant": "topk", "l0": 1000.0, "init": "kaiming", "parent": None}, ["autoencoder.l0", "1000", "64"]),
         (

@@ -141,7 +141,7 @@ def test_defaults_of_autoencoder_and_flow_are_the_papers(study):
         "l1_warmup_steps": 0,
         "normalize": False,
         "init": "kaiming",
-        "resampling": {"steps": [25_000, 50_000, 75_000, 100_000], "silent_steps": 12_500, "pool_tokens": 819_200},
+        "resampling": {"at": [0.2, 0.4, 0.6, 0.8], "silent": 0.1, "pool_tokens": 819_200},
     }
     assert papers.items() <= study.autoencoder.model_dump().items()
     assert (study.flow.tokens, study.flow.threshold) == (3_000_000, 0.8)
@@ -284,7 +284,19 @@ BAD = [
     ("autoencoder.seeds", [0, 0], "autoencoder.seeds", "[0, 0]", "each seed once"),
     ("autoencoder.tokens", 5, "autoencoder.tokens", "5", "at least one batch of 3072"),
     ("autoencoder.context", 4096, "autoencoder.context", "4096", "max_position_embeddings (2048)"),
-    ("autoencoder.resampling.stepz", [1], "autoencoder.resampling.stepz", "[1]", "did you mean steps?"),
+    ("autoencoder.resampling.silence", 0.1, "autoencoder.resampling.silence", "0.1", "did you mean silent?"),
+    ("autoencoder.resampling.steps", [600], "autoencoder.resampling.steps", "[600]", "now at, in shares of the run"),
+    ("autoencoder.resampling.at", [0.2, 1], "autoencoder.resampling.at.1", "1", "less than 1"),
+    ("autoencoder.resampling", {"at": [0.05]}, "autoencoder.resampling", "a block with at", "not before silent (0.1)"),
+    ("autoencoder.resampling", {"silent": 0.9}, "autoencoder.resampling", "silent", "at (0.2) not before silent (0.9)"),
+    ("autoencoder.l1_warmup_steps", 4882, "autoencoder.l1_warmup_steps", "4882", "fewer than the run's 4,882 steps"),
+    (
+        "models.lua.training",
+        {"tokens": 64_000},
+        "models.lua.training.warmup_steps",
+        "500",
+        "fewer than the run's 4 steps",
+    ),
     ("flow.threshold", 1, "flow.threshold", "1", "less than 1"),
     ("flow.floor", 0.9, "flow", "floor", "floor (0.9) must not exceed threshold (0.8)"),
     ("flow.corpora", ["latin"], "flow.corpora", "'latin'", "a corpus of this study"),

@@ -138,7 +138,9 @@ def paired_activations(
     """Activations of several models for the same token ids [windows, length], some windows at a time, [tokens, n] each."""
     place = torch.device(bridges[0].cfg.device)
     width = max(bridge.original_model.config.hidden_size for bridge in bridges)
-    batch = windows_at_once(place, tokens.shape[1], 16 * width)  # an MLP is up to eight times as wide inside, in float64
+    batch = windows_at_once(
+        place, tokens.shape[1], 16 * width
+    )  # an MLP is up to eight times as wide inside, in float64
     for first in range(0, len(tokens), batch):
         part = tokens[first : first + batch].astype(np.int64)
         yield tuple(activations(bridge, hook, part) for bridge in bridges)

@@ -25,6 +25,7 @@ from feature_lineage.activations import ReadAhead, activation_batches, activatio
 from feature_lineage.artifacts import staged
 from feature_lineage.autoencoder import SparseAutoencoder, activate
 from feature_lineage.logs import InputError, Stopped, logger, progress
+from feature_lineage.schedule import resampling_steps
 from feature_lineage.tokens import Windows
 from feature_lineage.training_step import (
     BETAS,
@@ -216,7 +217,8 @@ def train_autoencoder(
         tokens_per_step: tokens in a batch.
         features: m.
         seed, lr, variant, l0, l1, l1_warmup_steps, normalize, mean, init: as in `study.Autoencoder`.
-        resample_steps, silent_steps: as in `study.Resampling`.
+        resample_steps: steps after which dead features are resampled; not with topk and batchtopk, which have an auxiliary loss.
+        silent_steps: a feature that has not fired for so many steps is dead.
         parent: the autoencoder to start from with `init: parent`, if there is one.
         measure: loss recovered by an autoencoder, for the curve.
         describe: names the batch of a step, for the error when training diverges.
@@ -488,9 +490,19 @@ def train_on_model(
 
     Returns:
         As `train_autoencoder`.
+
+    Raises:
+        InputError: as `train_autoencoder`, or λ's warm-up is longer than the run.
     """
     windows, held_out = Windows(train, context), Windows(validation, context)
     chosen = windows.draw(tokens, [seed, 2], "autoencoder.tokens")
+    steps = len(chosen) // batch
+    if (warmup := options["l1_warmup_steps"]) >= steps:
+        raise InputError(
+            f"{label}: autoencoder.l1_warmup_steps is {warmup}, and the run has {steps} steps, so that λ never gets to its full value; "
+            "lower it or raise autoencoder.tokens"
+        )
+    resample_steps, silent_steps = resampling_steps(steps, resampling["at"], resampling["silent"])
     each = max(1, MEASURED_TOKENS // len(validation))
     watched = held_out[np.concatenate([held_out.spread(number, each) for number in range(len(validation))])]
 
@@ -522,12 +534,12 @@ def train_on_model(
         torch.cat(list(islice(batches(0), SAMPLE_BATCHES))),
         checkpoint,
         label=label,
-        steps=len(chosen) // batch,
+        steps=steps,
         tokens_per_step=batch * context,
         features=expansion * activations(bridge, hook, windows[chosen[:1]]).shape[1],
         seed=seed,
-        resample_steps=resampling["steps"],
-        silent_steps=resampling["silent_steps"],
+        resample_steps=resample_steps,
+        silent_steps=silent_steps,
         measure=measure,
         describe=describe,
         **options,

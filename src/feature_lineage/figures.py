@@ -234,7 +234,14 @@ def scores(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
 
 
 def sweep(table: pd.DataFrame, t: float, parents: list[str], roots: Mapping[str, Mapping[str, Any]]) -> go.Figure:
-    """Accuracy of the merged model along the path, per corpus, with the base model's as dashed lines (the paper's figure 5)."""
+    """Accuracy of the merged model along the path, per corpus, with the base model's as dashed lines (the paper's figure 5).
+
+    Args:
+        table: schema `merge.SWEEP`.
+        t: the position that was chosen.
+        parents: the models at t = 0 and t = 1.
+        roots: `evaluation.json` of each root; a corpus that is in none has no dashed line.
+    """
     figure = go.Figure()
     palette = colours(list(dict.fromkeys(table["corpus"])))
     for corpus, rows in table.groupby("corpus", sort=False):

@@ -7,6 +7,7 @@ and `config/README.md` are written from it (`python -m feature_lineage.config_do
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Iterator
 from functools import reduce
@@ -223,6 +224,13 @@ class Training(Block):
         description="How often validation loss and accuracy are measured; a checkpoint is kept each time.",
     )
 
+    def most_steps(self, corpora: int) -> int | None:
+        """Steps of a run on so many corpora, at most; None where it reads all tokens that there are."""
+        if self.tokens is None:
+            return None
+        sequences = math.ceil(self.tokens / self.block / corpora) * corpora
+        return max(1, math.ceil(math.ceil(sequences / self.batch) * self.epochs))
+
 
 class FineTuning(Training):
     """How a model is fine-tuned; defaults are the paper's."""
@@ -291,17 +299,35 @@ MODELS = {"parents": MergedModel, "pretrained": PretrainedModel, "parent": FineT
 
 
 class Resampling(Block):
-    """Resampling of dead features (Bricken et al. 2023); their step numbers, to be scaled to the run's length."""
+    """Resampling of dead features (Bricken et al. 2023), in shares of the run, so that it happens whatever the run's length."""
 
-    steps: list[Annotated[int, Field(gt=0)]] = Field(
-        default_factory=lambda: [25_000, 50_000, 75_000, 100_000], description="Steps at which it happens."
+    at: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        default_factory=lambda: [0.2, 0.4, 0.6, 0.8],
+        description="Shares of the run after which it happens, from `silent` on; an empty list for never. `topk` and `batchtopk` "
+        "have an auxiliary loss in its place.",
     )
-    silent_steps: int = Field(
-        12_500, gt=0, description="A feature that fired in none of the last so many steps is dead."
+    silent: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="A feature that has not fired for this share of the run is dead: it is resampled, gets the auxiliary loss, and "
+        "counts in the curve's `dead_share`.",
     )
     pool_tokens: int = Field(
         819_200, gt=0, description="Activations that new features are drawn from, by loss squared."
     )
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Resampling:
+        if len(set(self.at)) < len(self.at):
+            raise PydanticCustomError("at", "at with each share once ({at})", {"at": self.at})
+        if self.at and min(self.at) < self.silent:
+            raise PydanticCustomError(
+                "at",
+                "at ({first}) not before silent ({silent}): no feature is dead by then",
+                {"first": min(self.at), "silent": self.silent},
+            )
+        return self
 
 
 class Autoencoder(Block):
@@ -332,7 +358,9 @@ class Autoencoder(Block):
         description="λ of equation (4), beside a squared error averaged over elements and an L1 summed over features (with "
         "`jumprelu`, the number of active features). With `l0`, where λ begins.",
     )
-    l1_warmup_steps: int = Field(0, ge=0, description="Steps over which λ rises from 0.")
+    l1_warmup_steps: int = Field(
+        0, ge=0, description="Steps over which λ rises from 0; fewer than the run has (`tokens` / `context` / `batch`)."
+    )
     normalize: bool = Field(
         False,
         description="Scale activations to unit mean square while training; folded into the saved weights. λ then does not "
@@ -355,6 +383,11 @@ class Autoencoder(Block):
         max_length=1000,
         description="One autoencoder of each model is trained per seed.",
     )
+
+    @property
+    def steps(self) -> int:
+        """Of a training run."""
+        return self.tokens // self.context // self.batch
 
 
 class Flow(Block):
@@ -573,12 +606,8 @@ class Study(Block):
             yield from ((key, name, corpora) for name in names if name not in self.corpora)
             if len(set(names)) < len(names):
                 yield key, names, "each corpus once"
-        for key, numbers, what in (
-            ("autoencoder.seeds", self.autoencoder.seeds, "seed"),
-            ("autoencoder.resampling.steps", self.autoencoder.resampling.steps, "step"),
-        ):
-            if len(set(numbers)) < len(numbers):
-                yield key, numbers, f"each {what} once"
+        if len(set(seeds := self.autoencoder.seeds)) < len(seeds):
+            yield "autoencoder.seeds", seeds, "each seed once"
         for key, blocks in {"corpora": self.corpora, "models": self.models, "cases": self.cases}.items():
             first: dict[str, str] = {}
             for name in blocks:
@@ -626,6 +655,13 @@ class Study(Block):
 
         layer = int(self.autoencoder.hook.split(".")[1])
         for name, model in self.models.items():
+            if hasattr(model, "training") and (steps := model.training.most_steps(len(model.train))) is not None:
+                if model.training.warmup_steps >= steps:
+                    yield (
+                        f"models.{name}.training.warmup_steps",
+                        model.training.warmup_steps,
+                        f"fewer than the run's {steps:,} steps (tokens / block / batch x epochs), or the learning rate never gets to its peak",
+                    )
             roots = self.roots(name)
             shapes = {  # those of published checkpoints are known once they are loaded: `merge.angles` compares them
                 block.architecture.model_dump_json()
@@ -675,6 +711,12 @@ class Study(Block):
         if self.autoencoder.tokens < (batch := self.autoencoder.batch * self.autoencoder.context):
             yield "autoencoder.tokens", self.autoencoder.tokens, f"at least one batch of {batch} tokens"
         variant, l0 = self.autoencoder.variant, self.autoencoder.l0
+        if 0 < (steps := self.autoencoder.steps) <= self.autoencoder.l1_warmup_steps:
+            yield (
+                "autoencoder.l1_warmup_steps",
+                self.autoencoder.l1_warmup_steps,
+                f"fewer than the run's {steps:,} steps (tokens / context / batch), or λ never gets to its full value",
+            )
         if variant in ("topk", "batchtopk") and (l0 is None or l0 != int(l0)):
             yield "autoencoder.l0", l0, f"the whole number of features active per token, which variant {variant} needs"
         if variant == "jumprelu" and not self.autoencoder.normalize:
@@ -805,7 +847,9 @@ class Study(Block):
 
     def block(self, model: str) -> int:
         """Length of the sequences that `model` was trained on, in tokens; for one trained elsewhere, the default."""
-        blocks = [b.training.block for name in self.ancestors(model) if hasattr(b := self.models[name], "training")]
+        blocks = [
+            b.training.block for name in self.ancestors(model) if hasattr(b := self._configured(name), "training")
+        ]
         return blocks[-1] if blocks else Training().block
 
     def case_models(self, case: str) -> list[str]:
@@ -928,6 +972,10 @@ _KINDS = {
     "cases": (CASES, 2),
     "tokenizer": (TOKENIZERS, 1),
 }  # and where pydantic names the kind
+RENAMED = {  # keys of earlier versions
+    "autoencoder.resampling.steps": "at, in shares of the run",
+    "autoencoder.resampling.silent_steps": "silent, a share of the run",
+}
 _TYPE = re.compile(r"(literal\[|list\[|constrained-|str$|float$)")  # what pydantic calls a member of a union
 
 
@@ -948,7 +996,7 @@ def _problem(entry: Any) -> tuple[str, Any, str]:
     if unknown:
         allowed = _siblings(entry["loc"])
         near = difflib.get_close_matches(str(loc[-1]), allowed, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
+        hint = f" (now {RENAMED[key]})" if key in RENAMED else f" (did you mean {near[0]}?)" if near else ""
         return key, entry["input"], f"no such key{hint}, but {', '.join(allowed)}"
     if kind in ("model_type", "dict_type"):
         return key, entry["input"], "a block of keys"

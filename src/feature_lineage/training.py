@@ -186,6 +186,10 @@ def train_model(
 
     Returns:
         The training curve, schema `CURVE`: loss in nats per token, accuracy as the share of next tokens predicted right.
+
+    Raises:
+        InputError: the corpora hold fewer tokens than asked, the model cannot read them, or its warm-up is longer than the run.
+        Stopped: asked to.
     """
     windows = Windows(train, block)
     chosen = windows.draw(tokens, [seed, 1], f"models.{label}.training.tokens", balance)
@@ -196,6 +200,11 @@ def train_model(
         for number, corpus in enumerate(held_out.corpora)
     }
     steps = max(1, math.ceil(math.ceil(len(chosen) / batch) * epochs))
+    if warmup_steps >= steps:
+        raise InputError(
+            f"{label}: models.{label}.training.warmup_steps is {warmup_steps}, and the run has {steps} steps, so that the learning rate "
+            "never gets to its peak; lower it or train on more tokens"
+        )
     logged = max(1, steps // 200)
     every = math.ceil(steps / (evaluations * logged)) * logged  # a resumed run knows no loss from before its checkpoint
     cuda = device().type == "cuda"

@@ -18,10 +18,8 @@ rule draw_sweep:
     input:
         sweep="<results>/models/{model}/sweep.parquet",
         tensors="<results>/models/{model}/tensors.parquet",
-        base=lambda w: [
-            f"<results>/models/{root}/evaluation.json"
-            for root in study.roots(w.model)
-            if set(study.own_corpora(w.model)) <= set(study.flow_corpora())
+        roots=lambda w: [
+            f"<results>/models/{root}/evaluation.json" for root in study.roots(w.model)
         ],
     output:
         figure="<results>/figures/sweep-{model}.json",
