@@ -655,13 +655,13 @@ class Study(Block):
 
         layer = int(self.autoencoder.hook.split(".")[1])
         for name, model in self.models.items():
-            if hasattr(model, "training") and (steps := model.training.most_steps(len(model.train))) is not None:
-                if model.training.warmup_steps >= steps:
-                    yield (
-                        f"models.{name}.training.warmup_steps",
-                        model.training.warmup_steps,
-                        f"fewer than the run's {steps:,} steps (tokens / block / batch x epochs), or the learning rate never gets to its peak",
-                    )
+            steps = model.training.most_steps(len(model.train)) if hasattr(model, "training") else None
+            if steps is not None and model.training.warmup_steps >= steps:
+                yield (
+                    f"models.{name}.training.warmup_steps",
+                    model.training.warmup_steps,
+                    f"fewer than the run's {steps:,} steps (tokens / block / batch x epochs), or the learning rate never gets to its peak",
+                )
             roots = self.roots(name)
             shapes = {  # those of published checkpoints are known once they are loaded: `merge.angles` compares them
                 block.architecture.model_dump_json()
