@@ -26,6 +26,7 @@ from feature_lineage.artifacts import staged
 from feature_lineage.autoencoder import SparseAutoencoder, activate
 from feature_lineage.logs import InputError, Stopped, logger, progress
 from feature_lineage.schedule import resampling_steps
+from feature_lineage.streams import Stream, entropy, torch_seed
 from feature_lineage.tokens import Windows
 from feature_lineage.training_step import (
     BETAS,
@@ -290,7 +291,7 @@ def train_autoencoder(
             run.step += 1
             bar.update(tokens_per_step)
             if run.step in resample_steps and not kind.among:
-                _resample(kind, run, centring, dead, pool(run.step), coefficient, seed=[seed, run.step])
+                _resample(kind, run, centring, dead, pool(run.step), coefficient, [seed, run.step])
                 run.last_fired[dead], dead_count = run.step, 0
                 logger.info("%s step %d: %d dead features resampled", label, run.step, len(dead))
             last = run.step == steps
@@ -375,7 +376,7 @@ def _resample(
         penalty = acts.sum(1) if variant.penalty == "l1" else (acts > 0).sum(1)
         return error.square().mean(1) + coefficient * penalty
 
-    random = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+    random = torch.Generator().manual_seed(torch_seed(seed))
     drawn = centred(draw_by_squared_loss(pool, losses, len(dead), random))
     dead = dead[: len(drawn)]
     directions = drawn / drawn.norm(dim=1, keepdim=True).clamp_min(1e-12)
@@ -495,7 +496,7 @@ def train_on_model(
         InputError: as `train_autoencoder`, or λ's warm-up is longer than the run.
     """
     windows, held_out = Windows(train, context), Windows(validation, context)
-    chosen = windows.draw(tokens, [seed, 2], "autoencoder.tokens")
+    chosen = windows.draw(tokens, entropy(seed, Stream.AUTOENCODER), "autoencoder.tokens")
     steps = len(chosen) // batch
     if (warmup := options["l1_warmup_steps"]) >= steps:
         raise InputError(
@@ -514,7 +515,7 @@ def train_on_model(
 
     def pool(step: int) -> Iterator[torch.Tensor]:
         wanted = min(resampling["pool_tokens"], len(windows) * context)
-        drawn = windows.draw(wanted, [seed, 2, step], "autoencoder.resampling.pool_tokens")
+        drawn = windows.draw(wanted, entropy(seed, Stream.POOL, step), "autoencoder.resampling.pool_tokens")
         return activation_batches(bridge, hook, windows, drawn, batch=min(batch, len(drawn)), ahead=AHEAD)
 
     def describe(step: int) -> str:

@@ -28,6 +28,7 @@ from feature_lineage.artifacts import PARTIAL, disk_faults_named, sha256
 from feature_lineage.devices import device
 from feature_lineage.language_model import check_windows
 from feature_lineage.logs import InputError, Stopped, logger, progress
+from feature_lineage.streams import Stream, entropy
 from feature_lineage.tokens import Windows
 
 CURVE = pa.schema(
@@ -192,7 +193,7 @@ def train_model(
         Stopped: asked to.
     """
     windows = Windows(train, block)
-    chosen = windows.draw(tokens, [seed, 1], f"models.{label}.training.tokens", balance)
+    chosen = windows.draw(tokens, entropy(seed, Stream.TRAINING), f"models.{label}.training.tokens", balance)
     check_windows(model, windows[chosen[:1]])
     held_out = Windows(validation, block)
     held_out_sets = {
