@@ -66,6 +66,8 @@ def test_every_evaluation_takes_its_tokens_from_each_corpus(token_directories, b
         found = evaluate_autoencoder(bridge, HOOK, random_autoencoder(), directories, 8, 160, "test")
         assert found["tokens"] == 160 * len(directories)
     held = int(windows.counts().sum()) * 8
-    assert evaluate_autoencoder(bridge, HOOK, random_autoencoder(), token_directories, 8, 10**9, "test")["tokens"] == held
+    assert (
+        evaluate_autoencoder(bridge, HOOK, random_autoencoder(), token_directories, 8, 10**9, "test")["tokens"] == held
+    )
     for number in range(2):
         assert evaluate_model(bridge.original_model, windows, windows.spread(number, 160))["tokens"] == 160 / 8 * 7
