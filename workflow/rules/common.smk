@@ -27,8 +27,11 @@ except StudyError as error:
     raise WorkflowError(f"{error}{hint if ', ' in files else ''}")
 
 
+RESULTS = f"results/{study.study}"
+
+
 pathvars:
-    results=f"results/{study.study}",
+    results=RESULTS,
     logs=f"results/{study.study}/logs",
     benchmarks=f"results/{study.study}/benchmarks",
 

@@ -29,7 +29,7 @@ rule write_report:
         sankey="<results>/flows/sankey.json",
         figures=expand("<results>/figures/{name}.json", name=DRAWN),
         tables=expand("<results>/figures/{figure}.csv", figure=FIGURES),
-        images=IMAGES,
+        images=images,
         tensors=expand("<results>/models/{model}/tensors.parquet", model=MERGES),
         curves=expand("<results>/models/{model}/training.parquet", model=TRAINED),
         imported=expand("<results>/models/{model}/model.safetensors", model=IMPORTED),
