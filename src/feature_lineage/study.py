@@ -21,6 +21,7 @@ from zlib import crc32
 import yaml
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -38,8 +39,9 @@ class StudyError(ValueError):
     """The configuration is refused; the message names each key, what was found and what is allowed."""
 
 
-# Names become parts of paths: letters, digits, single - or _ between them, so `--` and `.` stay separators.
-NAME_PATTERN = r"^[A-Za-z0-9]+(?:[_-][A-Za-z0-9]+)*$"
+# Names become parts of paths: letters and digits with single . - or _ between them, so that `--` stays a separator, no name is hidden
+# or leads up, and all are the same on every file system.
+NAME_PATTERN = r"^[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=64)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 # A path, a name on the hub: what goes into messages, addresses and calls of the system, so on one line and without NUL.
@@ -182,13 +184,25 @@ class Architecture(Block):
     num_attention_heads: int = Field(16, gt=0, le=1 << 16, description="Number of attention heads.")
     num_key_value_heads: int = Field(8, gt=0, le=1 << 16, description="Number of key and value heads.")
     max_position_embeddings: int = Field(2048, gt=0, le=1 << 24, description="Longest sequence, in tokens.")
-    sliding_window: int = Field(4096, gt=0, description="Attention window, in tokens.")
+    sliding_window: int | None = Field(4096, gt=0, description="Attention window, in tokens; null for all there are.")
     rms_norm_eps: float = Field(1e-6, gt=0, description="Epsilon of the RMS norms.")
     rope_theta: float = Field(10_000.0, gt=0, description="Base of the rotary position embedding.")
+    head_dim: int | None = Field(
+        None,
+        gt=0,
+        le=1 << 16,
+        description="Width of an attention head; hidden_size / num_attention_heads when not set.",
+    )
+    tie_word_embeddings: bool = Field(False, description="Whether the output embedding is the input's.")
+
+    @property
+    def head_width(self) -> int:
+        """Width of an attention head."""
+        return self.head_dim or self.hidden_size // self.num_attention_heads
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Architecture:
-        if self.hidden_size % self.num_attention_heads:
+        if self.head_dim is None and self.hidden_size % self.num_attention_heads:
             raise PydanticCustomError(
                 "heads", "num_attention_heads must divide hidden_size ({size})", {"size": self.hidden_size}
             )
@@ -198,8 +212,9 @@ class Architecture(Block):
                 "num_key_value_heads must divide num_attention_heads ({heads})",
                 {"heads": self.num_attention_heads},
             )
-        if (self.hidden_size // self.num_attention_heads) % 2:
-            raise PydanticCustomError("heads", "hidden_size / num_attention_heads must be even (rotary halves)", {})
+        if self.head_width % 2:
+            what = "hidden_size / num_attention_heads" if self.head_dim is None else "head_dim"
+            raise PydanticCustomError("heads", "{what} must be even (rotary halves)", {"what": what})
         return self
 
 
@@ -263,10 +278,13 @@ class FineTunedModel(Block):
     training: FineTuning = Field(default_factory=FineTuning, description="How it is trained.")
 
 
+MergeMethod = Literal["slerp", "linear"]
+
+
 class Merge(Block):
     """How two models are merged (paper, section 3.3)."""
 
-    method: Literal["slerp", "linear"] = Field("slerp", description="Path between the two parents' parameters.")
+    method: MergeMethod = Field("slerp", description="Path between the two parents' parameters.")
     t: Literal["equilibrium"] | Annotated[float, Field(ge=0, le=1)] = Field(
         "equilibrium",
         description="Position on the path: 0 is the first parent, 1 the second; `equilibrium` is where the accuracies "
@@ -277,17 +295,27 @@ class Merge(Block):
     )
 
 
+def _by_method(value: Any) -> Any:
+    return {"method": value} if isinstance(value, str) else value
+
+
 class MergedModel(Block):
     """Two models merged into one."""
 
     parents: list[Name] = Field(min_length=2, max_length=2, description="The two models, from t = 0 to t = 1.")
-    merge: Merge = Field(default_factory=Merge, description="How they are merged.")
+    merge: Annotated[Merge, BeforeValidator(_by_method, json_schema_input_type=Merge | MergeMethod)] = Field(
+        default_factory=Merge,
+        description="How they are merged; a method alone is the same as a block with that `method`.",
+    )
 
 
 class PretrainedModel(Block):
     """A published checkpoint that uses the study's tokenizer."""
 
-    pretrained: Place = Field(description="Name on the hub, or path of a local directory.")
+    pretrained: Place = Field(
+        description="Name on the hub, or path of a local directory. What a cluster is asked for follows from the directory's "
+        "`config.json`; for a name on the hub a model of 24 layers and 1,024 elements is assumed (`resources.py`)."
+    )
     revision: Place | None = Field(None, description="Commit, tag or branch.")
     train: list[Name] = Field(min_length=1, description="Corpora of this study that stand for what it was trained on.")
 
@@ -693,7 +721,8 @@ class Study(Block):
         for name, root in self.models.items():
             if isinstance(root, TrainedModel):
                 # No hook point gives more; how many this one gives is known when the model is there.
-                widest = max(root.architecture.intermediate_size, root.architecture.hidden_size)
+                shape = root.architecture
+                widest = max(shape.intermediate_size, shape.hidden_size, shape.num_attention_heads * shape.head_width)
                 features = widest * self.autoencoder.expansion
                 if self.autoencoder.l0 is not None and self.autoencoder.l0 >= features:
                     yield "autoencoder.l0", self.autoencoder.l0, f"fewer than the {features} features (models.{name})"
@@ -861,6 +890,12 @@ class Study(Block):
         """Corpora of the comparison sample."""
         return list(self.flow.corpora or self.corpora)
 
+    def read_corpora(self) -> list[str]:
+        """Corpora that anything is trained on or compared on; the others are not built."""
+        used = {*self.flow_corpora(), *getattr(self.tokenizer, "train", [])}
+        used |= {corpus for model in self.models for corpus in self.own_corpora(model)}
+        return [corpus for corpus in self.corpora if corpus in used]
+
 
 def each_key_once(paths: Iterable[str | Path]) -> None:
     """Refuse files that give a key twice: YAML would take the last and say nothing.
@@ -1007,7 +1042,9 @@ def _problem(entry: Any) -> tuple[str, Any, str]:
     if kind == "string_type":
         return key, entry["input"], "a text; quotes make one of a number"
     if kind == "string_pattern_mismatch" and entry["ctx"]["pattern"] == NAME_PATTERN:
-        return key, entry["input"], "a name of letters and digits, with single - or _ between them"
+        near = "-".join(re.findall(r"[A-Za-z0-9]+(?:[._][A-Za-z0-9]+)*", str(entry["input"])))[:64].rstrip("._-")
+        hint = f", such as {near}" if near else ""
+        return key, entry["input"], f"a name of letters and digits, with single . - or _ between them{hint}"
     if kind == "string_pattern_mismatch" and entry["ctx"]["pattern"] == _PLACE_PATTERN:
         return key, entry["input"], "a text of one line, without control characters"
     return key, entry["input"], entry["msg"].removeprefix("Input should be ")

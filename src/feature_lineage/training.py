@@ -194,7 +194,7 @@ def train_model(
     """
     windows = Windows(train, block)
     chosen = windows.draw(tokens, entropy(seed, Stream.TRAINING), f"models.{label}.training.tokens", balance)
-    check_windows(model, windows[chosen[:1]])
+    check_windows(model, windows[chosen[:1]], f"models.{label}.training.block")
     held_out = Windows(validation, block)
     held_out_sets = {
         corpus: _Sequences(held_out, held_out.spread(number, evaluation_tokens))

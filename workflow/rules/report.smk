@@ -3,12 +3,7 @@
 AUTOENCODERS = [
     (model, seed) for seed in study.autoencoder.seeds for model in study.order()
 ]
-USED = {
-    *study.flow_corpora(),
-    *getattr(study.tokenizer, "train", []),
-    *(corpus for model in study.order() for corpus in study.own_corpora(model)),
-}
-READ = [corpus for corpus in study.corpora if corpus in USED]
+READ = study.read_corpora()
 IMPORTED = [
     name for name, block in study.models.items() if isinstance(block, PretrainedModel)
 ]
