@@ -14,6 +14,12 @@ DRAWN = [
 TRAINED = [name for name, block in study.models.items() if hasattr(block, "training")]
 
 
+def places(names, study):
+    """The place of each name in the study, from which its colour follows."""
+    order = list(study)
+    return {name: order.index(name) for name in names}
+
+
 rule draw_sweep:
     input:
         sweep="<results>/models/{model}/sweep.parquet",
@@ -42,6 +48,7 @@ rule draw_sweep:
         model=lambda w: w.model,
         parents=lambda w: study.parents(w.model),
         roots=lambda w: study.roots(w.model),
+        places=lambda w: places(study.own_corpora(w.model), study.corpora),
         code=code("draw_sweep"),
     script:
         "../scripts/draw_sweep.py"
@@ -67,6 +74,7 @@ rule draw_training:
     threads: 1
     params:
         models=TRAINED,
+        places=places(TRAINED, study.order()),
         code=code("draw_training"),
     script:
         "../scripts/draw_training.py"
@@ -98,6 +106,7 @@ rule draw_autoencoders:
         names=expand(
             "{model}, seed {seed}", model=study.order(), seed=study.autoencoder.seeds
         ),
+        places=places(study.order(), study.order()),
         code=code("draw_autoencoders"),
     script:
         "../scripts/draw_autoencoders.py"

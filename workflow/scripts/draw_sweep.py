@@ -14,6 +14,7 @@ def main(smk: Any) -> None:
             read_provenance(smk.input.tensors)["t"],
             smk.params.parents,
             {root: read_json(path) for root, path in zip(smk.params.roots, smk.input.roots, strict=True)},
+            smk.params.places,
         )
         write_figure(figure, smk.output.figure, smk.output.page, provenance(smk.input, smk.params))
 
