@@ -306,7 +306,16 @@ def test_a_model_and_a_corpus_have_one_colour_in_every_figure():
     """Of the lineage base, imported, lua, both: figures leave out models without a curve, and show an autoencoder for each seed."""
     place = {"base": 0, "imported": 1, "lua": 2, "both": 3}
     curve = pd.DataFrame(
-        {"tokens": [1], "split": "train", "loss": 1.0, "l0": 1.0, "mse": 1.0, "loss_recovered": 1.0, "dead_share": 0.0}
+        {
+            "tokens": [1],
+            "split": "train",
+            "corpus": None,
+            "loss": 1.0,
+            "l0": 1.0,
+            "mse": 1.0,
+            "loss_recovered": 1.0,
+            "dead_share": 0.0,
+        }
     )
     flow = sankey(SUMMARY | {"models": list(place), "bands": [{"parent": "base", "child": "lua", "origin": "base", "features": 1},
                   {"parent": "lua", "child": "both", "origin": "lua", "features": 1}],
