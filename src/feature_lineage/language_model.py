@@ -129,7 +129,7 @@ def check_windows(model: PreTrainedModel, tokens: np.ndarray, key: str = "autoen
     Args:
         model: the model.
         tokens: token ids [windows, length].
-        key: the configuration's, which sets the length.
+        key: what sets the length, for the message.
 
     Raises:
         InputError: the windows are longer than its positions, or hold ids that its embedding has not.
@@ -137,7 +137,7 @@ def check_windows(model: PreTrainedModel, tokens: np.ndarray, key: str = "autoen
     bound = longest_window(model)
     if bound and tokens.shape[-1] > bound[1]:
         raise InputError(
-            f"model {model.name_or_path}: reads at most {bound[1]} tokens at once ({bound[0]} in its config.json), and {key} is "
+            f"model {model.name_or_path}: reads at most {bound[1]} tokens at once ({bound[0]} in its config.json), not "
             f"{tokens.shape[-1]}; set {key} to at most {bound[1]}"
         )
     if tokens.size and (largest := int(tokens.max())) >= (size := model.get_input_embeddings().num_embeddings):
@@ -201,7 +201,7 @@ def evaluate_model(model: PreTrainedModel, windows: Windows, chosen: np.ndarray)
     batch = windows_at_once(place, windows.length, model.get_input_embeddings().num_embeddings, on_cpu=32)
     for first in range(0, len(chosen), batch):
         tokens = windows[chosen[first : first + batch]]
-        check_windows(model, tokens)
+        check_windows(model, tokens, "the length of the windows")
         ids = torch.from_numpy(tokens).to(place)
         logits = model(ids).logits[:, :-1].flatten(0, 1)
         targets = ids[:, 1:].flatten()
