@@ -36,7 +36,7 @@ TRAINING = {
     "tokens": STEPS * 8 * CONTEXT,
     "context": CONTEXT,
     "batch": 8,
-    "resampling": {"steps": [20, 40], "silent_steps": 1, "pool_tokens": 2000},
+    "resampling": {"at": [0.34, 0.67], "silent": 0.01, "pool_tokens": 2000},
     "lr": 1e-2,
     "l0": 4,
     "l1": 0.1,

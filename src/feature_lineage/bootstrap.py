@@ -15,6 +15,7 @@ from scipy import sparse
 from feature_lineage.artifacts import read_provenance
 from feature_lineage.feature_tokens import activation_blocks
 from feature_lineage.logs import progress
+from feature_lineage.streams import Stream, entropy
 
 REPLICATES = pa.schema(
     [("replicate", pa.int32())]
@@ -52,7 +53,7 @@ def draw_documents(corpus: np.ndarray, replicates: int, seed: int) -> np.ndarray
         replicates: number of replicates.
         seed: of the draw.
     """
-    random = np.random.default_rng([seed, 5])
+    random = np.random.default_rng(entropy(seed, Stream.BOOTSTRAP))
     drawn = np.empty((len(corpus), replicates), np.int64)
     for number in np.unique(corpus):
         documents = np.flatnonzero(corpus == number)

@@ -25,6 +25,7 @@ from feature_lineage.correlation import ActivationFile
 from feature_lineage.endpoint import Answer, Ask, Endpoint, Estimate, Malformed, Prompt, Reply
 from feature_lineage.flow import SINGLE_TOKEN
 from feature_lineage.logs import InputError, logger, progress
+from feature_lineage.streams import Stream, entropy
 
 INTERPRETATIONS = pa.schema(
     [
@@ -140,7 +141,8 @@ def sides(corpus: np.ndarray, document: np.ndarray, seed: int) -> np.ndarray:
         sizes = np.bincount(unit)
         taken = [0, 0]
         of_unit = np.zeros(len(sizes), np.int8)
-        for one in np.random.default_rng([seed, 5, int(number)]).permutation(len(sizes)):
+        random = np.random.default_rng(entropy(seed, Stream.SIDES, int(number)))
+        for one in random.permutation(len(sizes)):
             of_unit[one] = taken[1] < taken[0]
             taken[of_unit[one]] += sizes[one]
         side[windows] = of_unit[unit]
@@ -317,7 +319,7 @@ def _draw(
     drawn: list[tuple[int, int, int]] = []
     for place, feature in enumerate(features.tolist()):
         for which, windows in enumerate(of_side):
-            random = np.random.default_rng([seed, 7, feature, which])
+            random = np.random.default_rng(entropy(seed, Stream.EXCERPTS, feature, which))
             chosen: dict[int, int] = {}
             for band in (BANDS, *reversed(range(BANDS))):
                 group = _group(place, which, band)

@@ -1,6 +1,7 @@
 # The study, read and checked once, and the functions that tell rules their inputs from it.
 import glob
 import platform
+import re
 from importlib import metadata
 
 from feature_lineage.fingerprint import fingerprint
@@ -18,6 +19,7 @@ from feature_lineage.study import (
     load_study,
 )
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 try:
     each_key_once(workflow.configfiles)
@@ -28,8 +30,18 @@ except StudyError as error:
     raise WorkflowError(f"{error}{hint if ', ' in files else ''}")
 
 
+if workflow.is_main_process:
+    for corpus in study.corpora:
+        if corpus not in study.read_corpora():
+            logger.warning(
+                f"corpora.{corpus} is not read: no model or tokenizer is trained on it, and flow.corpora leaves it out"
+            )
+
+RESULTS = f"results/{study.study}"
+
+
 pathvars:
-    results=f"results/{study.study}",
+    results=RESULTS,
     logs=f"results/{study.study}/logs",
     benchmarks=f"results/{study.study}/benchmarks",
 
@@ -78,7 +90,7 @@ def needs(step):
 def names(*kinds):
     """A pattern of the models of these kinds; it matches nothing if there is none."""
     found = [name for name, block in study.models.items() if isinstance(block, kinds)]
-    return "|".join(found) or "(?!)"
+    return "|".join(map(re.escape, found)) or "(?!)"
 
 
 def tokens(corpora, split):
@@ -175,7 +187,7 @@ STARTED = [
     if study.controls.started_from_parent
 ]
 COMPARED = "|".join(
-    [*study.models, *UNTRAINED, *STARTED]
+    map(re.escape, [*study.models, *UNTRAINED, *STARTED])
 )  # whose features are correlated
 
 
@@ -231,12 +243,6 @@ def seed_correlations(pairs):
         for seed in study.autoencoder.seeds
         for a, b in pairs
     ]
-
-
-def other_method(wildcards):
-    """The way of merging that a merged model was not made by."""
-    method = study.models[wildcards.model].merge.method
-    return {"slerp": "linear", "linear": "slerp"}[method]
 
 
 # What of the controls is measured, and why not the rest.

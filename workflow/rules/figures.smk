@@ -1,5 +1,5 @@
 # Curves; and of every figure its numbers, and images where there is a browser to draw them.
-from feature_lineage.export import find_browser
+from functools import cache
 
 MERGES = [
     name for name, block in study.models.items() if isinstance(block, MergedModel)
@@ -14,14 +14,18 @@ DRAWN = [
 TRAINED = [name for name, block in study.models.items() if hasattr(block, "training")]
 
 
+def places(names, study):
+    """The place of each name in the study, from which its colour follows."""
+    order = list(study)
+    return {name: order.index(name) for name in names}
+
+
 rule draw_sweep:
     input:
         sweep="<results>/models/{model}/sweep.parquet",
         tensors="<results>/models/{model}/tensors.parquet",
-        base=lambda w: [
-            f"<results>/models/{root}/evaluation.json"
-            for root in study.roots(w.model)
-            if set(study.own_corpora(w.model)) <= set(study.flow_corpora())
+        roots=lambda w: [
+            f"<results>/models/{root}/evaluation.json" for root in study.roots(w.model)
         ],
     output:
         figure="<results>/figures/sweep-{model}.json",
@@ -44,6 +48,7 @@ rule draw_sweep:
         model=lambda w: w.model,
         parents=lambda w: study.parents(w.model),
         roots=lambda w: study.roots(w.model),
+        places=lambda w: places(study.own_corpora(w.model), study.corpora),
         code=code("draw_sweep"),
     script:
         "../scripts/draw_sweep.py"
@@ -69,6 +74,7 @@ rule draw_training:
     threads: 1
     params:
         models=TRAINED,
+        places=places(TRAINED, study.order()),
         code=code("draw_training"),
     script:
         "../scripts/draw_training.py"
@@ -100,6 +106,7 @@ rule draw_autoencoders:
         names=expand(
             "{model}, seed {seed}", model=study.order(), seed=study.autoencoder.seeds
         ),
+        places=places(study.order(), study.order()),
         code=code("draw_autoencoders"),
     script:
         "../scripts/draw_autoencoders.py"
@@ -111,17 +118,38 @@ FIGURES = {
     "sankey": "<results>/flows/sankey.json",
     **{name: f"<results>/figures/{name}.json" for name in DRAWN},
 }
-BROWSER = find_browser()
-IMAGES = [
-    f"<results>/figures/{figure}.{kind}"
-    for figure in FIGURES
-    for kind in ("svg", "png")
-    if BROWSER
-]
+
+
+@cache
+def browser():
+    """Whether there is a browser that draws images: looked for when a job needs to know, as it takes time."""
+    from feature_lineage.export import find_browser
+
+    return find_browser() is not None
+
+
+def images(wildcards):
+    """SVG and PNG of each figure, as far as they can be had.
+
+    They are drawn where Snakemake runs. A job may run on another machine, with no browser or with one more: it takes the images that
+    it finds, unless they are of an earlier figure.
+    """
+    found = []
+    for figure, source in FIGURES.items():
+        for path in (f"<results>/figures/{figure}.{kind}" for kind in ("svg", "png")):
+            drawn, of = (p.replace("<results>", RESULTS) for p in (path, source))
+            if (
+                browser()
+                if workflow.is_main_process
+                else os.path.exists(drawn)
+                and os.path.getmtime(drawn) >= os.path.getmtime(of)
+            ):
+                found.append(path)
+    return found
 
 
 onstart:
-    if not BROWSER:
+    if browser.cache_info().currsize and not browser():
         print("No browser: figures are left without SVG and PNG; install Chromium.")
 
 
