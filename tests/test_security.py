@@ -570,7 +570,9 @@ def test_of_an_endless_reply_no_more_than_a_bound_is_read(told, monkeypatch):
     monkeypatch.setattr(endpoint_module, "LARGEST_REPLY", 1000)
     whole = completion("1")
     assert "value=1" in told(lambda body, number: whole)
-    assert "no whole text (unreadable)" in told(lambda body, number: whole | {"padding": "x" * 2000})
+    assert "no whole text, 3 times: a body of more than 1,000 bytes" in told(
+        lambda body, number: whole | {"padding": "x" * 2000}
+    )
 
 
 def test_scores_read_from_hostile_replies_stay_in_range():

@@ -18,7 +18,7 @@ from plotly.offline import get_plotlyjs
 from feature_lineage.artifacts import read_json, staged
 from feature_lineage.browser import Features, write_browser, write_script
 from feature_lineage.categories import DEFINITIONS, RULE
-from feature_lineage.interpretation import verdict
+from feature_lineage.interpretation import families, verdict
 from feature_lineage.logs import printable
 
 HERE = Path(__file__).parent
@@ -98,7 +98,7 @@ def write_report(
         "category_rule": RULE,
         "category_definitions": DEFINITIONS,
         "scores": score_rows(content["interpretations"]),
-        "interpreted": interpreted(content["interpretations"]),
+        "interpreted": interpreted(content["interpretations"], lineages),
         "record": record,
     }
     page = environment.from_string((HERE / "report.html").read_text(encoding="utf-8")).render(content | derived)
@@ -255,15 +255,20 @@ _SCORES = ("simulation", "detection", "shuffled", "token_mean")
 
 
 def score_rows(tables: Mapping[tuple[str, int], pa.Table]) -> list[dict[str, Any]]:
-    """Mean scores of explanations and of the token statistics, by model, seed and fate; missing scores are counted, not zero."""
+    """Mean scores of explanations and of the token statistics, by model, seed and fate; missing scores are counted, not zero.
+
+    Simulation, shuffled and token mean are compared with each other: their means are over the features that have all that were measured.
+    """
     rows = []
     for (model, seed), table in tables.items():
         for fate, part in table.to_pandas().groupby("fate", sort=False):
-            means = {name: _mean(part[name]) for name in _SCORES}
+            compared = [name for name in _SCORES if name != "detection" and part[name].notna().any()]
+            shared = part[compared].notna().all(axis=1)
+            means = {name: _mean(part[name] if name == "detection" else part.loc[shared, name]) for name in _SCORES}
             counts = {
                 "features": len(part),
                 "explained": int(part["explanation"].notna().sum()),
-                "scored": int(part["simulation"].notna().sum()),
+                "scored": int((shared & part["simulation"].notna()).sum()),
             }
             rows.append({"model": model, "seed": seed, "fate": fate} | counts | means)
     return rows
@@ -274,12 +279,27 @@ def _mean(column: pd.Series) -> float | None:
     return float(found.mean()) if len(found) else None
 
 
-def interpreted(tables: Mapping[tuple[str, int], pa.Table]) -> dict[str, Any]:
+def interpreted(tables: Mapping[tuple[str, int], pa.Table], lineages: pa.Table) -> dict[str, Any]:
     """What the scores come to (`interpretation.verdict`), the language models that were asked, and USD that their replies cost."""
     if not tables:
         return {}
-    columns = ["explanation", "simulation", "shuffled", "token_mean", "model_used", "cost_usd"]
-    frame = pa.concat_tables([table.select(columns) for table in tables.values()]).to_pandas()
+    of = families(lineages)
+    columns = [
+        "feature",
+        "fate",
+        "explanation",
+        "simulation",
+        "shuffled",
+        "token_mean",
+        "reason",
+        "model_used",
+        "cost_usd",
+    ]
+    frames = []
+    for (model, seed), table in tables.items():
+        frame = table.select(columns).to_pandas()
+        frames.append(frame.assign(family=[of[model, seed, feature] for feature in frame["feature"]]))
+    frame = pd.concat(frames, ignore_index=True)
     asked = sorted(frame["model_used"].dropna().unique())
     return {"verdict": verdict(frame), "asked": asked, "usd": float(frame["cost_usd"].sum())}
 
