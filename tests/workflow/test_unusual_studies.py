@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -38,7 +39,6 @@ def unusual(tmp_path_factory, bare) -> Workplace:
         "cases": {"the.article": {"tokens": [" the", "the"]}},
     }
     config["models"][BASE]["architecture"] |= {"sliding_window": None, "tie_word_embeddings": True, "head_dim": 8}
-    config["models"][BOTH]["merge"] = "linear"
     place = Workplace(root, config)
     with FileLock(f"{root}.lock"):
         if not root.exists():
@@ -115,7 +115,7 @@ def state(folder: Path):
 
 
 def test_the_architecture_is_the_one_asked_for(unusual):
-    config = read_json(unusual.results / "models" / BASE / "config.json")
+    config = json.loads((unusual.results / "models" / BASE / "config.json").read_text())
     assert (config["sliding_window"], config["head_dim"], config["tie_word_embeddings"]) == (None, 8, True)
     for model in MODELS:
         names = set(state(unusual.results / "models" / model))
