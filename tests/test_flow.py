@@ -422,7 +422,9 @@ def test_intervals_are_those_of_the_replicates_of_their_edge(tables):
         persisting = table["parent_persisting"].to_numpy() / table["parent_living"].to_numpy()
         emerging = 1 - table["child_persisting"].to_numpy() / table["child_living"].to_numpy()
         for name, shares in (("persisting", persisting), ("emerging", emerging)):
-            expected = np.clip(2 * row[f"{name}_share"] - np.percentile(shares, [97.5, 2.5]), 0, 1)
+            share = row[f"{name}_share"]
+            reach = 1.96 * np.linalg.norm(shares - share) / np.sqrt(len(shares))
+            expected = np.clip([share - reach, share + reach], 0, 1)
             assert (row[f"{name}_low"], row[f"{name}_high"]) == pytest.approx(expected)
         assert {key: row[key] for key in row if before[key] is not None} == {
             k: v for k, v in before.items() if v is not None
