@@ -88,6 +88,7 @@ def write_report(
         "quote": quote(summary, content["controls"], content["not_measured"]),
         "headline": headline(summary),
         "overview": edge_shares(summary),
+        "left_out": left_out(summary),
         "ceilings": ceilings(content["controls"]),
         "drawn": set(figures),
         "files": {name: [file.name for file in files if file.stem == name] for name in figures},
@@ -209,6 +210,7 @@ def headline(summary: Mapping[str, Any]) -> list[str]:
             f"{edge['parent']} → {edge['child']}{seed}: {edge['parent_persisting']:,} of {alive:,} features persist "
             f"({_percent(edge['persisting_share'])}{between}), {edge['disappearing']:,} disappear, {edge['emerging']:,} emerge."
         )
+    lines += left_out(summary)
     for model, origins in summary["origins"].items():
         inherited = {origin: count for origin, count in origins.items() if origin != model}
         if inherited:
@@ -217,6 +219,20 @@ def headline(summary: Mapping[str, Any]) -> list[str]:
                 f"{model}: {sum(inherited.values()):,} of {sum(origins.values()):,} features have an ancestor: {parts}."
             )
     return lines
+
+
+def left_out(summary: Mapping[str, Any]) -> list[str]:
+    """For each model and seed with features on too few tokens, how many were left out for that: a sentence."""
+    found: dict[tuple[str, int], str] = {}
+    several = len({edge["seed"] for edge in summary["edges"]}) > 1
+    for edge in summary["edges"]:
+        seed = f" (autoencoder seed {edge['seed']})" if several else ""
+        for side in ("parent", "child"):
+            if rare := edge.get(f"{side}_rare"):  # tables of earlier versions lack it
+                found[edge[side], edge["seed"]] = (
+                    f"{edge[side]}{seed}: {rare:,} features that fire on fewer than {edge['min_active']:,} tokens (flow.min_active) are left out."
+                )
+    return list(found.values())
 
 
 def category_rows(table: pa.Table | None) -> list[dict[str, Any]]:
@@ -298,7 +314,9 @@ def interpreted(tables: Mapping[tuple[str, int], pa.Table], lineages: pa.Table) 
     frames = []
     for (model, seed), table in tables.items():
         frame = table.select(columns).to_pandas()
-        frames.append(frame.assign(family=[of[model, seed, feature] for feature in frame["feature"]]))
+        alone = (f"{model}/{seed}/row {row}" for row in range(len(frame)))
+        names = zip(frame["feature"], alone, strict=True)
+        frames.append(frame.assign(family=[of.get((model, seed, feature), own) for feature, own in names]))
     frame = pd.concat(frames, ignore_index=True)
     asked = sorted(frame["model_used"].dropna().unique())
     return {"verdict": verdict(frame), "asked": asked, "usd": float(frame["cost_usd"].sum())}

@@ -471,7 +471,10 @@ class Flow(Block):
         "the byte. On one machine leave it at 1: the parts go through files.",
     )
     min_active: int = Field(
-        1, ge=1, description="A feature that fires on fewer tokens of the sample than this counts as dead."
+        10,
+        ge=1,
+        description="A feature that fires on fewer tokens of the sample than this counts as dead: a correlation over a few tokens "
+        "is chance (two features that share their only token correlate at 1). The report says how many it leaves out.",
     )
     bootstrap: int = Field(
         200,
@@ -606,7 +609,8 @@ class Interpretation(Block):
         None,
         gt=0,
         description="The most that all requests of the study may cost, those already paid counted, also for models that it no longer "
-        "has; each model has an equal share. May be left out where both prices are 0.",
+        "has; each model has an equal share. Holds if the endpoint bills no more of a reply than `max_tokens`; one that does is asked "
+        "nothing more, and the requests under way may exceed the budget. May be left out where both prices are 0.",
     )
     prompt_price: float | None = Field(
         None, ge=0, description="USD per million tokens of prompts; 0 for an endpoint of your own."

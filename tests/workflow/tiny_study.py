@@ -57,7 +57,7 @@ STUDY = {
         "l1": 1e-3,
         "resampling": {"at": [0.32], "silent": 0.16, "pool_tokens": 1000},
     },
-    "flow": {"corpora": ["prose", "code"], "tokens": 1000, "bootstrap": 20},
+    "flow": {"corpora": ["prose", "code"], "tokens": 1000, "min_active": 1, "bootstrap": 20},
     "controls": {
         "ceiling": False,
         "alignment_null": False,
