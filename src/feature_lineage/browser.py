@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,12 @@ from feature_lineage.logs import progress
 from feature_lineage.vocabulary import Shown, window_texts
 
 SHARD = 256  # features of which the details are in one file
+SCORES = {
+    "simulation": "the simulation",
+    "shuffled": "the shuffled explanation",
+    "token_mean": "the token statistics",
+    "detection": "the detection",
+}
 FATES = ("dead", "persisting", "disappearing", "emerging")
 
 
@@ -155,10 +162,14 @@ def _rounded(values: Iterable[float]) -> list[float | None]:
 
 
 def _interpretations(table: pa.Table | None) -> dict[int, dict[str, Any]]:
-    """Explanation and scores of the features that have them, by feature; what is missing is left out."""
-    kept = {"explanation", "simulation", "detection", "shuffled", "token_mean", "reason"}
+    """Explanation and scores of the features that have them, by feature, and in sentences why some are missing (`without`)."""
+    kept = {"explanation", "simulation", "detection", "shuffled", "token_mean"}
     rows = (
-        table.select([name for name in table.column_names if name in kept | {"feature"}]).to_pylist() if table else []
+        table.select(
+            [name for name in table.column_names if name in kept | {"feature", "reason", "model_used"}]
+        ).to_pylist()
+        if table
+        else []
     )
     found = {}
     for row in rows:
@@ -168,7 +179,26 @@ def _interpretations(table: pa.Table | None) -> dict[int, dict[str, Any]]:
             for name, value in sorted(values.items())
             if not (isinstance(value, float) and math.isnan(value))
         }
+        if without := _without(row):
+            found[row["feature"]]["without"] = without
     return found
+
+
+def _without(row: Mapping[str, Any]) -> list[str]:
+    """Why an explanation or a score is missing, a sentence each, from the reasons of `interpretation.interpret`."""
+    parts = re.split(rf"(?:^|; )({'|'.join(['explanation', *SCORES])}): ", row.get("reason") or "")
+    reasons = dict(zip(parts[1::2], parts[2::2], strict=True))
+    if parts[0]:
+        reasons.setdefault("explanation", parts[0])
+    sentences = []
+    if not row.get("explanation"):
+        if reasons.get("explanation"):
+            sentences.append(f"No explanation: {reasons['explanation']}.")
+        else:
+            sentences.append(
+                "No explanation." if row.get("model_used") else "No language model was asked for an explanation."
+            )
+    return sentences + [f"No score of {title}: {reasons[name]}." for name, title in SCORES.items() if name in reasons]
 
 
 def _shards(

@@ -29,6 +29,7 @@ POLICY = (
     "default-src 'none'; script-src 'nonce-{nonce}' 'strict-dynamic'; style-src 'self' file: 'unsafe-inline'; img-src data: blob:; "
     "base-uri 'none'; form-action 'none'"
 )
+ABOVE_ONE = 0.05  # by which loss recovered may exceed 1 before a reader is told
 PARTS = ("assets", "data", "figures", "index.html")
 
 
@@ -89,6 +90,7 @@ def write_report(
         "headline": headline(summary),
         "overview": edge_shares(summary),
         "left_out": left_out(summary),
+        "loss_notes": loss_notes(content["saes"]),
         "ceilings": ceilings(content["controls"]),
         "drawn": set(figures),
         "files": {name: [file.name for file in files if file.stem == name] for name in figures},
@@ -235,6 +237,31 @@ def left_out(summary: Mapping[str, Any]) -> list[str]:
     return list(found.values())
 
 
+def loss_notes(saes: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[str]:
+    """A sentence for each autoencoder whose loss recovered is no share: below 0, above 1, or where zeros do not raise the loss.
+
+    Args:
+        saes: model, seed and evaluation of each (`evaluation.evaluate_autoencoder`).
+    """
+    notes = []
+    for model, seed, found in saes:
+        share, clean, zero = (found.get(name) for name in ("loss_recovered", "loss_clean", "loss_zero"))
+        name = f"{model}, seed {seed}"
+        if clean is not None and zero is not None and zero <= clean:
+            notes.append(
+                f"{name}: zeros in place of the activations do not raise the loss ({clean:.3f} to {zero:.3f}), so loss recovered says nothing."
+            )
+        elif share is None or share != share:
+            notes.append(f"{name}: loss recovered could not be measured.")
+        elif share < 0:
+            notes.append(f"{name}: loss recovered is below 0: the reconstruction is worse for the loss than zeros.")
+        elif share > 1 + ABOVE_ONE:
+            notes.append(
+                f"{name}: loss recovered is above 1: the loss is lower with the reconstruction than with the activations."
+            )
+    return notes
+
+
 def category_rows(table: pa.Table | None) -> list[dict[str, Any]]:
     """Categories of features by their fate, for each edge, seed and side; shares in all and by corpus.
 
@@ -339,9 +366,10 @@ def main(folder: str) -> None:
             model.ljust(width),
             *(f"{found[corpus]['accuracy']:9.1%}".rjust(max(9, len(corpus))) for corpus in corpora),
         )
-    print("\nfeatures with a correlation above", summary["threshold"])
-    for line in headline(summary):
-        print(" ", line)
+    if lines := headline(summary):
+        print("\nfeatures with a correlation above", summary["threshold"])
+        for line in lines:
+            print(" ", line)
     print("\nreport:", (Path(folder) / "report" / "index.html").resolve())
 
 
