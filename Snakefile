@@ -10,8 +10,8 @@ min_version("9.27")
 # Jobs run this checkout's library, in whatever environment they are deployed to.
 SOURCE = os.path.join(workflow.basedir, "src")
 sys.path.insert(0, SOURCE)
-others = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p != SOURCE]
-os.environ["PYTHONPATH"] = os.pathsep.join([SOURCE, *filter(None, others)])
+theirs = [p for p in os.getenv("PYTHONPATH", "").split(os.pathsep) if p != SOURCE]
+os.environ.update(PYTHONPATH=os.pathsep.join([SOURCE, *filter(None, theirs)]))
 
 # A config file given on the command line replaces the demo's, it is not laid over it.
 if not workflow.overwrite_configfiles:

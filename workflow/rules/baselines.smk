@@ -195,17 +195,6 @@ if OTHER_MERGES:
     BASELINES += ["<results>/controls/linear_merge.parquet"]
 
 
-def merged_otherwise(method):
-    """A pattern of the merged models beside which there is a merge by this method."""
-    found = [name for name, other in OTHER_MERGES.items() if other == method]
-    return "|".join(map(re.escape, found)) or "(?!)"
-
-
-def other_merges(file):
-    """A file of the other merge of each merged model."""
-    return [f"<results>/controls/{m}/{name}/{file}" for name, m in OTHER_MERGES.items()]
-
-
 use rule merge_models as merge_linearly with:
     output:
         expand("<results>/controls/linear/{{model}}/{file}", file=CHECKPOINT),

@@ -2,6 +2,7 @@
 import glob
 import platform
 import re
+from functools import cache
 from importlib import metadata
 
 from feature_lineage.fingerprint import fingerprint
@@ -245,6 +246,17 @@ def seed_correlations(pairs):
     ]
 
 
+def merged_otherwise(method):
+    """A pattern of the merged models beside which there is a merge by this method."""
+    found = [name for name, other in OTHER_MERGES.items() if other == method]
+    return "|".join(map(re.escape, found)) or "(?!)"
+
+
+def other_merges(file):
+    """A file of the other merge of each merged model."""
+    return [f"<results>/controls/{m}/{name}/{file}" for name, m in OTHER_MERGES.items()]
+
+
 # What of the controls is measured, and why not the rest.
 SWITCHES = ("ceiling", "alignment_null", "neurons", "as_published")
 ON = [name for name in SWITCHES if getattr(study.controls, name)]
@@ -289,3 +301,37 @@ def all_autoencoders(file):
         for seed in study.autoencoder.seeds
         for model in study.order()
     ]
+
+
+def places(names, study):
+    """The place of each name in the study, from which its colour follows."""
+    order = list(study)
+    return {name: order.index(name) for name in names}
+
+
+@cache
+def browser():
+    """Whether there is a browser that draws images: looked for when a job needs to know, as it takes time."""
+    from feature_lineage.export import find_browser
+
+    return find_browser() is not None
+
+
+def images(wildcards):
+    """SVG and PNG of each figure, as far as they can be had.
+
+    They are drawn where Snakemake runs. A job may run on another machine, with no browser or with one more: it takes the images that
+    it finds, unless they are of an earlier figure.
+    """
+    found = []
+    for figure, source in FIGURES.items():
+        for path in (f"<results>/figures/{figure}.{kind}" for kind in ("svg", "png")):
+            drawn, of = (p.replace("<results>", RESULTS) for p in (path, source))
+            if (
+                browser()
+                if workflow.is_main_process
+                else os.path.exists(drawn)
+                and os.path.getmtime(drawn) >= os.path.getmtime(of)
+            ):
+                found.append(path)
+    return found

@@ -1,6 +1,4 @@
 # Curves; and of every figure its numbers, and images where there is a browser to draw them.
-from functools import cache
-
 MERGES = [
     name for name, block in study.models.items() if isinstance(block, MergedModel)
 ]
@@ -12,12 +10,6 @@ DRAWN = [
     "scores",
 ]
 TRAINED = [name for name, block in study.models.items() if hasattr(block, "training")]
-
-
-def places(names, study):
-    """The place of each name in the study, from which its colour follows."""
-    order = list(study)
-    return {name: order.index(name) for name in names}
 
 
 rule draw_sweep:
@@ -118,34 +110,6 @@ FIGURES = {
     "sankey": "<results>/flows/sankey.json",
     **{name: f"<results>/figures/{name}.json" for name in DRAWN},
 }
-
-
-@cache
-def browser():
-    """Whether there is a browser that draws images: looked for when a job needs to know, as it takes time."""
-    from feature_lineage.export import find_browser
-
-    return find_browser() is not None
-
-
-def images(wildcards):
-    """SVG and PNG of each figure, as far as they can be had.
-
-    They are drawn where Snakemake runs. A job may run on another machine, with no browser or with one more: it takes the images that
-    it finds, unless they are of an earlier figure.
-    """
-    found = []
-    for figure, source in FIGURES.items():
-        for path in (f"<results>/figures/{figure}.{kind}" for kind in ("svg", "png")):
-            drawn, of = (p.replace("<results>", RESULTS) for p in (path, source))
-            if (
-                browser()
-                if workflow.is_main_process
-                else os.path.exists(drawn)
-                and os.path.getmtime(drawn) >= os.path.getmtime(of)
-            ):
-                found.append(path)
-    return found
 
 
 onstart:
