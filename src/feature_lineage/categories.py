@@ -6,7 +6,7 @@ import keyword
 import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,10 @@ CATEGORIES = (*CLASSES, "position", "mixed")
 MAJORITY = 0.5  # share of the mass that a category takes more than
 CODE = 0.05  # share of a corpus's tokens with a sign of code in it
 TOP_TOKENS = 5
-TILE_BYTES = 1 << 28  # mass of each token and feature, as many features at a time
+PAIRS = (
+    1 << 24
+)  # of a feature and a token whose sums are held at once, 16 bytes each: features with more take another pass
+BUFFER = 1 << 21  # activations that are sorted at once
 
 LUA = "and break do else elseif end false for function goto if in local nil not or repeat return then true until while"
 KEYWORDS = frozenset([*keyword.kwlist, *LUA.split()])
@@ -141,7 +144,8 @@ def _class(run: str, is_code: bool, several: bool) -> int:
 def categorise(path: str | Path, tokens: np.ndarray, classes: np.ndarray, vocabulary: int, label: str) -> pa.Table:
     """The category of each feature, and the tokens with most of its activation.
 
-    The file is read once for every `TILE_BYTES` of features × vocabulary; memory does not grow with the sample.
+    The file is read once, and once more for each `PAIRS` of a feature and a token that it fires on; memory grows with neither the
+    sample nor features × vocabulary.
 
     Args:
         path: activations, a file of `features.feature_batches`.
@@ -156,25 +160,23 @@ def categorise(path: str | Path, tokens: np.ndarray, classes: np.ndarray, vocabu
         log(share / share of the token in the sample). Null, and no tokens, for a feature that never fires.
     """
     (windows, length), features = tokens.shape, read_provenance(path)["features"]
-    tile = max(1, TILE_BYTES // (8 * vocabulary))
     unigram = np.bincount(tokens.ravel(), minlength=vocabulary) / tokens.size
     on_class, on_position = np.zeros(features * len(CLASSES)), np.zeros(features * length)
     active = np.zeros(features, np.int64)
     lists: list[list[dict[str, Any]]] = []
-    with progress(windows * -(-features // tile), "window", label) as bar:
-        for first in range(0, features, tile):
-            mass = np.zeros((min(tile, features - first), vocabulary))
+    with progress(windows, "window", label) as bar:
+        while len(lists) < features:
+            first = len(lists)
+            sums = _Sums(first, features, vocabulary)
             for window, position, feature, activation in window_pieces(path, tokens.shape):
                 if not first:
                     key = feature * len(CLASSES) + classes[window, position]
                     on_class += np.bincount(key, activation, len(on_class))
                     on_position += np.bincount(feature * length + position, activation, len(on_position))
                     active += np.bincount(feature, minlength=features)
-                here = (feature >= first) & (feature < first + len(mass))
-                key = (feature[here] - first).astype(np.int64) * vocabulary + tokens[window[here], position[here]]
-                np.add.at(mass.reshape(-1), key, activation[here].astype(np.float64))
-                bar.update(windows * (first // tile) + int(window[-1]) + 1 - bar.n)
-            lists += _top_tokens(mass, unigram)
+                    bar.update(int(window[-1]) + 1 - bar.n)
+                sums.add(feature, tokens[window, position], activation)
+            lists += sums.top_tokens(unigram)
     on_class, on_position = on_class.reshape(features, -1), on_position.reshape(features, -1)
     total = on_class.sum(1)
     fires = total > 0
@@ -189,16 +191,62 @@ def categorise(path: str | Path, tokens: np.ndarray, classes: np.ndarray, vocabu
     return pa.table([np.arange(features, dtype=np.int32), *columns], schema=CATEGORISED)
 
 
-def _top_tokens(mass: np.ndarray, unigram: np.ndarray) -> list[list[dict[str, Any]]]:
-    """For each row of masses [features, vocabulary], its tokens with the largest."""
-    feature, token = np.nonzero(mass)
-    order, _ = leading(feature, mass[feature, token], token, TOP_TOKENS)
-    total = mass.sum(1)
-    lists: list[list[dict[str, Any]]] = [[] for _ in mass]
-    for row, number in zip(feature[order].tolist(), token[order].tolist(), strict=True):
-        share = float(mass[row, number] / total[row])
-        lists[row].append({"token": number, "share": share, "ratio": float(np.log(share / unigram[number]))})
-    return lists
+class _Sums:
+    """Activation of each feature of a range on each token, for the pairs that occur.
+
+    The range ends earlier as soon as its pairs are more than `PAIRS`, down to one feature. Each sum adds up in the order of the file, so
+    that it does not depend on where ranges end.
+    """
+
+    def __init__(self, first: int, stop: int, vocabulary: int) -> None:
+        self.first, self.stop, self.vocabulary = first, stop, vocabulary
+        self.key, self.sum = np.zeros(0, np.int64), np.zeros(0)  # feature × vocabulary + token, ascending
+        self.waiting: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def add(self, feature: np.ndarray, token: np.ndarray, activation: np.ndarray) -> None:
+        here = (feature >= self.first) & (feature < self.stop)
+        key = feature[here].astype(np.int64) * self.vocabulary + token[here]
+        self.waiting.append((key, activation[here].astype(np.float64)))
+        if sum(len(key) for key, _ in self.waiting) >= BUFFER:
+            self._merge()
+
+    def _merge(self) -> None:
+        if not self.waiting:
+            return
+        key, activation = (np.concatenate(column) for column in zip(*self.waiting, strict=True))
+        self.waiting = []
+        found, number = np.unique(key, return_inverse=True)
+        place = np.searchsorted(self.key, found)
+        known = np.zeros(len(found), bool)
+        inside = place < len(self.key)
+        known[inside] = self.key[place[inside]] == found[inside]
+        self.key = np.insert(self.key, place[~known], found[~known])
+        self.sum = np.insert(self.sum, place[~known], 0.0)
+        place += np.cumsum(~known) - ~known  # behind the new ones before it
+        np.add.at(self.sum, place[number], activation)
+        while len(self.key) > PAIRS and self.stop - self.first > 1:
+            self.stop = (self.first + self.stop) // 2
+            kept = int(np.searchsorted(self.key, self.stop * self.vocabulary))
+            self.key, self.sum = self.key[:kept].copy(), self.sum[:kept].copy()
+
+    def top_tokens(self, unigram: np.ndarray) -> list[list[dict[str, Any]]]:
+        """For each feature of the range, its tokens with the largest sums."""
+        self._merge()
+        feature, token = np.divmod(self.key, self.vocabulary)
+        order, _ = leading(feature, self.sum, token, TOP_TOKENS)
+        bounds = np.searchsorted(feature, np.arange(self.first, self.stop + 1))
+        total = np.zeros(self.stop - self.first)
+        row = np.zeros(self.vocabulary)
+        for number, (start, stop) in enumerate(pairwise(bounds.tolist())):
+            row[token[start:stop]] = self.sum[start:stop]
+            total[number] = row.sum()
+            row[token[start:stop]] = 0
+        lists: list[list[dict[str, Any]]] = [[] for _ in total]
+        for place in order.tolist():
+            one, number = int(feature[place]) - self.first, int(token[place])
+            share = float(self.sum[place] / total[one])
+            lists[one].append({"token": number, "share": share, "ratio": float(np.log(share / unigram[number]))})
+        return lists
 
 
 def count_categories(
