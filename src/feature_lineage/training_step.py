@@ -318,7 +318,8 @@ def _sparse_step(
     # In float64, and in an order that does not change: sums by atomics, as `bincount` has them on a GPU, change in their last bits.
     sums = torch.segment_reduce(columns.double()[order], "sum", offsets=starts, axis=0, unsafe=True)
     fired = sums[:, 0]
-    parallel, bias, *at_thresholds = sums[:, 1:].T.float()
+    # Side by side in memory, as fused Adam reads them.
+    parallel, bias, *at_thresholds = sums[:, 1:].T.float(memory_format=torch.contiguous_format)
     least = _least(value) if variant.among == "batch" and len(value) else fired.new_zeros(())
     step = Step(
         _numbers(
