@@ -574,7 +574,7 @@ def test_a_budget_that_ends_half_way_leaves_scores_on_both_sides_and_is_told(gat
     evidence = gathered[0]([one.feature for one in chosen])
     seen = set()
     with serve(oracle) as server:
-        for number, budget in enumerate(np.linspace(0.0035, 0.014, 6)):
+        for number, budget in enumerate(np.linspace(0.0035, 0.014, 10)):
             caplog.clear()
             ledger = Ledger(tmp_path / str(number) / "replies.jsonl")
             asked = Endpoint(service(server.url, budget=float(budget), parallel=1), ledger)
