@@ -61,12 +61,21 @@ def missing(requirements: tuple[str, ...] = NEEDED) -> list[str]:
             continue
         if asker == "the benchmark" and not requirement.specifier.contains(Version(version).base_version):
             found.append(f"{requirement.name}{requirement.specifier}, not {version}")
+        if requirement.name == "torch":  # taken as it is: a build of the machine's own has its libraries elsewhere
+            continue
         if requirement.name.lower() not in seen:
             seen.add(requirement.name.lower())
             queue += [
                 (Requirement(text), requirement.name) for text in importlib.metadata.requires(requirement.name) or []
             ]
     return sorted(set(found))
+
+
+def imports() -> bool:
+    """Whether what the parts use can be imported, whatever is missing."""
+    modules = "activations, autoencoder_training, controls, evaluation, features, logit_effects, merge, training"
+    command = [sys.executable, "-c", f"from feature_lineage import {modules}"]
+    return subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT / "src")}).returncode == 0
 
 
 def run(part: str, options: argparse.Namespace) -> None:
@@ -148,8 +157,11 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="only say which packages are missing")
     options = parser.parse_args()
     if lacking := missing():
-        sys.exit("missing here, carry their wheels along:\n" + "\n".join(f"  {one}" for one in lacking))
-    if options.check:
+        print("missing here, carry their wheels along:\n" + "\n".join(f"  {one}" for one in lacking), flush=True)
+        if options.check or not imports():
+            sys.exit(1)
+        print("the library can be imported all the same", flush=True)
+    elif options.check:
         return print("nothing is missing")
     if options.device == "cuda":
         import torch

@@ -96,6 +96,20 @@ def test_wheels_that_are_missing_are_listed_first(benchmark):
     ]
 
 
+def test_what_is_missing_and_not_needed_stops_nothing(benchmark, tmp_path, monkeypatch, capsys):
+    """Some packages require what nothing here imports; what does stop it is said before any part runs."""
+    monkeypatch.setattr(benchmark, "missing", lambda: ["no-such-package (for another)"])
+    monkeypatch.setattr(benchmark, "run", lambda part, options: None)
+    monkeypatch.setattr(
+        sys, "argv", ["gpu.py", "--tiny", "--device", "cpu", "--out", str(tmp_path), "--parts", "probe"]
+    )
+    benchmark.main()
+    assert "no-such-package" in capsys.readouterr().out
+    monkeypatch.setattr(benchmark, "imports", lambda: False)
+    with pytest.raises(SystemExit):
+        benchmark.main()
+
+
 def test_the_docstring_names_the_groups_and_what_to_carry(benchmark):
     for text in ("--parts probe exact", "--parts sae chain project", "transformer-lens", "sae-lens"):
         assert text in benchmark.__doc__
