@@ -307,7 +307,7 @@ def test_a_gpu_reads_512_windows_at_once(study, monkeypatch, on_gpu, name):
     real = language_model.check_windows
     for module in (activations, language_model):
         monkeypatch.setattr(
-            module, "check_windows", lambda model, tokens: read.append(len(tokens)) or real(model, tokens)
+            module, "check_windows", lambda model, tokens, *key: read.append(len(tokens)) or real(model, tokens, *key)
         )
     with gpu(monkeypatch):
         bridges = [activations.load_hooked(path, HOOK) for path in study.paths]

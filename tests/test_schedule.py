@@ -37,11 +37,11 @@ def train(token_directories, bridge, path, monkeypatch, tokens, **changes):
     the curve."""
     given = []
 
-    def step(kind, weights, centring, adam, x, cost, dead, dense):
+    def step(kind, weights, centring, adam, x, cost, dead, *rest):
         if not given:
             weights.encoder_bias[:5] = -1e3
         given.append(set(dead.tolist()))
-        return training_step(kind, weights, centring, adam, x, cost, dead, dense)
+        return training_step(kind, weights, centring, adam, x, cost, dead, *rest)
 
     monkeypatch.setattr(at, "training_step", step)
     options = OPTIONS | {"variant": "l1", "tokens": tokens, "label": "test", "seed": 0} | changes
