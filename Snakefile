@@ -10,7 +10,8 @@ min_version("9.27")
 # Jobs run this checkout's library, in whatever environment they are deployed to.
 SOURCE = os.path.join(workflow.basedir, "src")
 sys.path.insert(0, SOURCE)
-os.environ.update(PYTHONPATH=SOURCE)
+theirs = [p for p in os.getenv("PYTHONPATH", "").split(os.pathsep) if p != SOURCE]
+os.environ.update(PYTHONPATH=os.pathsep.join([SOURCE, *filter(None, theirs)]))
 
 # A config file given on the command line replaces the demo's, it is not laid over it.
 if not workflow.overwrite_configfiles:
@@ -102,7 +103,7 @@ rule cases:
 rule figures:
     input:
         expand("<results>/figures/{figure}.csv", figure=FIGURES),
-        IMAGES,
+        images,
 
 
 rule interpretations:

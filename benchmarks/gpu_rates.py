@@ -179,7 +179,7 @@ def train_autoencoder(model: Path, folder: Path, steps: int, place: torch.device
     found, _ = train_on_model(
         load_hooked(model, HOOK), {"a": train}, {"a": held_out}, folder / "checkpoint.safetensors", label="benchmark", seed=0,
         hook=HOOK, expansion=SIZE.m // n, tokens=steps * SIZE.tokens, context=SIZE.context, batch=batch,
-        resampling={"steps": [], "silent_steps": steps, "pool_tokens": SIZE.tokens}, lr=1e-3, l0=SIZE.l0, l1=1e-3,
+        resampling={"at": [], "silent": 0.5, "pool_tokens": SIZE.tokens}, lr=1e-3, l0=SIZE.l0, l1=1e-3,
         l1_warmup_steps=steps // 10, normalize=True, mean="elements", init="transpose",
     )  # fmt: skip
     save_autoencoder(found, folder / "autoencoder", HOOK, SIZE.context, {})

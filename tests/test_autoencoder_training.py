@@ -401,7 +401,7 @@ HOOK = "blocks.0.mlp.hook_post"
 OPTIONS = {
     "hook": HOOK, "expansion": 2, "tokens": 3200, "context": 8, "batch": 10, "lr": 1e-3, "l1": 1e-3, "l1_warmup_steps": 0,
     "variant": "l1", "l0": None, "normalize": True, "mean": "elements", "init": "kaiming",
-    "resampling": {"steps": [12], "silent_steps": 4, "pool_tokens": 400},
+    "resampling": {"at": [0.3], "silent": 0.1, "pool_tokens": 400},
 }  # fmt: skip
 
 

@@ -79,7 +79,6 @@ COLUMNS = {
     "large bytes": pa.array([b"\xff"], pa.large_binary()),
     "list": pa.array([["a"]]),
     "int": pa.array([1]),
-    "NoneType": pa.nulls(1),
     "dict": pa.array([{"a": 1}]),
 }
 
@@ -377,10 +376,10 @@ def short(tmp_path_factory, tokenizer_dir):
 def test_windows_longer_than_the_model_reads(short, tmp_path, write_tokens):
     directory = {"c": write_tokens(tmp_path / "c", np.arange(640) % 400)}
     windows = Windows(directory, 32)
-    said = [f"model {short}: ", "at most 16 tokens", "not 32", "training.block"]
-    refused(lambda: evaluate_model(published_model(short), windows, np.arange(4)), *said)
+    said = [f"model {short}: ", "at most 16 tokens", "not 32", "n_positions"]
+    refused(lambda: evaluate_model(published_model(short), windows, np.arange(4)), *said, "length of the windows")
     bridge = load_hooked(short, HOOK)
-    refused(lambda: activations(bridge, HOOK, windows[np.arange(4)]), *said)
+    refused(lambda: activations(bridge, HOOK, windows[np.arange(4)]), *said, "set autoencoder.context to")
     options = {
         "tokens": None,
         "epochs": 1.0,
@@ -392,7 +391,9 @@ def test_windows_longer_than_the_model_reads(short, tmp_path, write_tokens):
     }
     options |= {"evaluations": 1, "evaluation_tokens": 100, "label": "m", "seed": 0, "balance": False}
     refused(
-        lambda: train_model(published_model(short), directory, directory, tmp_path / "checkpoints", **options), *said
+        lambda: train_model(published_model(short), directory, directory, tmp_path / "checkpoints", **options),
+        *said,
+        "set models.m.training.block to",
     )
 
 
@@ -524,7 +525,7 @@ def test_more_active_features_than_there_are_and_a_parent_of_another_width(check
     bridge = load_hooked(checkpoint, HOOK)
     options = {"hook": HOOK, "expansion": 2, "tokens": 400, "context": 8, "batch": 4, "lr": 1e-3, "l1": 1e-3}
     options |= {"l1_warmup_steps": 0, "normalize": False, "mean": "elements"}
-    options |= {"resampling": {"steps": [], "silent_steps": 5, "pool_tokens": 100}, "label": "m", "seed": 0}
+    options |= {"resampling": {"at": [], "silent": 0.1, "pool_tokens": 100}, "label": "m", "seed": 0}
     faults = [
         ({"variant": "topk", "l0": 1000.0, "init": "kaiming", "parent": None}, ["autoencoder.l0", "1000", "64"]),
         (

@@ -119,7 +119,7 @@ def test_an_autoencoder_started_from_another_and_hardly_trained_keeps_all_number
     started, _ = train_on_model(
         bridge, token_directories, token_directories, tmp_path / "checkpoint", label="test", seed=0, hook=HOOK,
         expansion=2, tokens=640, context=8, batch=8, lr=1e-12, l1=1e-3, l1_warmup_steps=0, normalize=True, mean="data",
-        init="parent", parent=parent, resampling={"steps": [], "silent_steps": 100, "pool_tokens": 64},
+        init="parent", parent=parent, resampling={"at": [], "silent": 0.5, "pool_tokens": 64},
     )  # fmt: skip
     windows = Windows(token_directories, 8)
     x = activations(bridge, HOOK, windows[windows.spread(0, 1600)])

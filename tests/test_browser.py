@@ -5,7 +5,7 @@ import pytest
 from reports import EVIL, EVIL_TOKEN, IMAGE_TOKEN, NEEDLE, SIZE, content
 
 from feature_lineage.artifacts import write_table
-from feature_lineage.browser import SHARD, Features, read_features, write_browser, write_script
+from feature_lineage.browser import SHARD, Features, _without, read_features, write_browser, write_script
 from feature_lineage.feature_tokens import TOKENS
 
 
@@ -57,6 +57,46 @@ def test_index_says_tokens_categories_and_scores(folder):
     assert set(lua["interpretations"]) == {"5", "6"}
     assert lua["interpretations"]["5"]["simulation"] == 0.5
     assert "simulation" not in lua["interpretations"]["6"], "what is missing is not zero"
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"explanation": "verbs", "reason": None, "model_used": "m"}, []),
+        ({"reason": None, "model_used": None}, ["No language model was asked for an explanation."]),
+        (
+            {"reason": "token_mean: constant activations where it is scored", "model_used": None},
+            [
+                "No language model was asked for an explanation.",
+                "No score of the token statistics: constant activations where it is scored.",
+            ],
+        ),
+        (
+            {"reason": "explanation: the endpoint refuses the prompt: content_filter", "model_used": "m"},
+            ["No explanation: the endpoint refuses the prompt: content_filter."],
+        ),
+        (
+            {
+                "explanation": "verbs",
+                "model_used": "m",
+                "reason": "simulation: malformed; 3 times: a; b; shuffled: no other",
+            },
+            [
+                "No score of the simulation: malformed; 3 times: a; b.",
+                "No score of the shuffled explanation: no other.",
+            ],
+        ),
+        (
+            {"model_used": "m", "reason": "token_mean: x; explanation: y"},
+            ["No explanation: y.", "No score of the token statistics: x."],
+        ),
+        ({"reason": "no answer", "model_used": "m"}, ["No explanation: no answer."]),
+        ({"reason": None, "model_used": "m"}, ["No explanation."]),
+    ],
+)
+def test_what_is_missing_is_said_in_a_sentence(row, expected):
+    """A feature without an explanation read "None: token_mean: ...", as if that were the explanation."""
+    assert _without({"explanation": None} | row) == expected
 
 
 def test_details_are_those_of_the_feature(folder):

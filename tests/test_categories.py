@@ -95,8 +95,9 @@ def dense_category(activation, tokens, classes):
     return (name if by_class[name] > 0.5 else "mixed"), by_class[name], listed
 
 
-@pytest.mark.parametrize("tile", [8, 8 * 7 * 5, 1 << 20])  # one feature at a time, five, all
-def test_categories_are_those_of_a_dense_copy(tmp_path, monkeypatch, tile):
+@pytest.mark.parametrize(("pairs", "buffer"), [(1, 1), (35, 1), (35, 500), (1 << 20, 1), (1 << 20, 1 << 20)])
+def test_categories_are_those_of_a_dense_copy(tmp_path, monkeypatch, pairs, buffer):
+    """Some features at a time, down to one, and all; sorted an activation at a time, some and all at once."""
     tokens, classes = sample(0)
     dense = sparse_activations(1, tokens.size, 20)
     flat, kinds, place = tokens.ravel(), classes.ravel(), np.arange(tokens.size) % 5
@@ -108,7 +109,8 @@ def test_categories_are_those_of_a_dense_copy(tmp_path, monkeypatch, tile):
     dense[:, 5] *= np.arange(tokens.size) == np.argmax(dense[:, 5])  # one occurrence: no position
     dense[:, 6] = 0
     path = write_activations(tmp_path / "a.parquet", dense)
-    monkeypatch.setattr(categories, "TILE_BYTES", tile)
+    monkeypatch.setattr(categories, "PAIRS", pairs)
+    monkeypatch.setattr(categories, "BUFFER", buffer)
     found = categorise(path, tokens, classes, 7, "categories")
     assert found.schema == CATEGORISED
     assert found["feature"].to_pylist() == list(range(20))
@@ -121,6 +123,53 @@ def test_categories_are_those_of_a_dense_copy(tmp_path, monkeypatch, tile):
     names = found["category"].to_pylist()
     assert names[0] == CLASSES[kinds[0]] and names[3] == "position" and names[5] != "position" and names[6] is None
     assert {"mixed", "position", CLASSES[2], CLASSES[kinds[0]]} <= set(names)
+
+
+def test_a_large_vocabulary_takes_few_passes_and_bounded_memory(tmp_path, monkeypatch):
+    """A published model's 151,936 tokens: features × vocabulary are 311 million sums, of which the sample has 6,000.
+
+    Also tried: few sums at once, which take as many passes as they fill; the result is the same to the bit.
+    """
+    random = np.random.default_rng(0)
+    features, vocabulary = 2048, 151_936
+    tokens = random.integers(0, vocabulary, (300, 5))
+    dense = np.zeros((tokens.size, features), np.float32)
+    for row in dense:
+        row[random.integers(0, features, 4)] = random.exponential(1.0, 4)
+    path = write_activations(tmp_path / "a.parquet", dense)
+    passes, most = [], []
+    pieces = categories.window_pieces
+    monkeypatch.setattr(categories, "window_pieces", lambda *a: passes.append(1) or pieces(*a))
+    found = categorise(path, tokens, np.zeros(tokens.shape, np.uint8), vocabulary, "categories")
+    assert len(passes) == 1
+    merge = categories._Sums._merge
+
+    def watched(self):
+        merge(self)
+        most.append(len(self.key))
+
+    monkeypatch.setattr(categories._Sums, "_merge", watched)
+    monkeypatch.setattr(categories, "PAIRS", 1000)
+    monkeypatch.setattr(categories, "BUFFER", 100)
+    passes.clear()
+    assert categorise(path, tokens, np.zeros(tokens.shape, np.uint8), vocabulary, "categories").equals(found)
+    assert max(most) <= 1000 and 6 <= len(passes) <= 14
+
+
+def test_masses_add_up_in_the_order_of_the_sample(tmp_path, monkeypatch):
+    """So that the last bit depends on no buffer: against float64 sums token by token."""
+    tokens = np.random.default_rng(3).integers(0, 3, (400, 5))
+    dense = sparse_activations(4, tokens.size, 6, 0.8)
+    path = write_activations(tmp_path / "a.parquet", dense)
+    mass = np.zeros((6, 3))
+    for token, row in zip(tokens.ravel(), dense.astype(np.float64), strict=True):
+        mass[:, token] += row
+    for buffer in (1, 700, 1 << 20):
+        monkeypatch.setattr(categories, "BUFFER", buffer)
+        found = categorise(path, tokens, np.zeros(tokens.shape, np.uint8), 3, "categories")
+        for feature, listed in enumerate(found["tokens"].to_pylist()):
+            total = mass[feature].sum()
+            assert {one["token"]: one["share"] for one in listed} == dict(enumerate((mass[feature] / total).tolist()))
 
 
 def test_half_of_the_mass_is_no_majority(tmp_path):

@@ -152,17 +152,198 @@ def test_a_key_that_is_not_set_is_named_before_anything_is_sent(path, monkeypatc
         assert ask_many(server.url, path, 1)[0].value == 0
 
 
-GARBAGE = {
-    "no JSON": {"raw": b"<html>busy</html>"},
-    "a list": {"raw": b"[1]"},
-    "half a body": {"raw": b'{"choices": [{"mess'},
+USAGE = {"prompt_tokens": 20, "completion_tokens": 5}
+FAILED = {
+    "an error": {"error": {"message": "provider is overloaded", "code": 502}},
+    "an error in words": {"error": "provider is overloaded"},
+    "an error without a status": {"error": {"message": "provider is overloaded", "code": "server_error"}},
+    "an error and no choice": completion("1", choices=[], error={"message": "provider is overloaded", "code": "503"}),
+    "an error beside half a text": completion("1", error={"message": "provider is overloaded"}),
+    "an error in the choice": completion("1", choices=[{"error": {"message": "provider is overloaded"}}]),
+    "words alone": {"message": "provider is overloaded"},
+    "a detail": {"detail": "provider is overloaded"},
     "no choices": completion("1", choices=[]),
-    "no text": completion(None, finish="content_filter"),
+    "null for choices": completion("1", choices=None),
+    "choices missing": {"id": "1", "object": "chat.completion", "usage": USAGE},
+    "a choice that is null": completion("1", choices=[None]),
+    "no message": completion("1", choices=[{"index": 0, "finish_reason": "stop"}]),
+    "a message that is null": completion("1", choices=[{"index": 0, "message": None}]),
+    "a message that is text": completion("1", choices=[{"index": 0, "message": "1"}]),
+    "null for a text": completion(None),
+    "a number for a text": completion(1),
+    "a text that ended with an error": completion("1", finish="error"),
+    "no text, ended with an error": completion("", finish="error"),
+    "half a character at the end": completion(None, finish="\ud800"),
+    "a page": {"raw": b"<html>provider is overloaded</html>"},
+    "nothing at all": {"raw": b""},
+    "no JSON": {"raw": b"provider is overloaded"},
+    "a list": {"raw": b"[1]"},
+    "a word": {"raw": b'"provider is overloaded"'},
+    "half a body": {"raw": b'{"choices": [{"mess'},
+    "a stream": {"raw": b'data: {"choices": [{"delta": {"content": "1"}}]}\n\ndata: [DONE]\n\n'},
+    "no UTF-8": {"raw": b"\xff\xfe\x00"},
+}
+DECLINED = {
+    "a refusal": completion(
+        "1", choices=[{"message": {"content": None, "refusal": "I cannot help with that"}, "finish_reason": "stop"}]
+    ),
+    "a refusal beside an empty text": completion(
+        "1", choices=[{"message": {"content": "", "refusal": "I cannot help with that"}, "finish_reason": "stop"}]
+    ),
+    "a filter": completion(None, finish="content_filter"),
+    "half a text and a filter": completion("1", finish="content_filter"),
+    "all its tokens thought": completion(None, finish="length"),
+}
+
+
+def words(step):
+    """What the log has to show of it, if it says anything."""
+    text = json.dumps(step, default=bytes.decode) if b"\xff" not in step.get("raw", b"") else ""
+    return next((said for said in ("provider is overloaded", "I cannot help with that") if said in text), "")
+
+
+@pytest.mark.parametrize("step", FAILED.values(), ids=FAILED.keys())
+def test_a_status_of_200_without_a_usable_reply_is_a_failed_request(path, step, caplog):
+    """It is sent again after a pause, never stored as a reply, and the endpoint's words are in the log.
+
+    Other cases of the kind: `FAILED` and `DECLINED`; the same with usage, without, and with usage that cannot be; in the first
+    request, in the middle and for ever; under an older ledger.
+    """
+    with serve(lambda body, number: step if number < 3 else echo(body, number)) as server:
+        with caplog.at_level(logging.WARNING):
+            answers = ask_many(server.url, path, 2, parallel=1)
+        assert ask_many(server.url, path, 2) == answers
+        assert len(server.bodies) == 5
+    assert [answer.value for answer in answers] == [0, 1]
+    assert len(lines(path, "reply")) == 2 and words(step) in caplog.text and "a request failed" in caplog.text
+    assert {body["temperature"] for body in server.bodies} == {0}, "the same request, not another attempt"
+
+
+@pytest.mark.parametrize("step", DECLINED.values(), ids=DECLINED.keys())
+def test_a_question_that_a_model_declines_costs_no_other_and_is_not_stored(path, step, caplog):
+    declines = True
+
+    def script(body, number):
+        return step if declines and "Say 1." in str(body) else echo(body, number)
+
+    with serve(script) as server, caplog.at_level(logging.WARNING):
+        answers = ask_many(server.url, path, 3, parallel=1)
+        assert len(server.bodies) == 5
+        assert [answer.value for answer in answers] == [0, None, 2]
+        assert answers[1].reason.startswith("no whole text, 3 times: ") and words(step) in answers[1].reason
+        assert words(step) in caplog.text and len(lines(path, "reply")) == 2
+        assert answers[1].usd == pytest.approx(3 * 110e-6) and Ledger(path).spent == pytest.approx(5 * 110e-6)
+        declines = False
+        assert [answer.value for answer in ask_many(server.url, path, 3)] == [0, 1, 2]
+        assert len(server.bodies) == 6
+
+
+@pytest.mark.parametrize("step", FAILED.values(), ids=FAILED.keys())
+def test_an_endpoint_that_never_gives_a_usable_reply_ends_the_job(path, step):
+    with serve(lambda body, number: step) as server:
+        with pytest.raises(InputError, match=r"did not answer 8 times in a row.*replies\.jsonl") as error:
+            ask_many(server.url, path, 5, parallel=1)
+        assert len(server.bodies) == 8
+    assert words(step) in str(error.value) and "\n" not in str(error.value)
+    assert not lines(path, "reply")
+
+
+def test_a_question_that_alone_is_never_answered_costs_itself_alone_three_in_a_row_end_the_job(path):
+    step = FAILED["an error"]
+    with serve(lambda body, number: step if "Say 2." in str(body) else echo(body, number)) as server:
+        answers = ask_many(server.url, path, 5, parallel=1)
+        assert len(server.bodies) == 4 + 8
+    assert [answer.value for answer in answers] == [0, 1, None, 3, 4]
+    assert answers[2].reason.startswith("the endpoint gave no reply, 8 times: ") and words(step) in answers[2].reason
+    with serve(lambda body, number: step if number >= 2 else echo(body, number)) as server:
+        with pytest.raises(InputError, match="did not answer 8 times in a row"):
+            ask_many(server.url, path.with_name("down.jsonl"), 9, parallel=1)
+        assert len(server.bodies) == 2 + 3 * 8
+
+
+@pytest.mark.parametrize("code", [400, 401, 403, 404, "401"])
+def test_an_error_with_status_200_that_names_a_refusal_is_one(path, code):
+    with serve(lambda body, number: {"error": {"message": "no such key", "code": code}}) as server:
+        with pytest.raises(InputError, match=r"refuses requests for model.*no such key"):
+            ask_many(server.url, path, 5, parallel=1)
+        assert len(server.bodies) == 1
+    assert Ledger(path).spent == 0
+
+
+def test_what_a_failed_request_bills_counts_and_what_it_does_not_say_counts_as_the_most(path):
+    worst = cost(service(""), most_prompt_tokens(question(0)), 50)
+    error = {"error": {"message": "late", "code": 502}}
+    for number, (step, each) in enumerate(
+        (
+            (error | {"usage": USAGE}, 25e-6),
+            (completion(None, 20, 5), 25e-6),
+            (error, worst),
+            ({"error": {"message": "soon", "code": 429}}, 0),
+            ({"raw": b'{"choices": [{"mess'}, worst),
+            (error | {"usage": {"prompt_tokens": -1, "completion_tokens": 10**30}}, worst),
+        )
+    ):
+        ledger = path.with_name(f"{number}.jsonl")
+        with serve(lambda body, number, step=step: step if number < 2 else echo(body, number)) as server:
+            (answer,) = ask_many(server.url, ledger, 1)
+            ask_many(server.url, ledger, 1)
+            assert len(server.bodies) == 3 and answer.value == 0
+        assert Ledger(ledger).spent == pytest.approx(2 * each + 110e-6)
+        stated = "usage" in step and each < worst
+        assert answer.usd == pytest.approx((2 * each if stated else 0) + 110e-6), (
+            "what was billed, as far as it was said"
+        )
+    with serve(lambda body, number: error | {"usage": USAGE}) as server:
+        path = path.parent / "budget" / path.name
+        (answer,) = ask_many(server.url, path, 1, budget=worst + 30e-6)
+        assert len(server.bodies) == 2 and answer.reason == "interpretation.budget_usd is spent"
+        assert Ledger(path).spent == pytest.approx(50e-6)
+
+
+def test_failed_requests_that_an_older_ledger_holds_as_replies_are_asked_again(path):
+    """They were paid, and go on counting; they are no replies. The older version wrote `text: null` for all that it could not read."""
+    with serve(echo) as server:
+        endpoint = Endpoint(service(server.url), Ledger(path))
+        for number, (text, finish) in enumerate(((None, "unreadable"), (None, "content_filter"), ("1", "error"))):
+            digest = endpoint._digest(endpoint._request(question(number), 0), 0)
+            endpoint.ledger.write({"asked": digest, "usd": 1e-3})
+            entry = module._entry(digest, 5e-4, "scripted") | {"text": text, "finish": finish}
+            endpoint.ledger.write(entry)
+        endpoint.ledger.close()
+        answers = ask_many(server.url, path, 3)
+        assert [answer.value for answer in answers] == [0, 1, 2] and len(server.bodies) == 3
+        assert answers == ask_many(server.url, path, 3) and len(server.bodies) == 3
+    assert Ledger(path).spent == pytest.approx(3 * (5e-4 + 110e-6)) == sum(answer.usd for answer in answers)
+
+
+def test_a_text_in_parts_is_a_text(path):
+    parts = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "4"}, {"type": "text", "text": "2"}]
+    with serve(lambda body, number: completion(parts)) as server:
+        assert ask_many(server.url, path, 1)[0].value == 42
+
+
+def test_an_endpoint_that_bills_more_than_was_asked_for_is_asked_nothing_more(path):
+    """A reply longer than `max_tokens`, or a prompt of more tokens than bytes: no budget can be kept with such bills.
+
+    The same of a failed request. Where there is no budget, nothing is overrun.
+    """
+    greedy = completion("0", 30, 400)
+    for number, step in enumerate((greedy, completion("0", 4000, 1), completion(None, 30, 400))):
+        ledger = path.with_name(f"{number}.jsonl")
+        with serve(lambda body, number, step=step: step) as server:
+            with pytest.raises(InputError, match=r"billed USD 0\.00.*limited to 50 tokens.*budget_usd.*max_tokens"):
+                ask_many(server.url, ledger, 30, parallel=1, budget=1.0)
+            assert len(server.bodies) == 1
+        assert Ledger(ledger).spent > cost(service(""), most_prompt_tokens(question(0)), 50)
+    with serve(lambda body, number: greedy) as server:
+        assert [answer.value for answer in ask_many(server.url, path, 3)] == [0, 0, 0]
+
+
+GARBAGE = {
     "cut off": completion("1", finish="length"),
     "words": completion("about seven"),
     "nothing": completion(""),
     "half a character": completion("7\ud800"),
-    "half a character at the end": completion(None, finish="\ud800"),
 }
 
 

@@ -7,6 +7,7 @@ from autoencoders import TOKENS, M, N, random_autoencoder, sample, weights_of
 
 from feature_lineage.activations import activations, next_token_losses
 from feature_lineage.evaluation import Evaluation, evaluate_autoencoder
+from feature_lineage.language_model import evaluate_model
 from feature_lineage.tokens import Windows
 from feature_lineage.training_step import export
 
@@ -34,7 +35,7 @@ def test_evaluation_equals_a_float64_reference():
 
 def test_evaluation_counts_every_token_once_and_recovers_loss(token_directories, bridge):
     autoencoder = random_autoencoder()
-    found = evaluate_autoencoder(bridge, HOOK, autoencoder, token_directories, 8, 320, "test")
+    found = evaluate_autoencoder(bridge, HOOK, autoencoder, token_directories, 8, 160, "test")
     windows = Windows(token_directories, 8)
     tokens = np.concatenate([windows[windows.spread(i, 160)] for i in range(2)])
     x = activations(bridge, HOOK, tokens)
@@ -55,3 +56,18 @@ def test_evaluation_counts_every_token_once_and_recovers_loss(token_directories,
     recovered = (loss["zero"] - loss["spliced"]) / (loss["zero"] - loss["clean"])
     assert found["loss_recovered"] == pytest.approx(recovered, rel=1e-4)
     assert set(found["corpora"]) == {"ast", "wrap"}
+
+
+def test_every_evaluation_takes_its_tokens_from_each_corpus(token_directories, bridge):
+    """One number for autoencoders, models and merges' paths; a corpus that holds fewer gives all that it holds."""
+    windows = Windows(token_directories, 8)
+    first, second = (token_directories[name] for name in windows.corpora)
+    for directories in ({"one": first}, {"one": first, "two": second}, {"one": first, "two": second, "three": second}):
+        found = evaluate_autoencoder(bridge, HOOK, random_autoencoder(), directories, 8, 160, "test")
+        assert found["tokens"] == 160 * len(directories)
+    held = int(windows.counts().sum()) * 8
+    assert (
+        evaluate_autoencoder(bridge, HOOK, random_autoencoder(), token_directories, 8, 10**9, "test")["tokens"] == held
+    )
+    for number in range(2):
+        assert evaluate_model(bridge.original_model, windows, windows.spread(number, 160))["tokens"] == 160 / 8 * 7

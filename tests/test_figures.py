@@ -302,6 +302,48 @@ def test_autoencoders_show_their_four_measures():
     ]  # fmt: skip
 
 
+def test_a_model_and_a_corpus_have_one_colour_in_every_figure():
+    """Of the lineage base, imported, lua, both: figures leave out models without a curve, and show an autoencoder for each seed."""
+    place = {"base": 0, "imported": 1, "lua": 2, "both": 3}
+    curve = pd.DataFrame(
+        {
+            "tokens": [1],
+            "split": "train",
+            "corpus": None,
+            "loss": 1.0,
+            "l0": 1.0,
+            "mse": 1.0,
+            "loss_recovered": 1.0,
+            "dead_share": 0.0,
+        }
+    )
+    flow = sankey(SUMMARY | {"models": list(place), "bands": [{"parent": "base", "child": "lua", "origin": "base", "features": 1},
+                  {"parent": "lua", "child": "both", "origin": "lua", "features": 1}],
+                  "origins": {"base": {"base": 1}, "imported": {}, "lua": {"base": 1, "lua": 1}, "both": {"lua": 1}}}).data[0].node  # fmt: skip
+    found = {
+        model: {colour}
+        for (*_, model, origin), colour in zip(flow.customdata, flow.color, strict=True)
+        if model == origin
+    }
+    for trace in training({"base": curve, "lua": curve}, place).data:
+        found[trace.legendgroup].add(trace.line.color)
+    drawn = autoencoders(
+        {f"{model}, seed {seed}": curve for seed in (3, 5) for model in ("base", "lua", "both")}, place
+    ).data
+    for trace in drawn:
+        found.setdefault(trace.legendgroup.split(",")[0], set()).add(trace.line.color)
+    assert found == {model: {COLOURS[place[model]]} for model in ("base", "lua", "both")}
+    assert {(trace.name[-1], trace.line.dash) for trace in drawn} == {("3", "solid"), ("5", "dash")}
+    table = pd.DataFrame({"t": 0.0, "corpus": ["lua", "bible"], "accuracy": 0.5})
+    for corpora in (["lua"], ["bible", "lua"]):
+        shown = sweep(
+            table[table["corpus"].isin(corpora)], 0.5, ["a", "b"], {}, {"english": 0, "bible": 1, "lua": 2}
+        ).data
+        assert {trace.name: trace.line.color for trace in shown} == {
+            c: COLOURS[{"bible": 1, "lua": 2}[c]] for c in corpora
+        }
+
+
 def test_colours_are_told_apart_and_stay():
     names = [f"m{i}" for i in range(10)]
     found = colours(names)

@@ -1,3 +1,11 @@
+"""Which changes of the code make a step rerun, and that nothing else does."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from feature_lineage import fingerprint as module
@@ -156,3 +164,136 @@ def test_the_projects_scripts_reach_what_they_use(project, script, reaches, leav
     found = {path.stem for path in module._closure(project / "workflow" / "scripts" / f"{script}.py")}
     assert reaches <= found
     assert not leaves & found
+
+
+# --- whoever computes it ---------------------------------------------------------------------------------------------
+
+ELSEWHERE = """
+import importlib.util, sys
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("fingerprint", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+module.PACKAGE = Path(sys.argv[2])
+for script in sys.argv[3:]:
+    print(module.fingerprint(script))
+"""
+
+
+def elsewhere(python, package, scripts, seed="0"):
+    """The fingerprints of scripts as another process has them."""
+    command = [python, "-c", ELSEWHERE, module.__file__, package, *scripts]
+    environment = {"PATH": os.environ["PATH"], "PYTHONHASHSEED": seed}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def other_pythons():
+    """Interpreters that the project supports beside this one, here: on the path and pyenv's."""
+    found = {}
+    for minor in (11, 12, 13, 14):
+        paths = [Path(folder) / f"python3.{minor}" for folder in os.environ["PATH"].split(os.pathsep)]
+        paths += sorted(Path("~/.pyenv/versions").expanduser().glob(f"3.{minor}.*/bin/python3.{minor}"))
+        for path in paths:
+            ran = (
+                path.is_file() and subprocess.run([path, "-c", ""], capture_output=True).returncode == 0
+            )  # pyenv's shims do not
+            if ran and minor != sys.version_info.minor:
+                found.setdefault(minor, path)
+    return found
+
+
+TRICKY = """
+from __future__ import annotations
+import asyncio as a, os.path
+from . import *
+u"a docstring"
+x: int = 1_000; y = 0x10, 1e400, 2j, b"\\xff", ..., None, True, "\\U0001fae8 \\u0378 é", u"u", ""
+z = f"{x!r:>{y}} {x=} {x:} {'a' 'b'}" "c" f"", [], {}, (), {**{}}, [*y], x[1:, ::2], lambda: None
+def f(a, /, b=1, *c, d, e=2, **g) -> None: "doc"; return
+def g(): pass
+class C(object, metaclass=type):
+    "doc"
+async def h():
+    async with x as y, z: yield [i async for i in y if i if x]
+match x:
+    case [1, *_] | {"a": None, **rest} if (n := 1): pass
+    case C(a=1) as c: pass
+try: pass
+except* ValueError as e: raise E from None
+else: del x
+finally: assert x, "why"
+"""
+
+
+def test_every_version_of_python_computes_the_same(project, tmp_path):
+    """`ast.dump` has `type_params=[]` from 3.12 on and nothing empty from 3.13 on, and what `repr` shows of a text depends on the
+    version's Unicode. All scripts of the project, and one of all that Python can say."""
+    if not (pythons := other_pythons()):
+        pytest.skip("no other version of Python is installed")
+    (tmp_path / "tricky.py").write_text(TRICKY)
+    scripts = [*sorted((project / "workflow" / "scripts").glob("*.py")), tmp_path / "tricky.py"]
+    own = [fingerprint(script) for script in scripts]
+    assert len(set(own)) == len(own) > 20
+    for python in pythons.values():
+        assert elsewhere(python, module.PACKAGE, scripts) == own, python
+
+
+@pytest.fixture
+def nested(package):
+    """The package with folders in it, two modules of one name, and a script that reaches them."""
+    folder, hashed = package
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").write_text(f"from .same import value as {name}_value\n")
+        (folder / name / "same.py").write_text(f"value = '{name}'\n")
+    (folder / "__init__.py").write_text("version = 1\n")
+    (folder / "a" / "far.py").write_text("from ..inner import value\nfrom .. import aside\nfrom . import near\n")
+    (folder / "a" / "near.py").write_text("near = 1\n")
+    script = "from feature_lineage.a.same import value\nimport feature_lineage.b.same\nimport feature_lineage.a.far\n"
+    (folder.parent / "step.py").write_text(script)
+    return folder, hashed
+
+
+def test_two_modules_of_one_name_have_one_hash_in_every_process(nested):
+    folder, hashed = nested
+    script = folder.parent / "step.py"
+    found = {tuple(elsewhere(sys.executable, folder, [script], seed)) for seed in map(str, range(8))}
+    assert found == {(hashed(),)}
+
+
+def test_modules_of_one_name_are_told_apart(nested):
+    folder, hashed = nested
+    before = hashed()
+    (folder / "a" / "same.py").write_text("value = 'b'\n")
+    (folder / "b" / "same.py").write_text("value = 'a'\n")
+    assert hashed() != before, "what one said, the other says"
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "__init__.py",
+        "a/__init__.py",
+        "a/same.py",
+        "b/__init__.py",
+        "b/same.py",
+        "a/far.py",
+        "a/near.py",
+        "inner.py",
+        "aside.py",
+    ],
+)
+def test_packages_and_relative_imports_are_followed(nested, file):
+    """`import a.b.c` and `from a.b import c` run the `__init__.py` of a and b; `from .x`, `from ..x`, `from . import x` and
+    `from .. import x` are imports like any other."""
+    folder, hashed = nested
+    before = hashed()
+    (folder / file).write_text((folder / file).read_text() + "more = 1\n")
+    assert hashed() != before
+
+
+def test_the_same_checkout_elsewhere_has_the_same_hash(nested, tmp_path):
+    folder, hashed = nested
+    copied = shutil.copytree(folder.parent, tmp_path / "elsewhere" / "deeper")
+    assert elsewhere(sys.executable, copied / folder.name, [copied / "step.py"]) == [hashed()]

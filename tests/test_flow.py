@@ -30,6 +30,7 @@ from feature_lineage.flow import (
     trace_seeds,
     with_intervals,
 )
+from feature_lineage.study import Flow
 
 ORDER = ["base", "lua", "stories", "both"]
 # Share of tokens on which each feature fires; 0 is a dead feature.
@@ -394,6 +395,24 @@ def test_summary_of_several_seeds_has_edges_of_all_and_bands_of_the_first(files)
     assert (summary["bands"], summary["origins"]) == (first["bands"], first["origins"])
 
 
+def test_features_on_too_few_tokens_are_counted(files):
+    """Those that fire, but on fewer tokens than it takes; those that never fire are dead and not among them."""
+    for min_active in (1, 2, 3, 100):
+        found = trace_seeds(read(files, min_active), ORDER, 0.8).edges
+        for row in found.to_pylist():
+            active = {model: np.round(10 * DENSITIES[model]).astype(int) for model in ORDER}
+            for side in ("parent", "child"):
+                rare = (active[row[side]] > 0) & (active[row[side]] < min_active)
+                assert row[f"{side}_rare"] == rare.sum()
+                assert row[f"{side}_dead"] == (active[row[side]] < min_active).sum()
+            assert row["min_active"] == min_active
+
+
+def test_by_default_a_feature_of_a_few_tokens_does_not_persist():
+    """Two features that share their only token correlate at 1. The same for two to nine tokens; the tenth makes a feature."""
+    assert Flow().min_active == 10
+
+
 def test_features_on_too_few_tokens_are_dead_and_nobodys_match(files):
     # Of 10 tokens: base has 4, 3, 2, 0; lua 5, 1, 1, 1; of base's matches in lua, 0 alone is left.
     tables = trace_seeds(read(files, min_active=2), ORDER, 0.8)
@@ -422,7 +441,9 @@ def test_intervals_are_those_of_the_replicates_of_their_edge(tables):
         persisting = table["parent_persisting"].to_numpy() / table["parent_living"].to_numpy()
         emerging = 1 - table["child_persisting"].to_numpy() / table["child_living"].to_numpy()
         for name, shares in (("persisting", persisting), ("emerging", emerging)):
-            expected = np.clip(2 * row[f"{name}_share"] - np.percentile(shares, [97.5, 2.5]), 0, 1)
+            share = row[f"{name}_share"]
+            reach = 1.96 * np.linalg.norm(shares - share) / np.sqrt(len(shares))
+            expected = np.clip([share - reach, share + reach], 0, 1)
             assert (row[f"{name}_low"], row[f"{name}_high"]) == pytest.approx(expected)
         assert {key: row[key] for key in row if before[key] is not None} == {
             k: v for k, v in before.items() if v is not None

@@ -36,7 +36,7 @@ TRAINING = {
     "tokens": STEPS * 8 * CONTEXT,
     "context": CONTEXT,
     "batch": 8,
-    "resampling": {"steps": [20, 40], "silent_steps": 1, "pool_tokens": 2000},
+    "resampling": {"at": [0.34, 0.67], "silent": 0.01, "pool_tokens": 2000},
     "lr": 1e-2,
     "l0": 4,
     "l1": 0.1,
@@ -307,7 +307,7 @@ def test_a_gpu_reads_512_windows_at_once(study, monkeypatch, on_gpu, name):
     real = language_model.check_windows
     for module in (activations, language_model):
         monkeypatch.setattr(
-            module, "check_windows", lambda model, tokens: read.append(len(tokens)) or real(model, tokens)
+            module, "check_windows", lambda model, tokens, *key: read.append(len(tokens)) or real(model, tokens, *key)
         )
     with gpu(monkeypatch):
         bridges = [activations.load_hooked(path, HOOK) for path in study.paths]

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from contextlib import closing
 from itertools import pairwise
 
 import numpy as np
@@ -106,6 +107,8 @@ def test_features_are_chosen_equally_of_both_fates_and_stay_chosen():
         assert all((one.feature < 30) == (one.fate == PERSISTING) for one in found[count])
         assert all(one.single_token == bool(one.feature % 2) for one in found[count])
     assert all(set(few) <= set(more) for few, more in pairwise(found.values()))
+    assert [one.fate for one in found[20]] == [PERSISTING, OTHERS] * 10, "a budget that ends early ends for both alike"
+    assert [one.fate for one in found["all"]] == [PERSISTING, OTHERS] * 30 + [OTHERS] * 40
     assert found[20] != interpretation.choose(table, shares, "base", 0, 20, 6)
 
 
@@ -351,17 +354,20 @@ def interpreted(gathered, tmp_path, monkeypatch):
     monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.01)
     evidence = gathered[0]([one.feature for one in CHOSEN])
 
-    def interpret(script, **changes):
-        with serve(script) as server:
-            ledger = Ledger(tmp_path / "replies.jsonl")
+    def interpret_once(server, **changes):
+        with closing(Ledger(tmp_path / "replies.jsonl")) as ledger:
             rows = interpretation.ask_endpoint(
                 CHOSEN, evidence, TEXTS, Endpoint(service(server.url, **changes), ledger)
             )
             server.spent = ledger.spent
-            ledger.close()
         pa.Table.from_pylist(rows, INTERPRETATIONS)
-        return {row["feature"]: row for row in rows}, server, evidence
+        return {row["feature"]: row for row in rows}
 
+    def interpret(script, **changes):
+        with serve(script) as server:
+            return interpret_once(server, **changes), server, evidence
+
+    interpret.once = interpret_once
     return interpret
 
 
@@ -401,7 +407,12 @@ def test_faults_lose_no_score(interpreted):
     assert sum(server.paid.values()) < len(server.bodies)
 
 
-def test_what_cannot_be_scored_is_missing_with_its_reason_and_never_a_zero(interpreted):
+def test_what_cannot_be_scored_is_missing_with_its_reason_and_a_constant_simulation_is_a_zero(interpreted):
+    """A simulation that is the same at every token tells nothing about the feature: left out, it would leave the good ones alone.
+
+    The same for `shuffled` and, in the next test, for the baseline. Where the true activations are constant there is no score.
+    """
+
     def dull(body, number):
         text = oracle(body, number)["choices"][0]["message"]["content"]
         feature = re.search(r"The token t(\d+)\.", body["messages"][1]["content"])
@@ -413,18 +424,120 @@ def test_what_cannot_be_scored_is_missing_with_its_reason_and_never_a_zero(inter
         return completion(text)
 
     rows, _, _ = interpreted(dull)
-    assert rows[1]["simulation"] is None and "simulation: constant simulation" in rows[1]["reason"]
-    assert rows[0]["shuffled"] is None and "shuffled: constant simulation" in rows[0]["reason"]
+    assert rows[1]["simulation"] == rows[1]["simulation_spearman"] == rows[0]["shuffled"] == 0
     assert rows[3]["simulation"] is None and rows[3]["detection"] is None and rows[4]["shuffled"] is None
     assert "simulation: malformed reply, 3 times" in rows[3]["reason"] and "detection: malformed" in rows[3]["reason"]
     assert rows[2]["simulation"] > 0.5 and rows[2]["reason"] is None
-    assert not any(
-        value == 0
-        for row in rows.values()
-        for key, value in row.items()
-        if key in ("simulation", "shuffled", "detection")
-    )
     assert all(rows[f]["cost_usd"] > 0 for f in range(5))
+
+
+def test_a_constant_prediction_of_the_baseline_is_a_zero_and_constant_activations_have_no_score(gathered):
+    (one,) = gathered[0]([4])
+    flat = one._replace(token_means=np.full(one.token_means.shape, 0.3))
+    assert interpretation.baseline(CHOSEN[4], flat)["token_mean"] == 0
+    same = one._replace(score=one.score._replace(activations=np.full(one.score.activations.shape, 2.0)))
+    row = interpretation.baseline(CHOSEN[4], same)
+    assert row["token_mean"] is None and row["reason"] == "token_mean: constant activations where it is scored"
+
+
+def test_what_the_features_cost_adds_up_to_what_was_billed(interpreted):
+    """Features with one explanation share their questions, a feature's control may be another's own simulation.
+
+    Also tried: failed requests that were billed, malformed replies, a second run of the same ledger.
+    """
+
+    def alike(body, number):
+        if number == 3:
+            return {"error": {"message": "late", "code": 502}, "usage": {"prompt_tokens": 9, "completion_tokens": 1}}
+        found = oracle(body, number)
+        if "What does the feature respond to?" in body["messages"][1]["content"]:
+            return completion("The token t1.", 50, 5)
+        return found if number % 7 else completion("?", 8, 2)
+
+    with serve(alike) as server:
+        for _ in range(2):
+            rows = interpreted.once(server, parallel=1)
+            assert {row["explanation"] for row in rows.values()} == {"The token t1.", None}
+            assert sum(row["cost_usd"] for row in rows.values()) == pytest.approx(server.spent, rel=1e-9)
+            tokens = sum(row["prompt_tokens"] + row["completion_tokens"] for row in rows.values())
+            assert tokens / 1e6 == pytest.approx(server.spent)
+        assert 40 > len(server.bodies) > 10 and set(server.paid.values()) <= {1, 2}
+
+
+def test_detection_and_explanation_call_the_same_activations_active(sample, gathered):
+    """An activation below a tenth of the maximum is shown as 0: to the reader of an explanation it is none."""
+    (one,) = gathered[0]([4])
+    weak = one.score.activations.copy()
+    rows = np.flatnonzero(weak.max(1) > 0.1 * one.maximum)
+    weak[rows[::2]] *= 0.099 * one.maximum / weak[rows[::2]].max(1, keepdims=True)  # still above 0
+    one = one._replace(score=one.score._replace(activations=weak))
+    shown = interpretation.quantised(weak, one.maximum).any(1)
+    np.testing.assert_array_equal(interpretation.active(one.score, one.maximum), shown)
+    assert (weak.any(1) & ~shown).sum() >= 5
+    asked = []
+
+    def ask(prompt, parse, guess):
+        numbered = re.findall(r"^\d+\t(.+)$", prompt.user, re.MULTILINE)
+        truth = {"".join(TEXTS[t] for t in row): is_on for row, is_on in zip(one.score.tokens, shown, strict=True)}
+        asked.append([truth[text] for text in numbered])
+        reply = json.dumps([n for n, is_on in enumerate(asked[-1], 1) if is_on])
+        return endpoint.Answer(parse(Reply(reply, [])), None, 0, 0, 0.0)
+
+    scores, reason = interpretation._detect("x", one, TEXTS, ask)
+    assert scores == {"detection": 1.0} and reason is None and set(asked[0]) == {True, False}
+    silent = one._replace(explain=one.explain._replace(activations=one.explain.activations * 1e-3))
+    (row,) = interpretation.interpret([CHOSEN[4]], [silent], TEXTS, "m", ask, lambda f, items, _: list(map(f, items)))
+    assert "explanation: never active in the excerpts to be explained" in row["reason"] and len(asked) == 1
+
+
+def malformed(kind):
+    def script(body, number):
+        user = body["messages"][1]["content"]
+        explains = "What does the feature respond to?" in user
+        detects = "JSON" in body["messages"][0]["content"]
+        return (
+            completion("" if kind == "explanations" else "I cannot")
+            if (explains if kind == "explanations" else not explains and not detects)
+            else oracle(body, number)
+        )
+
+    return script
+
+
+@pytest.mark.parametrize("kind", ["explanations", "simulations"])
+def test_a_model_of_which_nothing_can_be_read_is_asked_no_more(interpreted, monkeypatch, kind):
+    """Five questions of a kind, three replies each, and not one readable. A second run sends nothing at all."""
+    monkeypatch.setattr(interpretation, "HOPELESS", 3)
+    with serve(malformed(kind)) as server:
+        for _ in range(2):
+            with pytest.raises(
+                InputError, match=rf"interpretation\.model: 3 {kind} by 'scripted'.*malformed.*another model"
+            ):
+                interpreted.once(server, parallel=1)
+            assert len(server.bodies) <= {"explanations": 3 * 3, "simulations": 5 + 2 * 7}[kind]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        completion("I cannot"),
+        completion(None, finish="content_filter"),
+        status(400, "no", "content_filter"),
+        completion("1", choices=[]),
+        {"error": {"message": "overloaded"}},
+        {"raw": b"<html>"},
+    ],
+    ids=["words", "filter", "refused", "no choice", "error", "page"],
+)
+def test_a_run_that_read_nothing_fails(interpreted, step):
+    """Nothing at all, or explanations and then nothing that can be scored: the table would be empty, and the exit status 0."""
+    for first in (step, None):
+
+        def script(body, number, first=first):
+            return first or (oracle(body, number) if "What does" in body["messages"][1]["content"] else step)
+
+        with pytest.raises(InputError, match=r"could be (scored|read)|did not answer 8 times"):
+            interpreted(script)
 
 
 def test_a_prompt_refused_or_an_explanation_that_cannot_be_written_down_costs_its_feature_alone(interpreted):
@@ -449,6 +562,35 @@ def test_a_budget_too_small_sends_nothing_and_one_that_runs_out_leaves_reasons(i
     rows, server, _ = interpreted(oracle, budget=0.004)
     assert any("budget_usd is spent" in (row["reason"] or "") for row in rows.values())
     assert sum(server.paid.values()) == len(server.bodies) > 0
+
+
+def test_a_budget_that_ends_half_way_leaves_scores_on_both_sides_and_is_told(gathered, tmp_path, monkeypatch, caplog):
+    """Endings from the first request to the last: the two sides differ by one feature at most, and log and verdict say what is missing."""
+    monkeypatch.setenv(KEY_ENV, KEY)
+    monkeypatch.setattr(endpoint.Estimate, "check", lambda self: None)
+    rows = [lineage(f, ["persisting" if f < 4 else "disappearing"]) for f in range(8)]
+    shares = pa.table({"token_share": pa.array([None] * 8, pa.float64())})
+    chosen = interpretation.choose(pa.Table.from_pylist(rows, LINEAGES), shares, "base", 0, "all", 0)
+    evidence = gathered[0]([one.feature for one in chosen])
+    seen = set()
+    with serve(oracle) as server:
+        for number, budget in enumerate(np.linspace(0.0035, 0.014, 10)):
+            caplog.clear()
+            ledger = Ledger(tmp_path / str(number) / "replies.jsonl")
+            asked = Endpoint(service(server.url, budget=float(budget), parallel=1), ledger)
+            found = pd.DataFrame(interpretation.ask_endpoint(chosen, evidence, TEXTS, asked))
+            ledger.close()
+            scored = found.groupby("fate")["simulation"].count()
+            assert abs(scored[PERSISTING] - scored[OTHERS]) <= 1
+            seen.add(int(scored.sum()))
+            cut = int(found["reason"].fillna("").str.contains("budget_usd is spent").sum())
+            text = interpretation.verdict(found)
+            if cut:
+                told = rf"nterpretation\.budget_usd ended before {cut} of 8 features had all their scores \(\d persisting and \d not "
+                assert re.search(told, text) and re.search(told, caplog.text)
+            else:
+                assert "budget_usd" not in text + caplog.text
+    assert 8 in seen and len(seen) > 3
 
 
 # --- what it comes to --------------------------------------------------------------------------------------
@@ -478,6 +620,64 @@ def test_the_verdict_compares_pairs_and_says_who_wins():
     assert text.endswith("1 of 5 explained features have no score and are left out.") and "another feature" not in text
     assert "do worse than" in interpretation.verdict(table(bad, [0.7, 0.8, 0.6, 0.75, 1.0]))
     assert "do not beat" in interpretation.verdict(table([0.1, 0.5, 0.3, 0.4], [0.2, 0.4, 0.35, 0.3]))
+
+
+def test_few_scores_of_many_features_are_no_victory():
+    """Three good scores of 24 features say that 21 could not be scored. The same for the shuffled control alone."""
+    found = table([0.9, 0.8, 0.95, *[None] * 21], [0.3] * 24, [0.1] * 24, explanation=["x"] * 24)
+    text = interpretation.verdict(found)
+    assert " beat " not in text and text.count("on too few features to compare them (3 of 24)") == 2
+    found = table([0.9, 0.8] * 12, [0.3] * 24, [0.1, 0.1, 0.15, *[None] * 21])
+    text = interpretation.verdict(found)
+    assert "m beat the token-statistics baseline" in text and "They could be scored beside another feature's" in text
+
+
+def test_a_verdict_of_one_side_says_so():
+    found = table([0.9, None, 0.8, None, 0.7, None], [0.3] * 6)
+    assert "No not persisting feature has a score" in interpretation.verdict(found)
+    found = table([None, 0.9, None, 0.8, None, 0.7], [0.3] * 6)
+    assert "No persisting feature has a score" in interpretation.verdict(found)
+    assert "has a score" not in interpretation.verdict(table([0.9, 0.8, 0.7, 0.6], [0.3] * 4))
+
+
+def test_simulations_that_count_as_nothing_are_told():
+    text = interpretation.verdict(table([0.0, 0.9, 0.0, 0.8], [0.3, 0.2, 0.3, 0.2]))
+    assert "2 of 4 simulations are the same at every token and count as 0." in text
+
+
+def test_features_of_one_lineage_are_one_sample():
+    """A feature that four models have in common says one thing and not four: the interval is that of the lineages."""
+    random = np.random.default_rng(0)
+    good, bad = random.normal(0.5, 0.3, 12), random.normal(0.4, 0.3, 12)
+    once = interpretation.verdict(table(good.tolist(), bad.tolist()))
+    four = table(np.repeat(good, 4).tolist(), np.repeat(bad, 4).tolist(), model="m")
+    often = interpretation.verdict(four.assign(family=np.repeat(np.arange(12), 4)))
+    between = re.search(r"95 % interval (\S+ to \S+)\)", once)[1]
+    assert f"95 % interval {between})" in often and "48 scored features belong to 12 lineages" in often
+    assert f"95 % interval {between})" not in interpretation.verdict(four), "what an interval over features would say"
+
+
+def test_the_interval_of_clusters_of_unequal_size_is_the_sandwich_and_covers():
+    """Against the sandwich estimator written out as matrices; and on samples drawn, 95 % of the intervals hold the mean."""
+    random = np.random.default_rng(1)
+    cluster = np.repeat(np.arange(20), random.integers(1, 6, 20))
+    held = 0
+    for _ in range(400):
+        values = random.normal(0, 1, 20)[cluster] + random.normal(0, 0.3, len(cluster))
+        low, high = interpretation._interval(pd.Series(values), pd.Series(cluster))
+        held += low <= 0 <= high
+        x = np.ones((len(values), 1))
+        bread = np.linalg.inv(x.T @ x)
+        scores = np.array([x[cluster == c].T @ (values - values.mean())[cluster == c] for c in range(20)])
+        variance = (bread @ (scores.T @ scores) @ bread * 20 / 19)[0, 0]
+        assert high - low == pytest.approx(2 * stats.t.ppf(0.975, 19) * variance**0.5)
+    assert 0.92 <= held / 400 <= 0.98
+
+
+def test_the_lineage_of_a_feature_is_where_its_chain_begins():
+    rows = [lineage(3), lineage(7, chain=True, model="child"), lineage(1, model="p")]
+    found = interpretation.families(pa.Table.from_pylist(rows, LINEAGES))
+    assert found == {("base", 0, 3): "base/0/3", ("child", 0, 7): "p/0/1", ("p", 0, 1): "p/0/1"}
 
 
 def test_without_a_language_model_or_with_too_few_scores_the_verdict_says_so():

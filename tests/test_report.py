@@ -17,6 +17,7 @@ from feature_lineage.interpretation import INTERPRETATIONS
 from feature_lineage.report import (
     category_rows,
     headline,
+    loss_notes,
     main,
     parameters,
     quote,
@@ -400,10 +401,82 @@ def test_without_a_language_model_the_scores_are_said_to_be_the_baselines(page):
     assert lead(text).startswith("No language model was asked.") and "Language model asked" not in text
 
 
-def test_missing_scores_are_not_zero():
+def test_missing_scores_are_not_zero_and_means_are_over_the_same_features():
+    """A control's mean over features that have no simulation score says nothing beside the simulations' mean.
+
+    The same with a control missing, with one that was not measured, and without any simulation.
+    """
     (row,) = score_rows(scored(simulation=[0.5, None, None], token_mean=[0.1, 0.3, 0.2], explanation=["x", "y", None]))
     assert (row["simulation"], row["scored"], row["explained"], row["features"]) == (0.5, 1, 2, 3)
-    assert row["token_mean"] == pytest.approx(0.2) and row["detection"] is None
+    assert row["token_mean"] == pytest.approx(0.1) and row["detection"] is None
+    columns = {
+        "simulation": [0.5, 0.7, 0.9, None],
+        "token_mean": [0.1, 0.3, None, 0.9],
+        "shuffled": [0.0, None, 0.4, 0.8],
+    }
+    (row,) = score_rows(scored(**columns, detection=[None, 0.5, 1.0, 1.0]))
+    assert [row[name] for name in ("simulation", "token_mean", "shuffled")] == [0.5, 0.1, 0.0]
+    assert row["scored"] == 1 and row["detection"] == pytest.approx(2.5 / 3)
+    del columns["shuffled"]
+    (row,) = score_rows(scored(**columns))
+    assert (row["simulation"], row["token_mean"], row["shuffled"]) == (pytest.approx(0.6), pytest.approx(0.2), None)
+    (row,) = score_rows(scored(token_mean=[0.1, 0.3, None]))
+    assert (row["token_mean"], row["scored"]) == (pytest.approx(0.2), 0)
+
+
+def test_features_on_too_few_tokens_are_told(page):
+    """In the page's first section, in its flow table and in what a run prints; where there is none, nothing is said."""
+    edge = SUMMARY["edges"][0] | {"parent_rare": 12, "child_rare": 7, "min_active": 10}
+    summary = SUMMARY | {"edges": [edge]}
+    for line in (
+        "base: 12 features that fire on fewer than 10 tokens (flow.min_active) are left out.",
+        "lua: 7 features that fire on fewer than 10 tokens (flow.min_active) are left out.",
+    ):
+        assert line in headline(summary) and line in page(summary=summary).split('id="flow"')[0]
+    assert "12 / 7 on too few tokens" in page(summary=summary)
+    assert not any("left out" in line for line in headline(SUMMARY)) and "too few tokens" not in page()
+    both = SUMMARY | {"edges": [edge, edge | {"seed": 1, "parent_rare": 3, "child_rare": 0}]}
+    told = [line for line in headline(both) if "left out" in line]
+    assert len(told) == 3 and told[2].startswith("base (autoencoder seed 1): 3 features")
+
+
+def test_a_study_of_one_model_has_no_heading_with_nothing_under_it(page, tmp_path, capsys):
+    """Neither on the page nor in what a run prints. The same of several models none of which comes from another."""
+    for models in (["base"], ["base", "lua"]):
+        summary = SUMMARY | {"edges": [], "bands": [], "models": models, "origins": {m: {m: 299} for m in models}}
+        none = {"strata": content()["strata"][:0], "categories": content()["categories"][:0]}
+        text = page(summary=summary, controls=CONTROLS | {"edges": [], "variants": []}, **none)
+        assert not re.search(r"<(ul|tbody)[^>]*>\s*</\1>", text.split('id="models"')[0])
+        assert "Every edge in a sentence" not in text and 'id="controls"' not in text
+        told = "one model" if len(models) == 1 else "no model that comes from another"
+        assert f"the study has {told}. Two autoencoders of base share 40.0%." in text
+        write_json(tmp_path / "flows" / "summary.json", summary, {})
+        for model in models:
+            evaluation = content()["models"]["base"]
+            write_json(tmp_path / "models" / model / "evaluation.json", evaluation, {})
+        main(str(tmp_path))
+        said = capsys.readouterr().out
+        assert "features with a correlation" not in said and "No model of this study" in said
+
+
+def test_a_loss_recovered_that_is_no_share_is_explained(page):
+    """Where zeros lower the loss the quotient means nothing, whatever its value: -4.98, 1.8 or one that looks sound."""
+    losses = {"loss_clean": 2.0, "loss_zero": 1.9}
+    for changes, told in (
+        (
+            {"loss_recovered": -4.98} | losses,
+            "zeros in place of the activations do not raise the loss (2.000 to 1.900)",
+        ),
+        ({"loss_recovered": 1.8} | losses, "so loss recovered says nothing"),
+        ({"loss_recovered": 0.9} | losses, "so loss recovered says nothing"),
+        ({"loss_recovered": -0.2, "loss_clean": 2.0, "loss_zero": 3.0}, "worse for the loss than zeros"),
+        ({"loss_recovered": 1.2, "loss_clean": 2.0, "loss_zero": 3.0}, "loss recovered is above 1"),
+        ({"loss_recovered": None}, "could not be measured"),
+    ):
+        text = page(saes=[("base", 0, SAE | changes), ("lua", 1, SAE)])
+        (note,) = re.findall(r'<p class="note">(base, seed 0: .*?)</p>', text)
+        assert told in unescape(note) and "lua, seed 1: " not in text
+    assert loss_notes([("base", 0, SAE | {"loss_clean": 2.0, "loss_zero": 3.0})]) == []
 
 
 def test_blanks_are_drawn():

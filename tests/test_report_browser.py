@@ -9,6 +9,7 @@ from reports import EVIL, IMAGE, content
 
 from feature_lineage.artifacts import KEY
 from feature_lineage.report import write_report
+from feature_lineage.vocabulary import Texts
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 
@@ -148,8 +149,21 @@ def test_texts_of_corpora_tokens_and_language_models_stay_texts(page, index):
     assert IMAGE in page.run("document.querySelector('#feature .context').textContent")  # in a document
     page.open(index, "#feature=base/0/6")
     page.wait(f"{HEADING} === 'base #6'")
-    assert f"None: no answer {IMAGE}" in page.run("document.getElementById('feature').textContent")
+    assert f"No explanation: no answer {IMAGE}" in page.run("document.getElementById('feature').textContent")
     assert page.run("document.querySelectorAll('img[src=x], main script').length") == 0
+
+
+def test_a_context_shows_characters_of_several_tokens_whole(page, tmp_path):
+    given = content()
+    pieces = [text.encode() for text in given["vocabulary"]]
+    pieces[6:9] = [b" \xe6\x97", b"\xa5\xe6", b"\x9c\xac"]  # 日本 in three tokens, of which the window has two
+    write_report(tmp_path / "report", **(given | {"vocabulary": Texts(pieces)}))
+    page.open(tmp_path / "report" / "index.html", "#feature=base/0/270")
+    page.wait(f"{HEADING} === 'base #270'")
+    shown = page.run(
+        "[...document.querySelectorAll('#feature .context span:not(.corpus)')].map((e) => [e.textContent, e.className, e.title])"
+    )
+    assert shown == [["t5", "", ""], [" 日\ufffd", "on", "2.00"]]
 
 
 @pytest.mark.parametrize("name", ["base/0/300", "nobody/0/1", "base/9/1", "nonsense", "%3Cimg%20src=x%3E/0/1"])
@@ -239,3 +253,40 @@ def test_a_change_of_colours_leaves_the_sankeys_buttons(page, index):
         assert page.run("document.querySelectorAll('#sankey .modebar-btn').length") == 1
     finally:
         page.send("Emulation.setEmulatedMedia", features=[])
+
+
+@pytest.mark.parametrize("name", ["stories260K", "Llama-3_2-1B-Instruct-finetuned", "m"])
+def test_a_features_number_is_shown_however_long_its_models_name_is(page, tmp_path, name):
+    """Of a name that is too long the end is cut, not the number behind it: whole in its cell, on one line, with five digits too."""
+    given = content()
+    text = json.dumps([given["summary"], given["figures"]["sankey"]]).replace('"lua"', json.dumps(name))
+    summary, sankey = json.loads(text)
+
+    def renamed(table, *columns):
+        for column in columns:
+            values = [name if value == "lua" else value for value in table[column].to_pylist()]
+            table = table.set_column(table.column_names.index(column), column, [values])
+        return table
+
+    flow = renamed(given["flow"], "model", "child")
+    found = [one._replace(model=name) if one.model == "lua" else one for one in given["features"]]
+    changes = {
+        "summary": summary,
+        "figures": given["figures"] | {"sankey": sankey},
+        "flow": flow,
+        "lineages": renamed(given["lineages"], "model", "origin"),
+        "features": found,
+        "shown": [("base", 0), (name, 0)],
+        "cases": [],
+    }
+    write_report(tmp_path / "report", **(given | changes))
+    page.open(tmp_path / "report" / "index.html", f"#browse?model={name}&seed=0")
+    page.wait(f"document.querySelector('#table .tabulator-row a')?.textContent === '{name} #0'")
+    inside = page.run(
+        "(() => { const link = document.querySelector('#table .tabulator-row a'), text = link.lastChild;"
+        " text.textContent = text.textContent.replace('#0', '#16383'); const range = document.createRange();"
+        " range.setStart(text, text.textContent.indexOf('#')); range.setEnd(text, text.textContent.length);"
+        " const [place] = range.getClientRects(); const cell = link.closest('.tabulator-cell').getBoundingClientRect();"
+        " return [place.right <= cell.right, place.left >= cell.left, place.width > 20, range.getClientRects().length === 1]; })()"
+    )
+    assert inside == [True, True, True, True]

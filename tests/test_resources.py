@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
-from feature_lineage.resources import DRIVER, LONGEST, MARGIN, ON_GPU, SIZED, request
+from feature_lineage.resources import DRIVER, LONGEST, MARGIN, ON_GPU, SIZED, _sizes, request
 from feature_lineage.study import load_study
 
 CHECKOUT = Path(__file__).parents[1]
@@ -111,7 +112,8 @@ AUTOENCODER = ("train_autoencoder", "evaluate_autoencoder", "collect_features")
     ],
 )
 def test_a_larger_study_asks_for_more(steps, block, key, factor, what):
-    larger = study(**{block: {key: getattr(getattr(DEMO, block), key) * factor}})
+    shorter = {"l1_warmup_steps": 0} if block == "autoencoder" else {}  # larger batches are fewer steps
+    larger = study(**{block: shorter | {key: getattr(getattr(DEMO, block), key) * factor}})
     for step in steps:
         less, more = request(DEMO, step), request(larger, step)
         assert what == "runtime" or more.mem_mb > less.mem_mb, step
@@ -145,6 +147,80 @@ def test_all_the_tokens_of_a_corpus_are_as_many_as_a_day_allows():
         == LONGEST
     )
     assert request(DEMO, "train_model").runtime < LONGEST
+
+
+GPT2 = {
+    "model_type": "gpt2",
+    "n_embd": 768,
+    "n_layer": 12,
+    "n_head": 12,
+    "n_inner": None,
+    "n_positions": 1024,
+    "vocab_size": 50257,
+}
+LLAMA_7B = {
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "vocab_size": 32000,
+}
+STORIES = {
+    "hidden_size": 64, "intermediate_size": 172, "num_hidden_layers": 5, "num_attention_heads": 8, "num_key_value_heads": 4,
+    "vocab_size": 512,
+}  # fmt: skip
+SHAPES = {
+    # config.json: parameters of the layers, of both embeddings, and elements inside of an MLP
+    "gpt2": (GPT2, 113_246_208, 2 * 50257 * 768, 3072),  # counted as if its MLP had three matrices
+    "llama": (LLAMA_7B, 6_476_005_376, 2 * 32000 * 4096, 11008),
+    "stories": (STORIES, 226_560, 2 * 512 * 64, 172),
+    "opt": ({"hidden_size": 512, "ffn_dim": 2048, "num_hidden_layers": 2, "num_attention_heads": 8, "vocab_size": 100}, 8_388_608, 102_400, 2048),
+    "mpt": ({"d_model": 512, "n_layers": 2, "n_heads": 8, "vocab_size": 100}, 8_388_608, 102_400, 2048),
+    "head_dim": (STORIES | {"head_dim": 16}, 288_000, 2 * 512 * 64, 172),
+    "experts": (STORIES | {"num_local_experts": 8}, 1_382_400, 2 * 512 * 64, 172),
+    "images and text": ({"vision_config": {"hidden_size": 9}, "text_config": STORIES}, 226_560, 2 * 512 * 64, 172),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_size_of_a_checkpoint_on_disk_is_in_its_config(tmp_path, name):
+    """Keys of GPT-2, OPT, MPT and Llama; heads of a width of their own, experts, a model that reads images too. Sums by hand."""
+    config, body, embeddings, elements = SHAPES[name]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    demo = yaml.safe_load((CHECKOUT / "config/config.yaml").read_text())
+    of = load_study(demo | {"models": {"base": {"pretrained": str(tmp_path), "train": ["english"]}}, "tokenizer": {"pretrained": "x"}, "cases": {}})  # fmt: skip
+    sizes = _sizes(of, "base")
+    assert (sizes.body, sizes.parameters - sizes.body, sizes.elements) == (body, embeddings, elements)
+
+
+@pytest.mark.parametrize(("config", "least", "most"), [(STORIES, 1_400, 6_000), (LLAMA_7B, 28_000, 250_000)])
+def test_a_checkpoint_on_disk_asks_for_its_own_size(tmp_path, config, least, most):
+    """A model of 260,000 parameters asked for 48 GB and a day, one of 7 billion for less than its weights."""
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    models = {"base": {"pretrained": str(tmp_path), "train": ["english"]}, "lua": {"parent": "base", "train": ["lua"]}}
+    demo = yaml.safe_load((CHECKOUT / "config/config.yaml").read_text())
+    of = load_study(demo | {"models": models, "tokenizer": {"pretrained": str(tmp_path)}, "cases": {}})
+    for step in ("import_model", "evaluate_model", "collect_features"):
+        assert least < request(of, step, "base").mem_mb < most, step
+    assert request(of, "train_model", "lua").mem_mb > request(of, "evaluate_model", "lua").mem_mb
+    if config is STORIES:
+        assert request(of, "train_autoencoder", "base").mem_mb < 6_000
+        assert request(of, "train_autoencoder", "lua").runtime < 300
+
+
+@pytest.mark.parametrize(
+    "text",
+    [None, "", "[]", "{}", '{"hidden_size": 64}', "\xff", '{"hidden_size": "64", "n_layer": 2, "vocab_size": 9}'],
+)
+def test_a_checkpoint_that_does_not_tell_its_size_is_taken_for_the_documented_one(tmp_path, text):
+    if text is not None:
+        (tmp_path / "config.json").write_text(text, encoding="latin-1")
+    demo = yaml.safe_load((CHECKOUT / "config/config.yaml").read_text())
+    asked = [
+        request(load_study(demo | {"models": {"base": {"pretrained": name, "train": ["english"]}}, "cases": {}}), "train_autoencoder", "base")
+        for name in (str(tmp_path), "somebody/model")
+    ]  # fmt: skip
+    assert asked[0] == asked[1]
 
 
 def test_a_published_checkpoint_is_taken_for_one_of_a_documented_size():

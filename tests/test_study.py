@@ -101,6 +101,73 @@ def test_block_is_the_models_own_or_its_nearest_ancestors(study):
     assert blocks == {"luastories": 128, "lua": 64, "stories": 128, "base": 256, "late": 256, "other": 256}
 
 
+def test_what_is_asked_of_a_model_is_answered_for_an_untrained_one():
+    """`block` raised a KeyError; all that a rule may ask of a model was tried, for roots with one corpus and with several."""
+    study = load_study(changed("controls.untrained", True))
+    untrained = study.untrained()
+    assert untrained == {"base-untrained": "base"}
+    for name, root in untrained.items():
+        assert study.block(name) == study.block(root) == 256
+        assert study.trace(name) == study.trace(root)
+        assert study.own_corpora(name) == study.own_corpora(root)
+        assert (study.parents(name), study.ancestors(name), study.roots(name)) == ([], [name], [name])
+        assert study.autoencoder_seed(name, 0) != study.autoencoder_seed(root, 0)
+    changed_block = changed("models.base.training", {"block": 32})
+    changed_block["controls"] = {"untrained": True}
+    assert load_study(changed_block).block("base-untrained") == 32
+
+
+@pytest.mark.parametrize("method", ["linear", "slerp"])
+def test_a_way_of_merging_is_a_word_or_a_block(method):
+    word, block = (load_study(changed("models.luastories.merge", one)) for one in (method, {"method": method}))
+    assert word == block
+    assert word.models["luastories"].merge.method == method
+
+
+def test_corpora_that_nothing_uses_are_told(study):
+    """Used by a model, the tokenizer, the sample, or nothing."""
+    assert study.read_corpora() == ["english", "python", "lua", "stories"]
+    config = changed("flow.corpora", ["lua"])
+    config["corpora"] |= {name: {"files": "a.txt"} for name in ("sampled", "tokenized", "spare")}
+    assert load_study(config).read_corpora() == ["english", "python", "lua", "stories"]
+    config["flow"]["corpora"] += ["sampled"]
+    config["tokenizer"]["train"] = ["tokenized"]
+    assert load_study(config).read_corpora() == ["english", "python", "lua", "stories", "sampled", "tokenized"]
+
+
+NAMES = ("Llama-3.2-1B", "c4.en", "v1.0", "gpt2.124M_x-y", "a.b.c", "0.5", "Qwen2.5-0.5B")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_may_have_dots(name):
+    config = copy.deepcopy(CONFIG)
+    config["study"] = name
+    config["corpora"][name] = {"files": "a.txt"}
+    config["models"][name] = {"parent": "base", "train": [name]}
+    config["models"]["child"] = {"parents": [name, "lua"]}
+    config["cases"] = {name: {"tokens": ["="], "model": name}}
+    assert load_study(config).trace("child") == ["english", "python", name, "lua"]
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("meta-llama/Llama-3.2-1B", "meta-llama-Llama-3.2-1B"), ("my model", "my-model"), ("a:b", "a-b"), ("a..b", "a-b"), (".hidden", "hidden"),
+        ("a.", "a"), ("__init__", "init"), ("-x", "x"), ("a--b", "a-b"), ("model (2)", "model-2"), ("a+b", "a-b"), ("a@main", "a-main"),
+        ("../up", "up"), ("~/model", "model"), ("naïve", "na-ve"), ("模型", None), ("", None), ("a\tb", "a-b"), ("a\\b", "a-b"), ("{x}", "x"),
+    ],
+)  # fmt: skip
+def test_other_names_are_refused_with_one_that_would_do(name, near):
+    """Of studies here; corpora, models and cases have the same type."""
+    with pytest.raises(StudyError) as refused:
+        load_study(CONFIG | {"study": name})
+    (line,) = str(refused.value).splitlines()[1:]
+    sentence = "a name of letters and digits, with single . - or _ between them"
+    assert line.endswith(sentence + (f", such as {near}" if near else ""))
+    if near:
+        load_study(CONFIG | {"study": near})
+
+
 def test_flow_corpora_are_all_unless_named(study):
     assert study.flow_corpora() == ["english", "python", "lua", "stories"]
     assert load_study(changed("flow.corpora", ["lua"])).flow_corpora() == ["lua"]
@@ -121,6 +188,8 @@ def test_defaults_of_the_language_models_are_the_papers(study):
         "sliding_window": 4096,
         "rms_norm_eps": 1e-6,
         "rope_theta": 10_000.0,
+        "head_dim": None,
+        "tie_word_embeddings": False,
     }
     papers = {"epochs": 3.0, "block": 256, "batch": 64, "lr": 6e-4, "weight_decay": 0.1, "warmup_steps": 0}
     assert papers.items() <= base.training.model_dump().items()
@@ -141,7 +210,7 @@ def test_defaults_of_autoencoder_and_flow_are_the_papers(study):
         "l1_warmup_steps": 0,
         "normalize": False,
         "init": "kaiming",
-        "resampling": {"steps": [25_000, 50_000, 75_000, 100_000], "silent_steps": 12_500, "pool_tokens": 819_200},
+        "resampling": {"at": [0.2, 0.4, 0.6, 0.8], "silent": 0.1, "pool_tokens": 819_200},
     }
     assert papers.items() <= study.autoencoder.model_dump().items()
     assert (study.flow.tokens, study.flow.threshold) == (3_000_000, 0.8)
@@ -279,12 +348,33 @@ BAD = [
         "divide num_attention_heads (16)",
     ),
     ("models.base.architecture", {"hidden_size": 48}, "models.base.architecture", "hidden_size", "must be even"),
+    ("models.base.architecture", {"head_dim": 5}, "models.base.architecture", "head_dim", "head_dim must be even"),
+    (
+        "models.base.architecture",
+        {"sliding_window": 0},
+        "models.base.architecture.sliding_window",
+        "0",
+        "greater than 0",
+    ),
+    ("models.luastories.merge", "ties", "models.luastories.merge.method", "'ties'", "'slerp' or 'linear'"),
     ("autoencoder.hook", "mlp", "autoencoder.hook", "'mlp'", "blocks"),
     ("autoencoder.hook", "blocks.1.hook", "autoencoder.hook", "'blocks.1.hook'", "a layer below 1"),
     ("autoencoder.seeds", [0, 0], "autoencoder.seeds", "[0, 0]", "each seed once"),
     ("autoencoder.tokens", 5, "autoencoder.tokens", "5", "at least one batch of 3072"),
     ("autoencoder.context", 4096, "autoencoder.context", "4096", "max_position_embeddings (2048)"),
-    ("autoencoder.resampling.stepz", [1], "autoencoder.resampling.stepz", "[1]", "did you mean steps?"),
+    ("autoencoder.resampling.silence", 0.1, "autoencoder.resampling.silence", "0.1", "did you mean silent?"),
+    ("autoencoder.resampling.steps", [600], "autoencoder.resampling.steps", "[600]", "now at, in shares of the run"),
+    ("autoencoder.resampling.at", [0.2, 1], "autoencoder.resampling.at.1", "1", "less than 1"),
+    ("autoencoder.resampling", {"at": [0.05]}, "autoencoder.resampling", "a block with at", "not before silent (0.1)"),
+    ("autoencoder.resampling", {"silent": 0.9}, "autoencoder.resampling", "silent", "at (0.2) not before silent (0.9)"),
+    ("autoencoder.l1_warmup_steps", 4882, "autoencoder.l1_warmup_steps", "4882", "fewer than the run's 4,882 steps"),
+    (
+        "models.lua.training",
+        {"tokens": 64_000},
+        "models.lua.training.warmup_steps",
+        "500",
+        "fewer than the run's 4 steps",
+    ),
     ("flow.threshold", 1, "flow.threshold", "1", "less than 1"),
     ("flow.floor", 0.9, "flow", "floor", "floor (0.9) must not exceed threshold (0.8)"),
     ("flow.corpora", ["latin"], "flow.corpora", "'latin'", "a corpus of this study"),

@@ -105,6 +105,12 @@ def test_training_lowers_the_loss_of_a_learnable_text(train):
     assert last["accuracy"] > 0.9 > 0.1 > first["accuracy"]
 
 
+def test_a_warm_up_longer_than_the_run_is_refused(train):
+    with pytest.raises(InputError, match=r"models\.lua\.training\.warmup_steps is 19, and the run has 19 steps"):
+        train(warmup_steps=19)
+    train("another", warmup_steps=18)
+
+
 def test_curve_has_each_measurement_once(train):
     # 150 windows in batches of 8 are 19 steps; 3 evaluations: every 7 steps
     _, curve = train()
@@ -142,7 +148,7 @@ def test_curve_ends_with_what_the_model_is_then_measured_at(train, data):
 def test_training_loss_is_the_mean_over_all_tokens(train, data, tiny_model):
     # one step over all there is: the first logged loss is the untrained model's
     windows = Windows(data["train"], BLOCK)
-    _, curve = train(batch=200)
+    _, curve = train(batch=200, warmup_steps=0)
     expected = evaluate_model(tiny_model(0).eval(), windows, np.arange(len(windows)))
     assert rows(curve, "train")[0]["loss"] == pytest.approx(expected["loss"], rel=1e-5)
 

@@ -26,6 +26,8 @@ from feature_lineage.active_entries import Capacity
 from feature_lineage.artifacts import staged
 from feature_lineage.autoencoder import SparseAutoencoder, activate
 from feature_lineage.logs import InputError, Stopped, logger, progress
+from feature_lineage.schedule import resampling_steps
+from feature_lineage.streams import Stream, entropy, torch_seed
 from feature_lineage.tokens import Windows
 from feature_lineage.training_step import (
     BETAS,
@@ -217,7 +219,8 @@ def train_autoencoder(
         tokens_per_step: tokens in a batch.
         features: m.
         seed, lr, variant, l0, l1, l1_warmup_steps, normalize, mean, init: as in `study.Autoencoder`.
-        resample_steps, silent_steps: as in `study.Resampling`.
+        resample_steps: steps after which dead features are resampled; not with topk and batchtopk, which have an auxiliary loss.
+        silent_steps: a feature that has not fired for so many steps is dead.
         parent: the autoencoder to start from with `init: parent`, if there is one.
         measure: loss recovered by an autoencoder, for the curve.
         describe: names the batch of a step, for the error when training diverges.
@@ -291,7 +294,7 @@ def train_autoencoder(
             bar.update(tokens_per_step)
             if run.step in resample_steps and not kind.among:
                 dead = _dead(run, silent_steps)
-                _resample(kind, run, centring, dead, pool(run.step), coefficient, seed=[seed, run.step])
+                _resample(kind, run, centring, dead, pool(run.step), coefficient, [seed, run.step])
                 run.last_fired[dead] = run.step
                 logger.info("%s step %d: %d dead features resampled", label, run.step, len(dead))
             last = run.step == steps
@@ -383,7 +386,7 @@ def _resample(
         penalty = acts.sum(1) if variant.penalty == "l1" else (acts > 0).sum(1)
         return error.square().mean(1) + coefficient * penalty
 
-    random = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+    random = torch.Generator().manual_seed(torch_seed(seed))
     drawn = centred(draw_by_squared_loss(pool, losses, len(dead), random))
     dead = dead[: len(drawn)]
     directions = drawn / drawn.norm(dim=1, keepdim=True).clamp_min(1e-12)
@@ -498,9 +501,19 @@ def train_on_model(
 
     Returns:
         As `train_autoencoder`.
+
+    Raises:
+        InputError: as `train_autoencoder`, or λ's warm-up is longer than the run.
     """
     windows, held_out = Windows(train, context), Windows(validation, context)
-    chosen = windows.draw(tokens, [seed, 2], "autoencoder.tokens")
+    chosen = windows.draw(tokens, entropy(seed, Stream.AUTOENCODER), "autoencoder.tokens")
+    steps = len(chosen) // batch
+    if (warmup := options["l1_warmup_steps"]) >= steps:
+        raise InputError(
+            f"{label}: autoencoder.l1_warmup_steps is {warmup}, and the run has {steps} steps, so that λ never gets to its full value; "
+            "lower it or raise autoencoder.tokens"
+        )
+    resample_steps, silent_steps = resampling_steps(steps, resampling["at"], resampling["silent"])
     each = max(1, MEASURED_TOKENS // len(validation))
     watched = held_out[np.concatenate([held_out.spread(number, each) for number in range(len(validation))])]
 
@@ -512,7 +525,7 @@ def train_on_model(
 
     def pool(step: int) -> Iterator[torch.Tensor]:
         wanted = min(resampling["pool_tokens"], len(windows) * context)
-        drawn = windows.draw(wanted, [seed, 2, step], "autoencoder.resampling.pool_tokens")
+        drawn = windows.draw(wanted, entropy(seed, Stream.POOL, step), "autoencoder.resampling.pool_tokens")
         return activation_batches(bridge, hook, windows, drawn, batch=min(batch, len(drawn)), ahead=AHEAD)
 
     def describe(step: int) -> str:
@@ -532,12 +545,12 @@ def train_on_model(
         torch.cat(list(islice(batches(0), SAMPLE_BATCHES))),
         checkpoint,
         label=label,
-        steps=len(chosen) // batch,
+        steps=steps,
         tokens_per_step=batch * context,
         features=expansion * activations(bridge, hook, windows[chosen[:1]]).shape[1],
         seed=seed,
-        resample_steps=resampling["steps"],
-        silent_steps=resampling["silent_steps"],
+        resample_steps=resample_steps,
+        silent_steps=silent_steps,
         measure=measure,
         describe=describe,
         **options,

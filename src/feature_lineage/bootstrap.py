@@ -15,6 +15,7 @@ from scipy import sparse
 from feature_lineage.artifacts import read_provenance
 from feature_lineage.feature_tokens import activation_blocks
 from feature_lineage.logs import progress
+from feature_lineage.streams import Stream, entropy
 
 REPLICATES = pa.schema(
     [("replicate", pa.int32())]
@@ -52,7 +53,7 @@ def draw_documents(corpus: np.ndarray, replicates: int, seed: int) -> np.ndarray
         replicates: number of replicates.
         seed: of the draw.
     """
-    random = np.random.default_rng([seed, 5])
+    random = np.random.default_rng(entropy(seed, Stream.BOOTSTRAP))
     drawn = np.empty((len(corpus), replicates), np.int64)
     for number in np.unique(corpus):
         documents = np.flatnonzero(corpus == number)
@@ -186,10 +187,11 @@ def _candidates(correlations: pa.Table, least: float) -> tuple[np.ndarray, np.nd
 
 
 def interval(replicates: pa.Table, side: str, share: float) -> tuple[float, float] | None:
-    """95 % interval of the persisting share of a side; none if no replicate has a living feature.
+    """95 % interval of the persisting share of a side, which it always contains; none if no replicate has a living feature.
 
-    The basic bootstrap interval (Davison and Hinkley 1997, section 5.2): the quantiles of the replicates reflected at the share. A best
-    match is a maximum, which sampling noise raises, so replicates lie above what they replicate, and their own quantiles would too.
+    The share ± 1.96 root mean square deviations of the replicates from it: their spread, and how far they lie to one side of it, taken
+    together as its error (Efron and Tibshirani 1993, chapter 10). A best match is a maximum, which sampling noise raises, so replicates can
+    lie above the share that they replicate. Their own quantiles would then leave out the share, and so would these reflected at it.
 
     Args:
         replicates: table of `bootstrap`.
@@ -199,6 +201,6 @@ def interval(replicates: pa.Table, side: str, share: float) -> tuple[float, floa
     living, persisting = (replicates[f"{side}_{what}"].to_numpy() for what in ("living", "persisting"))
     if not living.any():
         return None
-    quantiles = np.quantile(persisting[living > 0] / living[living > 0], [0.975, 0.025])
-    low, high = np.clip(2 * share - quantiles, 0, 1).tolist()
-    return low, high
+    shares = persisting[living > 0] / living[living > 0]
+    reach = 1.96 * float(np.sqrt(np.mean((shares - share) ** 2)))
+    return max(0.0, share - reach), min(1.0, share + reach)

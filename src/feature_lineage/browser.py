@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +19,15 @@ import pyarrow.compute as pc
 from feature_lineage.artifacts import KEY, read_table
 from feature_lineage.flow import SINGLE_TOKEN
 from feature_lineage.logs import progress
+from feature_lineage.vocabulary import Shown, window_texts
 
 SHARD = 256  # features of which the details are in one file
+SCORES = {
+    "simulation": "the simulation",
+    "shuffled": "the shuffled explanation",
+    "token_mean": "the token statistics",
+    "detection": "the detection",
+}
 FATES = ("dead", "persisting", "disappearing", "emerging")
 
 
@@ -65,6 +73,7 @@ def write_browser(
     models: Sequence[str],
     corpora: Sequence[str],
     count: int,
+    texts: Sequence[str] | None = None,
 ) -> dict[str, list[str]]:
     """Write `<model>.seed<k>.js`, the index of each autoencoder, and `<model>.seed<k>.<shard>.js`, the details of `SHARD` features.
 
@@ -80,6 +89,8 @@ def write_browser(
         models: names that models are numbered by.
         corpora: names that corpora are numbered by.
         count: autoencoders, for the progress bar.
+        texts: of each token of the vocabulary; where only several tokens together are whole characters, a context has their text in place
+            of their numbers.
 
     Returns:
         The names that categories and corpora are numbered by, as `categories` and `corpora`.
@@ -91,7 +102,7 @@ def write_browser(
             own = lineages.filter(here).sort_by("feature")
             stem = f"{one.model}.seed{one.seed}"
             write_script(folder / f"{stem}.js", stem, _index(one, flow.filter(here), own, models, names))
-            for number, shard in enumerate(_shards(one, own, windows, corpus, models)):
+            for number, shard in enumerate(_shards(one, own, windows, corpus, models, texts)):
                 write_script(folder / f"{stem}.{number}.js", f"{stem}.{number}", shard)
             bar.update(1)
     return names
@@ -151,10 +162,14 @@ def _rounded(values: Iterable[float]) -> list[float | None]:
 
 
 def _interpretations(table: pa.Table | None) -> dict[int, dict[str, Any]]:
-    """Explanation and scores of the features that have them, by feature; what is missing is left out."""
-    kept = {"explanation", "simulation", "detection", "shuffled", "token_mean", "reason"}
+    """Explanation and scores of the features that have them, by feature, and in sentences why some are missing (`without`)."""
+    kept = {"explanation", "simulation", "detection", "shuffled", "token_mean"}
     rows = (
-        table.select([name for name in table.column_names if name in kept | {"feature"}]).to_pylist() if table else []
+        table.select(
+            [name for name in table.column_names if name in kept | {"feature", "reason", "model_used"}]
+        ).to_pylist()
+        if table
+        else []
     )
     found = {}
     for row in rows:
@@ -164,11 +179,35 @@ def _interpretations(table: pa.Table | None) -> dict[int, dict[str, Any]]:
             for name, value in sorted(values.items())
             if not (isinstance(value, float) and math.isnan(value))
         }
+        if without := _without(row):
+            found[row["feature"]]["without"] = without
     return found
 
 
+def _without(row: Mapping[str, Any]) -> list[str]:
+    """Why an explanation or a score is missing, a sentence each, from the reasons of `interpretation.interpret`."""
+    parts = re.split(rf"(?:^|; )({'|'.join(['explanation', *SCORES])}): ", row.get("reason") or "")
+    reasons = dict(zip(parts[1::2], parts[2::2], strict=True))
+    if parts[0]:
+        reasons.setdefault("explanation", parts[0])
+    sentences = []
+    if not row.get("explanation"):
+        if reasons.get("explanation"):
+            sentences.append(f"No explanation: {reasons['explanation']}.")
+        else:
+            sentences.append(
+                "No explanation." if row.get("model_used") else "No language model was asked for an explanation."
+            )
+    return sentences + [f"No score of {title}: {reasons[name]}." for name, title in SCORES.items() if name in reasons]
+
+
 def _shards(
-    one: Features, lineages: pa.Table, windows: np.ndarray, corpus: np.ndarray, models: Sequence[str]
+    one: Features,
+    lineages: pa.Table,
+    windows: np.ndarray,
+    corpus: np.ndarray,
+    models: Sequence[str],
+    texts: Sequence[str] | None,
 ) -> Iterable[dict[str, Any]]:
     """What is shown of a feature that is opened."""
     owner = one.contexts["feature"].to_numpy()
@@ -179,10 +218,8 @@ def _shards(
         contexts: list[list[Any]] = [[] for _ in range(size)]
         for row in one.contexts.slice(start, stop - start).to_pylist():
             window = row["window"]
-            values = [float(f"{value:.3g}") for value in row["activation"]]
-            contexts[row["feature"] - first].append(
-                [int(corpus[window]), windows[window].tolist(), row["position"], values]
-            )
+            shown = _context(windows[window].tolist(), row["position"], row["activation"], texts)
+            contexts[row["feature"] - first].append([int(corpus[window]), *shown])
 
         def column(table: pa.Table, name: str, first: int = first, size: int = size) -> list[Any]:
             return table[name].slice(first, size).to_pylist()
@@ -207,3 +244,16 @@ def _shards(
             "promoted": effects("promoted"),
             "suppressed": effects("suppressed"),
         }
+
+
+def _context(
+    window: list[int], position: Sequence[int], activation: Sequence[float], texts: Sequence[str] | None
+) -> tuple[list[int | str], list[int], list[float]]:
+    """What a context shows: the number of each token, or the text of those that make up a character; where it fires, and how much."""
+    shown = window_texts(window, texts) if texts is not None else [Shown(i, i + 1, "") for i in range(len(window))]
+    place = {token: number for number, one in enumerate(shown) for token in range(one.first, one.stop)}
+    highest: dict[int, float] = {}
+    for token, value in zip(position, activation, strict=True):
+        highest[place[token]] = max(value, highest.get(place[token], 0))
+    tokens = [window[one.first] if one.stop - one.first == 1 else one.text for one in shown]
+    return tokens, list(highest), [float(f"{value:.3g}") for value in highest.values()]

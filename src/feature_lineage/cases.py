@@ -24,9 +24,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_lineage.artifacts import read_provenance, read_range, read_table, read_tensors
-from feature_lineage.contexts import CONTEXTS, highlighted, leading, token_texts, window_pieces
+from feature_lineage.contexts import CONTEXTS, highlighted, leading, window_pieces
 from feature_lineage.feature_tokens import activation_blocks
 from feature_lineage.logs import InputError, logger, progress
+from feature_lineage.vocabulary import token_texts, window_texts
 
 BETA = 0.5  # recall counts this much beside precision
 COVERED = 0.9  # share of its mass on the tokens that a feature's own hypothesis names
@@ -72,7 +73,7 @@ CHARACTERS: dict[str, Callable[[str], bool]] = {
 
 
 class Sample(NamedTuple):
-    """What a case is looked for in: a sample of tokens, its corpora, and the vocabulary as `contexts.token_texts` gives it."""
+    """What a case is looked for in: a sample of tokens, its corpora, and the vocabulary as `vocabulary.token_texts` gives it."""
 
     tokens: np.ndarray  # int [windows, length]
     corpus: np.ndarray  # int [windows]
@@ -392,14 +393,7 @@ def find_case(
         ],
         "candidates": candidates,
         "nodes": rows,
-        "shared": [
-            {
-                "corpus": sample.corpora[sample.corpus[window]],
-                "tokens": [sample.texts[token] for token in sample.tokens[window]],
-                "activations": measured.shown[:, number].tolist(),  # of each node
-            }
-            for number, window in enumerate(shared)
-        ],
+        "shared": [_shared(sample, window, measured.shown[:, number]) for number, window in enumerate(shared)],
         "definitions": DEFINITIONS,
     }
     table = pa.Table.from_pylist([{**row, "case": name, "seed": seed} for row in rows], TRACKING)
@@ -448,6 +442,16 @@ def _shown(row: Mapping[str, Any], sample: Sample) -> dict[str, Any]:
     window = row["window"]
     text = highlighted(sample.tokens[window], row["position"], row["activation"], sample.texts)
     return {"corpus": sample.corpora[sample.corpus[window]], **text}
+
+
+def _shared(sample: Sample, window: int, activations: np.ndarray) -> dict[str, Any]:
+    """A window as it is shown under several features, with their activations [features, length]: see `contexts.highlighted`."""
+    shown = window_texts(sample.tokens[window].tolist(), sample.texts)
+    return {
+        "corpus": sample.corpora[sample.corpus[window]],
+        "tokens": [one.text for one in shown],
+        "activations": [[float(row[one.first : one.stop].max()) for one in shown] for row in activations],
+    }
 
 
 def _contexts(path: str | Path, feature: int) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import keyword
 import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pyarrow as pa
 from feature_lineage.artifacts import read_provenance
 from feature_lineage.contexts import leading, window_pieces
 from feature_lineage.logs import progress
+from feature_lineage.vocabulary import Texts, window_texts
 
 CLASSES = (
     "punctuation",
@@ -31,11 +32,15 @@ CATEGORIES = (*CLASSES, "position", "mixed")
 MAJORITY = 0.5  # share of the mass that a category takes more than
 CODE = 0.05  # share of a corpus's tokens with a sign of code in it
 TOP_TOKENS = 5
-TILE_BYTES = 1 << 28  # mass of each token and feature, as many features at a time
+PAIRS = (
+    1 << 24
+)  # of a feature and a token whose sums are held at once, 16 bytes each: features with more take another pass
+BUFFER = 1 << 21  # activations that are sorted at once
 
 LUA = "and break do else elseif end false for function goto if in local nil not or repeat return then true until while"
 KEYWORDS = frozenset([*keyword.kwlist, *LUA.split()])
 _SIGN_OF_CODE = re.compile(r"[=(){}\[\]<>_]")
+_UNKNOWN = re.compile(r"\s*[<\[]\|?unk(?:nown)?\|?[>\]]\s*", re.IGNORECASE)  # its brackets are no code
 _RUN = {True: re.compile(r"\w+"), False: re.compile(r"\w+(?:['’]\w+)*")}  # in code, in prose
 
 RULE = (
@@ -50,7 +55,7 @@ DEFINITIONS = {
     "keyword": "In code, a run that is a reserved word of Python or Lua.",
     "identifier": "In code, any other run, those of strings and comments among them.",
     "number": "A run that begins with a digit.",
-    "word": "In prose, a token that holds a whole run.",
+    "word": "In prose, a token that holds a whole run; the token for unknown text is taken for one.",
     "part of word": "In prose, a token that holds a piece of a run; anywhere, a piece of a character.",
     "position": "Decided before the others: more than half of the mass lies on one position in the window, whatever the tokens there, and "
     "the feature fires on at least as many tokens as a window has positions, so that one or two occurrences do not decide.",
@@ -84,7 +89,8 @@ COUNTS = pa.schema(
 
 def code_corpora(tokens: np.ndarray, corpus: np.ndarray, texts: Sequence[str], special: np.ndarray) -> np.ndarray:
     """Whether each corpus of a sample is code, bool [corpora]; for the arguments see `token_classes`."""
-    sign = np.array([bool(_SIGN_OF_CODE.search(text)) for text in texts]) & ~special
+    sign = [bool(_SIGN_OF_CODE.search(text)) and not _UNKNOWN.fullmatch(text) for text in texts]
+    sign = np.array(sign) & ~special
     share = sign[tokens].mean(axis=1)
     windows = np.bincount(corpus)
     return np.bincount(corpus, share) >= CODE * np.maximum(windows, 1)
@@ -96,25 +102,33 @@ def token_classes(tokens: np.ndarray, corpus: np.ndarray, texts: Sequence[str], 
     Args:
         tokens: token numbers, int [windows, length].
         corpus: corpus of each window, int [windows].
-        texts: text of each token of the vocabulary (`contexts.token_texts`).
+        texts: text of each token of the vocabulary (`vocabulary.token_texts`).
         special: whether each is a special token, bool [vocabulary].
 
     Returns:
         Numbers of `CLASSES`, uint8 [windows, length].
     """
-    texts = ["\n" if is_special else text for text, is_special in zip(texts, special, strict=True)]
+    # What parts documents breaks a line.
+    if isinstance(texts, Texts):
+        texts = Texts([b"\n" if one else piece for piece, one in zip(texts.pieces, special, strict=True)])
+    else:
+        texts = ["\n" if one else text for text, one in zip(texts, special, strict=True)]
     alone = [PART if "\ufffd" in text else SPACE if not text.strip() else PUNCTUATION for text in texts]
     classes = np.array(alone, np.uint8)[tokens]
     code = code_corpora(tokens, corpus, texts, special)[corpus]
     with progress(len(tokens), "window", "token classes") as bar:
         for row, (window, is_code) in enumerate(zip(tokens.tolist(), code.tolist(), strict=True)):
-            pieces = [texts[token] for token in window]
-            starts = [0, *accumulate(map(len, pieces))]
+            shown = window_texts(window, texts)
+            starts = [0, *accumulate(len(one.text) for one in shown)]
             free = 0  # a token with two runs in it is of the first one's class
-            for run in _RUN[is_code].finditer("".join(pieces)):
-                first, last = bisect_right(starts, run.start()) - 1, bisect_right(starts, run.end() - 1) - 1
-                classes[row, max(first, free) : last + 1] = _class(run[0], is_code, last > first)
-                free = last + 1
+            for run in _RUN[is_code].finditer("".join(one.text for one in shown)):
+                first = shown[bisect_right(starts, run.start()) - 1].first
+                stop = shown[bisect_right(starts, run.end() - 1) - 1].stop
+                classes[row, max(first, free) : stop] = _class(run[0], is_code, stop - first > 1)
+                free = stop
+            for one in shown:
+                if one.stop - one.first > 1:
+                    classes[row, one.first : one.stop] = PART
             bar.update()
     return classes
 
@@ -130,7 +144,8 @@ def _class(run: str, is_code: bool, several: bool) -> int:
 def categorise(path: str | Path, tokens: np.ndarray, classes: np.ndarray, vocabulary: int, label: str) -> pa.Table:
     """The category of each feature, and the tokens with most of its activation.
 
-    The file is read once for every `TILE_BYTES` of features × vocabulary; memory does not grow with the sample.
+    The file is read once, and once more for each `PAIRS` of a feature and a token that it fires on; memory grows with neither the
+    sample nor features × vocabulary.
 
     Args:
         path: activations, a file of `features.feature_batches`.
@@ -145,25 +160,23 @@ def categorise(path: str | Path, tokens: np.ndarray, classes: np.ndarray, vocabu
         log(share / share of the token in the sample). Null, and no tokens, for a feature that never fires.
     """
     (windows, length), features = tokens.shape, read_provenance(path)["features"]
-    tile = max(1, TILE_BYTES // (8 * vocabulary))
     unigram = np.bincount(tokens.ravel(), minlength=vocabulary) / tokens.size
     on_class, on_position = np.zeros(features * len(CLASSES)), np.zeros(features * length)
     active = np.zeros(features, np.int64)
     lists: list[list[dict[str, Any]]] = []
-    with progress(windows * -(-features // tile), "window", label) as bar:
-        for first in range(0, features, tile):
-            mass = np.zeros((min(tile, features - first), vocabulary))
+    with progress(windows, "window", label) as bar:
+        while len(lists) < features:
+            first = len(lists)
+            sums = _Sums(first, features, vocabulary)
             for window, position, feature, activation in window_pieces(path, tokens.shape):
                 if not first:
                     key = feature * len(CLASSES) + classes[window, position]
                     on_class += np.bincount(key, activation, len(on_class))
                     on_position += np.bincount(feature * length + position, activation, len(on_position))
                     active += np.bincount(feature, minlength=features)
-                here = (feature >= first) & (feature < first + len(mass))
-                key = (feature[here] - first).astype(np.int64) * vocabulary + tokens[window[here], position[here]]
-                np.add.at(mass.reshape(-1), key, activation[here].astype(np.float64))
-                bar.update(windows * (first // tile) + int(window[-1]) + 1 - bar.n)
-            lists += _top_tokens(mass, unigram)
+                    bar.update(int(window[-1]) + 1 - bar.n)
+                sums.add(feature, tokens[window, position], activation)
+            lists += sums.top_tokens(unigram)
     on_class, on_position = on_class.reshape(features, -1), on_position.reshape(features, -1)
     total = on_class.sum(1)
     fires = total > 0
@@ -178,16 +191,62 @@ def categorise(path: str | Path, tokens: np.ndarray, classes: np.ndarray, vocabu
     return pa.table([np.arange(features, dtype=np.int32), *columns], schema=CATEGORISED)
 
 
-def _top_tokens(mass: np.ndarray, unigram: np.ndarray) -> list[list[dict[str, Any]]]:
-    """For each row of masses [features, vocabulary], its tokens with the largest."""
-    feature, token = np.nonzero(mass)
-    order, _ = leading(feature, mass[feature, token], token, TOP_TOKENS)
-    total = mass.sum(1)
-    lists: list[list[dict[str, Any]]] = [[] for _ in mass]
-    for row, number in zip(feature[order].tolist(), token[order].tolist(), strict=True):
-        share = float(mass[row, number] / total[row])
-        lists[row].append({"token": number, "share": share, "ratio": float(np.log(share / unigram[number]))})
-    return lists
+class _Sums:
+    """Activation of each feature of a range on each token, for the pairs that occur.
+
+    The range ends earlier as soon as its pairs are more than `PAIRS`, down to one feature. Each sum adds up in the order of the file, so
+    that it does not depend on where ranges end.
+    """
+
+    def __init__(self, first: int, stop: int, vocabulary: int) -> None:
+        self.first, self.stop, self.vocabulary = first, stop, vocabulary
+        self.key, self.sum = np.zeros(0, np.int64), np.zeros(0)  # feature × vocabulary + token, ascending
+        self.waiting: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def add(self, feature: np.ndarray, token: np.ndarray, activation: np.ndarray) -> None:
+        here = (feature >= self.first) & (feature < self.stop)
+        key = feature[here].astype(np.int64) * self.vocabulary + token[here]
+        self.waiting.append((key, activation[here].astype(np.float64)))
+        if sum(len(key) for key, _ in self.waiting) >= BUFFER:
+            self._merge()
+
+    def _merge(self) -> None:
+        if not self.waiting:
+            return
+        key, activation = (np.concatenate(column) for column in zip(*self.waiting, strict=True))
+        self.waiting = []
+        found, number = np.unique(key, return_inverse=True)
+        place = np.searchsorted(self.key, found)
+        known = np.zeros(len(found), bool)
+        inside = place < len(self.key)
+        known[inside] = self.key[place[inside]] == found[inside]
+        self.key = np.insert(self.key, place[~known], found[~known])
+        self.sum = np.insert(self.sum, place[~known], 0.0)
+        place += np.cumsum(~known) - ~known  # behind the new ones before it
+        np.add.at(self.sum, place[number], activation)
+        while len(self.key) > PAIRS and self.stop - self.first > 1:
+            self.stop = (self.first + self.stop) // 2
+            kept = int(np.searchsorted(self.key, self.stop * self.vocabulary))
+            self.key, self.sum = self.key[:kept].copy(), self.sum[:kept].copy()
+
+    def top_tokens(self, unigram: np.ndarray) -> list[list[dict[str, Any]]]:
+        """For each feature of the range, its tokens with the largest sums."""
+        self._merge()
+        feature, token = np.divmod(self.key, self.vocabulary)
+        order, _ = leading(feature, self.sum, token, TOP_TOKENS)
+        bounds = np.searchsorted(feature, np.arange(self.first, self.stop + 1))
+        total = np.zeros(self.stop - self.first)
+        row = np.zeros(self.vocabulary)
+        for number, (start, stop) in enumerate(pairwise(bounds.tolist())):
+            row[token[start:stop]] = self.sum[start:stop]
+            total[number] = row.sum()
+            row[token[start:stop]] = 0
+        lists: list[list[dict[str, Any]]] = [[] for _ in total]
+        for place in order.tolist():
+            one, number = int(feature[place]) - self.first, int(token[place])
+            share = float(self.sum[place] / total[one])
+            lists[one].append({"token": number, "share": share, "ratio": float(np.log(share / unigram[number]))})
+        return lists
 
 
 def count_categories(

@@ -80,7 +80,9 @@ def _default(key: str, entry: dict[str, Any], block: dict[str, Any]) -> str:
     if key in block.get("required", []):
         return "required"
     if "default" not in entry:
-        return "see there" if "$ref" in entry else "see `study.py`" if "items" not in entry else _factory(key, block)
+        if "$ref" in entry or any("$ref" in option for option in entry.get("anyOf", ())):
+            return "see there"
+        return "see `study.py`" if "items" not in entry else _factory(key, block)
     return "not set" if entry["default"] is None else f"`{json.dumps(entry['default'])}`"
 
 

@@ -1,4 +1,4 @@
-"""Where each feature fires most: the windows of the sample with its highest activations, and tokens as text."""
+"""Where each feature fires most: the windows of the sample with its highest activations."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from tokenizers import Tokenizer
 
-from feature_lineage.artifacts import read_provenance, verify_files
+from feature_lineage.artifacts import read_provenance
 from feature_lineage.feature_tokens import activation_blocks
 from feature_lineage.logs import progress
+from feature_lineage.vocabulary import token_texts as token_texts
+from feature_lineage.vocabulary import window_texts
 
 CONTEXTS = pa.schema(
     [
@@ -27,26 +28,6 @@ CONTEXTS = pa.schema(
 TOP = 10  # contexts of a feature
 
 Pieces = Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]  # windows, positions, features, activations
-
-
-def token_texts(path: str | Path) -> tuple[list[str], np.ndarray]:
-    """The text of each token of a `tokenizer.json`, and whether it is a special one, bool [vocabulary].
-
-    Spaces are part of a token's text. A token that is a piece of a character reads U+FFFD.
-
-    Raises:
-        InputError: the file is missing or damaged.
-    """
-    verify_files(Path(path).with_name("tokenizer_config.json"))
-    tokenizer = Tokenizer.from_file(str(path))
-    pieces = [tokenizer.id_to_token(i) or "" for i in range(max(tokenizer.get_vocab().values()) + 1)]
-    special = [i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special]
-    # Tokenizers that write a space as U+2581 lose it where a token is decoded alone.
-    texts = [
-        piece.replace("▁", " ") if "▁" in piece else tokenizer.decode([i], skip_special_tokens=False)
-        for i, piece in enumerate(pieces)
-    ]
-    return texts, np.isin(np.arange(len(texts)), special)
 
 
 def window_pieces(path: str | Path, shape: tuple[int, int]) -> Pieces:
@@ -156,12 +137,18 @@ def highlighted(
 ) -> dict[str, list[Any]]:
     """A window as it is shown: the text of each token, and the feature's activation there, 0 where it is silent.
 
+    Tokens that are pieces of one character are shown as one, with the highest of their activations.
+
     Args:
         tokens: token numbers of the window, int [length].
         position: where the feature fires in it.
         activation: how much it fires there.
         texts: text of each token of the vocabulary (`token_texts`). It is a corpus's: escape it in HTML.
     """
-    shown = np.zeros(len(tokens))
-    shown[list(position)] = activation
-    return {"tokens": [texts[token] for token in tokens], "activations": shown.tolist()}
+    values = np.zeros(len(tokens))
+    values[list(position)] = activation
+    shown = window_texts(tokens.tolist(), texts)
+    return {
+        "tokens": [one.text for one in shown],
+        "activations": [float(values[one.first : one.stop].max()) for one in shown],
+    }

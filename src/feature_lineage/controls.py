@@ -15,6 +15,7 @@ from feature_lineage.artifacts import read_table
 from feature_lineage.correlation import Activations, Moved, Source, correlate, moments
 from feature_lineage.flow import best_matches
 from feature_lineage.logs import InputError, progress
+from feature_lineage.streams import Stream, entropy
 
 if TYPE_CHECKING:
     import torch
@@ -177,7 +178,7 @@ def ceiling_curves(comparisons: Comparisons, floor: float) -> pa.Table:
 
 def offsets(seed: int) -> list[float]:
     """Shares of a corpus by which it is shifted: a half, and one drawn on either side of it."""
-    random = np.random.default_rng([seed, 4])
+    random = np.random.default_rng(entropy(seed, Stream.SHIFTS))
     return [0.5, random.uniform(0.25, 0.45), random.uniform(0.55, 0.75)]
 
 

@@ -4,6 +4,9 @@ Every reply is written to a ledger the moment it arrives, under a digest of the 
 killed, or run again with other settings, asks only what it has not asked before. A request is written there before it is sent, with
 the most that it can cost: one whose reply never arrives (a time-out, here or at a gateway, a dropped connection, a kill) may have been
 billed, so it goes on counting against the budget, though it is asked again.
+
+A response with status 200 is a reply only if it holds a text. An error object, no choice, no text, a page or half a body in its place
+is a failed request: it is sent again, what it bills counts, and it is never taken for a reply, not even from an older ledger.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
@@ -36,6 +39,7 @@ from feature_lineage.logs import InputError, Stopped, logger, progress, stop_sig
 OPENAI = "https://api.openai.com/v1"
 ATTEMPTS = 3  # replies to one question, until one can be read
 TRIES = 8  # sendings of one request, until a reply arrives
+UNANSWERED = 3  # questions in a row that an endpoint accepts and never answers, until the job ends
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between two tries; they double
 LONGEST_RETRY_AFTER = 600.0  # seconds that an endpoint may ask us to wait
 TEMPERATURES = (0.0, 0.5, 1.0)  # one an attempt: the same question at 0 would get the same reply
@@ -48,6 +52,10 @@ LARGEST_REPLY = 1 << 26  # bytes; with all log-probabilities, the longest that i
 LONGEST_TEXT = 1 << 18  # characters of a reply that are kept: the longest asked for has a tenth of it too
 LONGEST_PROBLEM = 500  # characters of what an endpoint says of an error
 MOST_TOKENS = 1 << 31  # that a reply can say it used; a column of the table holds the sum of many
+LONGEST_EXCERPT = 200  # characters that are shown of a body that is no completion
+WARNINGS = 10  # different problems of an endpoint that the log tells
+BUDGET_SPENT = "interpretation.budget_usd is spent"
+MALFORMED = f"malformed reply, {ATTEMPTS} times"
 PROMPT_REFUSED = ("content_filter", "content_policy_violation", "invalid_prompt")  # an endpoint's codes for it
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -59,6 +67,35 @@ class Malformed(ValueError):
 
 class BudgetSpent(Exception):
     """The request could cost more than is left."""
+
+
+class NoReply(Exception):
+    """An endpoint that answers other questions gave this one no reply; the message says what it gave instead."""
+
+
+class Failure(NamedTuple):
+    """Why a request has no reply.
+
+    Attributes:
+        problem: in words, on one line, however long.
+        status: HTTP status of the response, or the one that its error object names; 0 for neither.
+        codes: what the endpoint calls the error.
+        after: seconds that it asks us to wait.
+        accepted: whether the response itself had status 200.
+        declined: whether the model ended without a text (a refusal, a filter, the limit): the same request would end so again.
+    """
+
+    problem: str
+    status: int = 0
+    codes: tuple[str, ...] = ()
+    after: float = 0.0
+    accepted: bool = False
+    declined: bool = False
+
+    @property
+    def brief(self) -> str:
+        """The problem, not at any length."""
+        return self.problem if len(self.problem) <= LONGEST_PROBLEM else f"{self.problem[:LONGEST_PROBLEM]} …"
 
 
 class Service(NamedTuple):
@@ -104,8 +141,20 @@ class Reply(NamedTuple):
     tokens: list[tuple[str, dict[str, float]]]
 
 
+class Bill(NamedTuple):
+    """What an endpoint billed: tokens of prompts and of replies, and USD."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    usd: float = 0.0
+
+    def plus(self, other: Bill) -> Bill:
+        """The sum of two bills."""
+        return Bill(*(a + b for a, b in zip(self, other, strict=True)))
+
+
 class Answer(NamedTuple):
-    """What a reply was read as, or None and the reason; and what all replies to the question cost."""
+    """What a reply was read as, or None and the reason; and what was billed for the question, whoever asked it first."""
 
     value: Any
     reason: str | None
@@ -125,6 +174,7 @@ class _Account:
 
     def __init__(self, path: Path, file: IO[bytes]) -> None:
         self.places: dict[str, tuple[int, int]] = {}
+        self.bills: dict[str, Bill] = {}
         self.open: dict[str, list[float]] = {}  # requests without a reply, and what each may have cost
         self.spent = 0.0
         self.size = 0
@@ -133,7 +183,7 @@ class _Account:
                 break
             try:
                 self.count(json.loads(line), len(line))
-            except (ValueError, KeyError, TypeError, IndexError):
+            except (ValueError, KeyError, TypeError, IndexError, StopIteration, AttributeError):
                 raise InputError(
                     f"{path}: line {number} is damaged; delete that line, and what it holds is asked and paid again"
                 ) from None
@@ -143,13 +193,18 @@ class _Account:
             self.open.setdefault(entry["asked"], []).append(float(entry["usd"]))
             self.spent += float(entry["usd"])
         else:
-            digest = entry["reply"] if "reply" in entry else entry["unpaid"]
+            digest = next(entry[kind] for kind in ("reply", "failed", "unpaid") if kind in entry)
             self.spent -= self.open[digest].pop()
             if not self.open[digest]:
                 del self.open[digest]
-            if "reply" in entry:
-                self.places[digest] = (self.size, length)
+            if "unpaid" not in entry:
                 self.spent += float(entry["usd"])
+                bill = Bill(
+                    int(entry.get("prompt_tokens", 0)), int(entry.get("completion_tokens", 0)), float(entry["usd"])
+                )
+                self.bills[digest] = self.bills.get(digest, Bill()).plus(bill)
+            if "reply" in entry and _usable(entry):
+                self.places[digest] = (self.size, length)
         self.size += length
 
 
@@ -187,6 +242,15 @@ class Ledger:
         self._file.close()
 
     @property
+    def answered(self) -> bool:
+        """Whether it holds any reply."""
+        return bool(self._account.places)
+
+    def bill(self, digest: str) -> Bill:
+        """What was billed for a request, all its replies and failures together."""
+        return self._account.bills.get(digest, Bill())
+
+    @property
     def spent(self) -> float:
         """USD: what the replies cost, and the most that requests without a reply can have cost."""
         return self._account.spent
@@ -197,7 +261,8 @@ class Ledger:
         return json.loads(os.pread(self._file.fileno(), *place[::-1])) if place else None
 
     def write(self, entry: dict[str, Any]) -> None:
-        """Append an entry: `asked` (with `usd`, the most it can cost), `unpaid` or `reply` (with `usd`), each a request's digest."""
+        """Append an entry: `asked` (with `usd`, the most it can cost), then `unpaid`, `failed` or `reply` (both with `usd`); all name the
+        request's digest."""
         line = json.dumps(entry, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
         with self._lock, disk_faults_named(self.path):
             try:
@@ -251,6 +316,8 @@ class Endpoint:
         self._stop = threading.Event()
         self._money = threading.Condition()
         self._under_way = 0
+        self._answered, self._unanswered = ledger.answered, 0  # if it ever replied; questions in a row without a reply
+        self._told: set[str] = set()
         self._digests: dict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def ask(self, prompt: Prompt, parse: Callable[[Reply], Any], guess: Any = None) -> Answer:
@@ -302,31 +369,38 @@ class Endpoint:
     def _answer(
         self, prompt: Prompt, parse: Callable[[Reply], Any], fetch: Callable[[Prompt, int], dict[str, Any]]
     ) -> Answer:
-        spent: tuple[int, int, float] = (0, 0, 0.0)
+        value, reason = self._read(prompt, parse, fetch)
+        billed = Bill()
+        for digest in set(self._requests(prompt)):
+            billed = billed.plus(self.ledger.bill(digest))
+        return Answer(value, reason, *billed)
+
+    def _read(
+        self, prompt: Prompt, parse: Callable[[Reply], Any], fetch: Callable[[Prompt, int], dict[str, Any]]
+    ) -> tuple[Any, str | None]:
         reason = ""
         for attempt in range(ATTEMPTS):
             try:
                 entry = fetch(prompt, attempt)
             except BudgetSpent:
-                return Answer(None, "interpretation.budget_usd is spent", *spent)
-            spent = (
-                spent[0] + entry["prompt_tokens"],
-                spent[1] + entry["completion_tokens"],
-                spent[2] + entry["usd"],
-            )
+                return None, BUDGET_SPENT
+            except NoReply as error:
+                return None, f"the endpoint gave no reply, {TRIES} times: {error}"
             if "refused" in entry:
-                return Answer(None, f"the endpoint refuses the prompt: {entry['refused']}", *spent)
+                return None, f"the endpoint refuses the prompt: {entry['refused']}"
+            if "declined" in entry:
+                reason = f"no whole text, {ATTEMPTS} times: {entry['declined']}"
+                continue
             try:
-                if entry["text"] is None or entry["finish"] == "length":
-                    finish = entry["finish"] if _encodes(entry["finish"]) else "unreadable"
-                    raise Malformed(f"no whole text ({finish})")
+                if entry["finish"] == "length":
+                    raise Malformed("no whole text (length)")
                 if not _encodes(entry["text"]):
                     raise Malformed("text that is not valid Unicode")
                 tokens = [(token, dict(numbers)) for token, numbers in entry["tokens"]]
-                return Answer(parse(Reply(entry["text"], tokens)), None, *spent)
+                return parse(Reply(entry["text"], tokens)), None
             except Malformed as error:
-                reason = f"malformed reply, {ATTEMPTS} times: {error}"
-        return Answer(None, reason, *spent)
+                reason = f"{MALFORMED}: {error}"
+        return None, reason
 
     # One request.
 
@@ -352,6 +426,12 @@ class Endpoint:
         )
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
+    def _requests(self, prompt: Prompt) -> Iterator[str]:
+        """Digests of all requests that a question can have been asked by."""
+        for attempt in range(ATTEMPTS):
+            for without in WITHOUT:
+                yield self._digest(self._request(prompt, attempt, without), attempt)
+
     def stored(self, prompt: Prompt, attempt: int) -> dict[str, Any] | None:
         """The reply to an attempt of a question, if it is in the ledger; one without some of `OPTIONS` serves too."""
         for without in WITHOUT:
@@ -364,78 +444,113 @@ class Endpoint:
             return self.stored(prompt, attempt) or self._send(prompt, attempt)
 
     def _send(self, prompt: Prompt, attempt: int) -> dict[str, Any]:
-        service, problem, pause = self.service, "", FIRST_WAIT
+        failure, pause = Failure(""), FIRST_WAIT
         for _ in range(TRIES):
             self._wait(self._resume - time.monotonic())
             request = self._request(prompt, attempt, self._without)
             digest = self._digest(request, attempt)
             limit = request.get("max_tokens") or request["max_completion_tokens"]
-            worst = cost(service, most_prompt_tokens(prompt), limit)
+            worst = cost(self.service, most_prompt_tokens(prompt), limit)
             client = self._connected()
             self._reserve(digest, worst)
-            after, entry = 0.0, None
+            entry = None
             try:
-                entry = self._call(client, request, digest, worst)
-            except (openai.APIConnectionError, httpx.TransportError) as error:
-                problem = self._problem(error)
-                # Never sent; after a time-out or a broken connection nobody knows.
-                if type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout"):
-                    entry = {"unpaid": digest}
-            except openai.APIStatusError as error:
-                problem = f"status {error.status_code}, {self._problem(error)}"
-                entry = None if _perhaps_billed(error.status_code) else {"unpaid": digest}
-                if error.status_code in (400, 422):
-                    if code := next((code for code in PROMPT_REFUSED if code in (error.code, error.type)), None):
-                        entry = _entry(digest, 0.0, service.model) | {"refused": code}
-                        return entry
-                    if option := _refused_option(request, str(error)):
-                        if option not in self._without:
-                            self._without |= {option}
-                            logger.warning(
-                                "%s: refuses %s for %s; asked without", service.base_url, option, service.model
-                            )
-                        continue
-                if (error.status_code not in (408, 409, 429) and error.status_code < 500) or _quota(error):
-                    raise self._refused(problem) from None
-                after = _retry_after(error.response.headers.get("retry-after"))
-                self._resume = max(self._resume, time.monotonic() + after)
+                entry, found = self._exchange(client, request, digest, worst)
             finally:
                 self._settle(entry)
-            if entry and "reply" in entry:
-                return entry
-            self._wait(max(after, pause * random.uniform(0.5, 1)))
+            if self.budget is not None and entry and entry.get("usd", 0.0) > worst * (1 + 1e-9):
+                raise self._overbilled(entry, limit)
+            if found is None:
+                self._answered, self._unanswered = True, 0
+                return entry or {}
+            failure = found
+            if failure.status in (400, 422) and (option := _refused_option(request, failure.problem)):
+                if option not in self._without:
+                    self._without |= {option}
+                    logger.warning(
+                        "%s: refuses %s for %s; asked without", self.service.base_url, option, self.service.model
+                    )
+                continue
+            if (0 < failure.status < 500 and failure.status not in (408, 409, 429)) or _quota(failure):
+                raise self._refused(failure.brief)
+            self._tell(failure.brief)
+            self._resume = max(self._resume, time.monotonic() + failure.after)
+            self._wait(max(failure.after, pause * random.uniform(0.5, 1)))
+            if failure.declined:
+                return {"declined": failure.brief}
             pause = min(2 * pause, LONGEST_WAIT)
+        self._unanswered += 1
+        if failure.accepted and self._answered and self._unanswered < UNANSWERED:
+            raise NoReply(failure.brief)  # others are answered: it may be this prompt
         raise InputError(
-            f"{service.base_url} did not answer {TRIES} times in a row (model {service.model!r}; last: {problem}); what was paid is "
-            f"kept in {self.ledger.path}: run Snakemake again when it answers, or lower interpretation.parallel"
+            f"{self.service.base_url} did not answer {TRIES} times in a row (model {self.service.model!r}; last: {failure.brief}); what "
+            f"was paid is kept in {self.ledger.path}: run Snakemake again when it answers, or lower interpretation.parallel"
         )
 
-    def _call(self, client: openai.OpenAI, request: dict[str, Any], digest: str, worst: float) -> dict[str, Any]:
-        """Send a request; what came back as an entry of the ledger, whatever it is, since it may be billed."""
+    def _exchange(
+        self, client: openai.OpenAI, request: dict[str, Any], digest: str, worst: float
+    ) -> tuple[dict[str, Any] | None, Failure | None]:
+        """Send a request: the ledger's entry of what it came to (None: it may have been billed), and why there is no reply, if so."""
+        unpaid = {"unpaid": digest}
+        try:
+            body = self._call(client, request)
+        except (openai.APIConnectionError, httpx.TransportError) as error:
+            # Never sent; after a time-out or a broken connection nobody knows.
+            never = type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
+            return unpaid if never else None, Failure(self._words(error))
+        except openai.APIStatusError as error:
+            status, codes = error.status_code, tuple(code for code in (error.code, error.type) if code)
+            failure = Failure(f"status {status}, {self._words(error)}", status, codes)
+            failure = failure._replace(after=_retry_after(error.response.headers.get("retry-after")))
+            entry = None if _perhaps_billed(status) else unpaid
+        else:
+            entry, failure = self._completion(body, digest, worst)
+        refused = [
+            code for code in PROMPT_REFUSED if failure and failure.status in (400, 422) and code in failure.codes
+        ]
+        if refused:
+            bill = {name: entry[name] for name in Bill._fields} if entry and "failed" in entry else {}
+            return _entry(digest, 0.0, self.service.model) | bill | {"refused": refused[0]}, None
+        return entry, failure
+
+    def _call(self, client: openai.OpenAI, request: dict[str, Any]) -> bytes | None:
+        """Send a request; the body of the response, or None if it is longer than any that was asked for."""
         body = bytearray()
         with client.chat.completions.with_streaming_response.create(**request) as raw:
             for part in raw.iter_bytes():
                 body += part
                 if len(body) > LARGEST_REPLY:
-                    body.clear()
-                    break
-        entry = _entry(digest, worst, self.service.model)
-        # Anything can stand in the body: what is not a completion has no text, and without its usage costs the most it can.
+                    return None
+        return bytes(body)
+
+    def _completion(
+        self, body: bytes | None, digest: str, worst: float
+    ) -> tuple[dict[str, Any] | None, Failure | None]:
+        """What a body with status 200 is: an entry of the ledger, and why it is no reply, if it is none.
+
+        Anything can stand in it. Without its usage, a reply costs the most that it can.
+        """
+        if body is None:
+            return None, Failure(f"a body of more than {LARGEST_REPLY:,} bytes", accepted=True, declined=True)
         found = None
-        with suppress(Exception):
+        with suppress(ValueError, RecursionError):
             found = json.loads(body)
-        with suppress(Exception):
-            usage = found["usage"]
-            prompt, completion = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
-            if 0 <= prompt < MOST_TOKENS and 0 <= completion < MOST_TOKENS:
-                entry |= {"prompt_tokens": prompt, "completion_tokens": completion}
-                entry["usd"] = cost(self.service, prompt, completion)
-        with suppress(Exception):
-            choice = found["choices"][0]
-            if isinstance(text := choice["message"]["content"], str) and len(text) <= LONGEST_TEXT:
-                entry |= {"text": self._hidden(text), "finish": self._hidden(choice.get("finish_reason"))[:32]}
-                entry["tokens"] = _numbers(choice.get("logprobs"), entry["text"])
-        return entry
+        bill = _usage(found, self.service)
+        try:
+            failure = _failure(found, body)
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError):
+            failure = Failure("a reply in another form")
+        if failure:
+            failure = failure._replace(problem=self._words(failure.problem), accepted=True)
+            if bill is None:
+                known = failure.status and not _perhaps_billed(failure.status)
+                return {"unpaid": digest} if known else None, failure
+            return {"failed": digest, **bill._asdict(), "problem": failure.brief}, failure
+        choice = found["choices"][0]
+        entry = _entry(digest, worst, self.service.model) | (bill or Bill(usd=worst))._asdict()
+        entry |= {"text": self._hidden(_text(choice)), "finish": self._hidden(choice.get("finish_reason"))[:32]}
+        entry["tokens"] = _numbers(choice.get("logprobs"), entry["text"])
+        return entry, None
 
     def _connected(self) -> openai.OpenAI:
         service = self.service
@@ -483,10 +598,23 @@ class Endpoint:
                 text = text.replace(form, "***")
         return text
 
-    def _problem(self, error: Exception) -> str:
-        """What an error says, without the key and not at any length."""
-        text = self._hidden(error)
-        return text if len(text) <= LONGEST_PROBLEM else f"{text[:LONGEST_PROBLEM]} …"
+    def _words(self, problem: object) -> str:
+        """What an endpoint says of an error: without the key, on one line, as text that can be written down."""
+        return " ".join(self._hidden(problem).encode("utf-8", "replace").decode().split())
+
+    def _tell(self, problem: str) -> None:
+        """Log a problem, the first time that it comes."""
+        if problem not in self._told and len(self._told) < WARNINGS:
+            self._told.add(problem)
+            logger.warning("%s: a request failed (%s); sending it again", self.service.base_url, problem)
+
+    def _overbilled(self, entry: dict[str, Any], limit: int) -> InputError:
+        return InputError(
+            f"{self.service.base_url} billed USD {entry['usd']:.4f} ({entry['prompt_tokens']:,} prompt and "
+            f"{entry['completion_tokens']:,} reply tokens) for a request whose reply was limited to {limit:,} tokens: with such bills "
+            f"interpretation.budget_usd cannot be kept, so nothing more is sent. USD {self.ledger.spent:.4f} is spent, all that was paid is "
+            f"kept in {self.ledger.path}; use an endpoint and model that keep to max_tokens"
+        )
 
     # Waiting and money.
 
@@ -546,6 +674,75 @@ def _entry(digest: str, usd: float, model: str) -> dict[str, Any]:
     return entry | {"model": model, "text": None, "finish": "unreadable", "tokens": []}
 
 
+def _usable(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry of a ledger is a reply. Ledgers of earlier versions hold failed requests in their form, without a text."""
+    return "refused" in entry or (isinstance(entry.get("text"), str) and entry.get("finish") != "error")
+
+
+def _usage(found: Any, service: Service) -> Bill | None:
+    """What a body says that it bills; None if it does not say, or says what cannot be."""
+    with suppress(KeyError, TypeError, ValueError, OverflowError):
+        prompt, completion = int(found["usage"]["prompt_tokens"]), int(found["usage"]["completion_tokens"])
+        if 0 <= prompt < MOST_TOKENS and 0 <= completion < MOST_TOKENS:
+            return Bill(prompt, completion, cost(service, prompt, completion))
+    return None
+
+
+def _text(choice: Mapping[str, Any]) -> str | None:
+    """The text of a choice; some endpoints send it in parts."""
+    content = choice["message"].get("content")
+    if isinstance(content, list):
+        parts = [part["text"] for part in content if part.get("type") == "text"]
+        content = "".join(parts) if parts else None
+    return content if isinstance(content, str) else None
+
+
+def _failure(found: Any, body: bytes) -> Failure | None:
+    """Why a body with status 200 holds no reply, None if it holds one; any `LookupError`, `TypeError` or the like if it has no form."""
+    if not isinstance(found, dict):
+        excerpt = body[: 4 * LONGEST_EXCERPT].decode("utf-8", "replace")[:LONGEST_EXCERPT]
+        kind = "a stream of events" if excerpt.lstrip().startswith(("data:", "event:", ":")) else "no JSON object"
+        return Failure(f"{kind} in place of a completion: {excerpt!r}")
+    choices = found.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    for holder in (found, choice):
+        if isinstance(holder, dict) and _says_something(error := holder.get("error")):
+            return _error(error)
+    if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
+        told = next((found[name] for name in ("message", "detail", "msg") if isinstance(found.get(name), str)), None)
+        missing = "no message in its choice" if choice else "no choice"
+        return Failure(f"{missing}: {told}" if told else f"{missing} in the completion")
+    text, finish, refusal = _text(choice), choice.get("finish_reason"), choice["message"].get("refusal")
+    if finish == "error":
+        return Failure("the completion ended with an error")
+    if not text and isinstance(refusal, str) and refusal:
+        return Failure(f"the model refuses: {refusal}", declined=True)
+    if finish == "content_filter":
+        return Failure("stopped by a content filter", declined=True)
+    if text is None:
+        reason = finish if isinstance(finish, str) and _encodes(finish) else "unreadable"
+        return Failure(f"no text in the completion ({reason[:32]})", declined=finish == "length")
+    if len(text) > LONGEST_TEXT:
+        return Failure(f"a text of {len(text):,} characters", declined=True)
+    return None
+
+
+def _says_something(error: Any) -> bool:
+    return any(error.values()) if isinstance(error, dict) else bool(error)
+
+
+def _error(error: Any) -> Failure:
+    """An error object in a body with status 200; gateways write the status that they were given into its code."""
+    if not isinstance(error, dict):
+        return Failure(f"an error in place of a completion: {error}")
+    codes = tuple(str(error[name]) for name in ("code", "type", "status") if error.get(name))
+    status = next((int(code) for code in codes if code.isascii() and code.isdigit() and 400 <= int(code[:4]) < 600), 0)
+    said = error.get("message") or json.dumps(error)
+    return Failure(
+        f"an error in place of a completion: {said}" + "".join(f" ({code})" for code in codes[:1]), status, codes
+    )
+
+
 def _encodes(text: str) -> bool:
     """Whether a text can be written down: JSON lets halves of surrogate pairs stand alone."""
     try:
@@ -566,8 +763,8 @@ def _refused_option(request: dict[str, Any], problem: str) -> str | None:
     return next((option for option in OPTIONS if option in request and named[option] in problem), None)
 
 
-def _quota(error: openai.APIStatusError) -> bool:
-    return "insufficient_quota" in (error.code, error.type) or "insufficient_quota" in str(error)
+def _quota(failure: Failure) -> bool:
+    return "insufficient_quota" in failure.codes or "insufficient_quota" in failure.problem
 
 
 def _retry_after(header: str | None) -> float:

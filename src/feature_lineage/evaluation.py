@@ -48,7 +48,7 @@ class Evaluation:
 
 
 DEFINITIONS: Mapping[str, str] = {
-    "tokens": "validation tokens evaluated, as many from each corpus of the model's trace as it holds, up to the number asked",
+    "tokens": "validation tokens evaluated: of each corpus of the model's trace the number asked, or all that it holds",
     "l0": "mean number of features with activation > 0 per token",
     "mse": "mean over tokens and elements of (x - x̂)², in units of the model's activations",
     "variance_explained": "1 - Σ|x - x̂|² / Σ|x - mean(x)|²",
@@ -79,11 +79,11 @@ def evaluate_autoencoder(
         autoencoder: its autoencoder, on the same device.
         directories: validation token directory by corpus.
         context: tokens of a window.
-        tokens: tokens in all, the same from each corpus.
+        tokens: of each corpus, all that it holds if they are fewer.
         label: name in the progress bar.
     """
     windows = Windows(directories, context)
-    each = max(1, tokens // len(windows.corpora))
+    chosen = [windows.spread(number, tokens) for number in range(len(windows.corpora))]
     (n, m), place = autoencoder.W_enc.shape, autoencoder.W_enc.device
     total = Evaluation(n, m, place)
     batch = windows_at_once(place, context, max(m, vocabulary(bridge)))
@@ -96,16 +96,15 @@ def evaluate_autoencoder(
         total.add(x, features, reconstruction)
         return reconstruction
 
-    with progress(each * len(windows.corpora), "tok", label) as bar:
-        for number, corpus in enumerate(windows.corpora):
-            chosen = windows.spread(number, each)
+    with progress(sum(len(part) * context for part in chosen), "tok", label) as bar:
+        for corpus, part in zip(windows.corpora, chosen, strict=True):
             sums = {kind: torch.zeros((), dtype=torch.float64, device=place) for kind in ("clean", "spliced", "zero")}
-            for first in range(0, len(chosen), batch):
-                ids = windows[chosen[first : first + batch]]
+            for first in range(0, len(part), batch):
+                ids = windows[part[first : first + batch]]
                 for kind, replace in (("clean", None), ("spliced", splice), ("zero", torch.zeros_like)):
                     sums[kind] += next_token_losses(bridge, hook, ids, replace).sum(dtype=torch.float64)
                 bar.update(ids.size)
-            counts[corpus] = len(chosen) * (context - 1)
+            counts[corpus] = len(part) * (context - 1)
             losses[corpus] = {kind: float(value) for kind, value in sums.items()}
     whole = {
         kind: sum(sums[kind] for sums in losses.values()) / sum(counts.values())

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from choreographer.browsers.chromium import Chromium
 
 from feature_lineage.artifacts import KEY, disk_faults_named, read_json, staged
 from feature_lineage.logs import InputError, logger
@@ -97,6 +96,8 @@ def find_browser() -> str | None:
     """The Chromium, Chrome or alike that draws images: `BROWSER_PATH` if it is set, else one that is installed."""
     if path := os.environ.get("BROWSER_PATH"):
         return path if os.access(path, os.X_OK) and Path(path).is_file() else None
+    from choreographer.browsers.chromium import Chromium
+
     return Chromium.find_browser(skip_local=False)
 
 

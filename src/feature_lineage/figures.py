@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from feature_lineage.artifacts import KEY, staged, write_json
 
 # Okabe & Ito's palette: told apart by readers with any colour vision.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
 
 def write_figure(figure: go.Figure, path: str | Path, page: str | Path, record: dict[str, Any]) -> None:
@@ -43,9 +44,15 @@ def _policy(html: str) -> str:
     return f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
 
 
-def colours(names: list[str]) -> dict[str, str]:
-    """A colour for each name, the same in every figure of a study."""
-    return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
+def colours(names: Sequence[str], places: Mapping[str, int] | None = None) -> dict[str, str]:
+    """A colour for each name; from the ninth on they repeat.
+
+    Args:
+        names: those that a figure shows.
+        places: the place of each in the study, by which its colour is the same in every figure; none for names of one figure alone.
+    """
+    places = places or {name: place for place, name in enumerate(names)}
+    return {name: COLOURS[places[name] % len(COLOURS)] for name in names}
 
 
 def _faint(colour: str) -> str:
@@ -233,10 +240,24 @@ def scores(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     return figure
 
 
-def sweep(table: pd.DataFrame, t: float, parents: list[str], roots: Mapping[str, Mapping[str, Any]]) -> go.Figure:
-    """Accuracy of the merged model along the path, per corpus, with the base model's as dashed lines (the paper's figure 5)."""
+def sweep(
+    table: pd.DataFrame,
+    t: float,
+    parents: list[str],
+    roots: Mapping[str, Mapping[str, Any]],
+    places: Mapping[str, int] | None = None,
+) -> go.Figure:
+    """Accuracy of the merged model along the path, per corpus, with the base model's as dashed lines (the paper's figure 5).
+
+    Args:
+        table: schema `merge.SWEEP`.
+        t: the position that was chosen.
+        parents: the models at t = 0 and t = 1.
+        roots: `evaluation.json` of each root; a corpus that is in none has no dashed line.
+        places: of the corpora in the study, for their colours.
+    """
     figure = go.Figure()
-    palette = colours(list(dict.fromkeys(table["corpus"])))
+    palette = colours(list(dict.fromkeys(table["corpus"])), places)
     for corpus, rows in table.groupby("corpus", sort=False):
         figure.add_scatter(
             x=rows["t"],
@@ -265,10 +286,15 @@ def sweep(table: pd.DataFrame, t: float, parents: list[str], roots: Mapping[str,
     return figure
 
 
-def training(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
-    """Loss and accuracy of each language model against the tokens it has seen, on every validation corpus."""
+def training(curves: Mapping[str, pd.DataFrame], places: Mapping[str, int] | None = None) -> go.Figure:
+    """Loss and accuracy of each language model against the tokens it has seen, on every validation corpus.
+
+    Args:
+        curves: schema `training.CURVE`, by model.
+        places: of the models in the study, for their colours.
+    """
     figure = make_subplots(rows=1, cols=2, subplot_titles=("loss, nats per token", "next-token accuracy"))
-    palette = colours(list(curves))
+    palette = colours(list(curves), places)
     dashes: dict[str, str] = {}
     for model, curve in curves.items():
         train = curve[curve["split"] == "train"]
@@ -277,7 +303,7 @@ def training(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
             meta={"model": model, "measure": "loss"}, line={"color": palette[model]}, row=1, col=1,
         )  # fmt: skip
         for corpus, rows in curve[curve["split"] == "validation"].groupby("corpus", sort=False):
-            dash = dashes.setdefault(corpus, ("solid", "dash", "dot", "dashdot", "longdash")[len(dashes) % 5])
+            dash = dashes.setdefault(corpus, DASHES[len(dashes) % len(DASHES)])
             for column, value in enumerate(("loss", "accuracy"), start=1):
                 figure.add_scatter(
                     x=rows["tokens"], y=rows[value], name=f"{model}: {corpus}", legendgroup=model, showlegend=column == 1,
@@ -290,8 +316,13 @@ def training(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
     return figure
 
 
-def autoencoders(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
-    """L0, squared error, loss recovered and share of dead features of each autoencoder against the tokens it has seen."""
+def autoencoders(curves: Mapping[str, pd.DataFrame], places: Mapping[str, int] | None = None) -> go.Figure:
+    """L0, squared error, loss recovered and share of dead features of each autoencoder against the tokens it has seen.
+
+    Args:
+        curves: schema `autoencoder_training.CURVE`, by `<model>, seed <k>`. A model has one colour, a seed one kind of line.
+        places: of the models in the study, for their colours.
+    """
     panels = {
         "l0": "L0",
         "mse": "mean squared error",
@@ -299,13 +330,17 @@ def autoencoders(curves: Mapping[str, pd.DataFrame]) -> go.Figure:
         "dead_share": "dead features",
     }
     figure = make_subplots(rows=2, cols=2, subplot_titles=tuple(panels.values()))
-    palette = colours(list(curves))
+    names = {name: name.split(", seed ") for name in curves}
+    palette = colours(list(dict.fromkeys(model for model, _ in names.values())), places)
+    seeds = list(dict.fromkeys(seed for _, seed in names.values()))
     for name, curve in curves.items():
+        model, seed = names[name]
+        line = {"color": palette[model], "dash": DASHES[seeds.index(seed) % len(DASHES)]}
         for place, value in enumerate(panels):
             found = curve.dropna(subset=[value])
             figure.add_scatter(
                 x=found["tokens"], y=found[value], name=name, legendgroup=name, showlegend=place == 0, mode="lines",
-                meta={"measure": value}, line={"color": palette[name]}, row=place // 2 + 1, col=place % 2 + 1,
+                meta={"measure": value}, line=line, row=place // 2 + 1, col=place % 2 + 1,
             )  # fmt: skip
     figure.update_xaxes(title_text="tokens", row=2)
     figure.update_yaxes(type="log", row=1)

@@ -24,6 +24,7 @@ EDGES = pa.schema(
         for name in (
             "parent_features", "parent_dead", "parent_persisting", "disappearing",
             "child_features", "child_dead", "child_persisting", "emerging", "mutual", "one_to_one",
+            "min_active", "parent_rare", "child_rare",
         )
     ]
     + [
@@ -143,13 +144,19 @@ def one_to_one(correlations: pa.Table, threshold: float) -> tuple[np.ndarray, np
 
 
 class Edge(NamedTuple):
-    """One parent → child comparison: densities (share of tokens on which each feature fires) and correlations."""
+    """One parent → child comparison: densities (share of tokens on which each feature fires) and correlations.
+
+    Of the features with density 0, `parent_rare` and `child_rare` fire, but on fewer than `min_active` tokens.
+    """
 
     parent: str
     child: str
     parent_density: np.ndarray
     child_density: np.ndarray
     correlations: pa.Table
+    min_active: int = 1
+    parent_rare: int = 0
+    child_rare: int = 0
 
 
 class _Flow(NamedTuple):
@@ -237,15 +244,18 @@ def read_seeds(
     """
     found = []
     for number, seed in enumerate(seeds):
-        densities = {}
+        densities, rare = {}, {}
         for model, path in zip(models, statistics[number * len(models) :], strict=False):
             table = read_table(path, ["active", "density"])
-            densities[model] = np.where(table["active"].to_numpy() >= min_active, table["density"].to_numpy(), 0)
+            active = table["active"].to_numpy()
+            densities[model] = np.where(active >= min_active, table["density"].to_numpy(), 0)
+            rare[model] = int(((active > 0) & (active < min_active)).sum())
         compared = []
         for (a, b), path in zip(edges, correlations[number * len(edges) :], strict=False):
             pairs = read_table(path)
             alive = (densities[a][pairs["feature_a"]] > 0) & (densities[b][pairs["feature_b"]] > 0)
-            compared.append(Edge(a, b, densities[a], densities[b], pairs.filter(pa.array(alive))))
+            kept = pairs.filter(pa.array(alive))
+            compared.append(Edge(a, b, densities[a], densities[b], kept, min_active, rare[a], rare[b]))
         found.append(Seed(seed, densities, compared))
     return found
 
@@ -382,6 +392,9 @@ def _edge_row(flow: _Flow, threshold: float, seed: int) -> dict[str, Any]:
         "emerging": emerging,
         "mutual": int(flow.mutual.sum()),
         "one_to_one": len(flow.assigned[0]),
+        "min_active": flow.edge.min_active,
+        "parent_rare": flow.edge.parent_rare,
+        "child_rare": flow.edge.child_rare,
         "persisting_share": parent_persisting / parent_alive.sum() if parent_alive.any() else None,
         "emerging_share": emerging / child_alive.sum() if child_alive.any() else None,
     }

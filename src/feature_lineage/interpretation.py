@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
+from itertools import chain, zip_longest
 from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
@@ -22,9 +23,10 @@ import pyarrow as pa
 from scipy import stats
 
 from feature_lineage.correlation import ActivationFile
-from feature_lineage.endpoint import Answer, Ask, Endpoint, Estimate, Malformed, Prompt, Reply
+from feature_lineage.endpoint import BUDGET_SPENT, Answer, Ask, Endpoint, Estimate, Malformed, Prompt, Reply
 from feature_lineage.flow import SINGLE_TOKEN
 from feature_lineage.logs import InputError, logger, progress
+from feature_lineage.streams import Stream, entropy
 
 INTERPRETATIONS = pa.schema(
     [
@@ -58,6 +60,10 @@ SIMULATED = 15  # excerpts in a request: longer lists make a language model lose
 SNIPPETS = 10  # with and without activation, in a detection request
 EXPLANATION_TOKENS = 120
 LONGEST_EXPLANATION = 4000  # characters; what is longer was not asked for
+HOPELESS = 5  # questions of one kind without one readable reply, after which a language model is asked no more
+COVERAGE = 0.5  # share of the features that could be scored, below which no comparison is called won or lost
+NEVER_ACTIVE = "never active in the excerpts to be"
+CONSTANT = "constant activations where it is scored"
 
 
 # --- features and windows ----------------------------------------------------------------------------------
@@ -83,7 +89,7 @@ class Chosen(NamedTuple):
 def choose(
     lineages: pa.Table, tokens: pa.Table, model: str, autoencoder: int, count: int | str, seed: int
 ) -> list[Chosen]:
-    """Features to interpret, as many that persist as that do not, as far as there are.
+    """Features to interpret, as many that persist as that do not, as far as there are; a budget that ends early ends for both alike.
 
     A feature persists if it does on any edge to a child of its model; in a model without children, if it persists from a parent. Dead
     features are left out. A larger `count` keeps those of a smaller one.
@@ -97,7 +103,7 @@ def choose(
         seed: of the draw.
 
     Returns:
-        The features of each fate, in the order of the draw.
+        The features of each fate, in the order of the draw, one of each in turn.
     """
     found: dict[str, list[int]] = {PERSISTING: [], OTHERS: []}
     for batch in lineages.select(["model", "seed", "feature", "origin", "chain", "fates"]).to_batches():
@@ -106,12 +112,12 @@ def choose(
                 below = [edge["fate"] == "persisting" for edge in row["fates"]]
                 found[PERSISTING if any(below) or (not below and row["chain"]) else OTHERS].append(row["feature"])
     shares = np.nan_to_num(tokens["token_share"].to_numpy())
-    chosen = []
+    chosen: list[list[Chosen]] = []
     for fate, features in found.items():
         order = np.asarray(features, np.int64)[np.argsort(mixed(np.asarray(features, np.int64), seed))]
         order = order if count == "all" else order[: int(count) // 2]
-        chosen += [Chosen(int(feature), fate, bool(shares[feature] >= SINGLE_TOKEN)) for feature in order]
-    return chosen
+        chosen.append([Chosen(int(feature), fate, bool(shares[feature] >= SINGLE_TOKEN)) for feature in order])
+    return [one for one in chain.from_iterable(zip_longest(*chosen)) if one]
 
 
 def sides(corpus: np.ndarray, document: np.ndarray, seed: int) -> np.ndarray:
@@ -140,7 +146,8 @@ def sides(corpus: np.ndarray, document: np.ndarray, seed: int) -> np.ndarray:
         sizes = np.bincount(unit)
         taken = [0, 0]
         of_unit = np.zeros(len(sizes), np.int8)
-        for one in np.random.default_rng([seed, 5, int(number)]).permutation(len(sizes)):
+        random = np.random.default_rng(entropy(seed, Stream.SIDES, int(number)))
+        for one in random.permutation(len(sizes)):
             of_unit[one] = taken[1] < taken[0]
             taken[of_unit[one]] += sizes[one]
         side[windows] = of_unit[unit]
@@ -317,7 +324,7 @@ def _draw(
     drawn: list[tuple[int, int, int]] = []
     for place, feature in enumerate(features.tolist()):
         for which, windows in enumerate(of_side):
-            random = np.random.default_rng([seed, 7, feature, which])
+            random = np.random.default_rng(entropy(seed, Stream.EXCERPTS, feature, which))
             chosen: dict[int, int] = {}
             for band in (BANDS, *reversed(range(BANDS))):
                 group = _group(place, which, band)
@@ -354,6 +361,11 @@ def quantised(activations: np.ndarray, maximum: float) -> np.ndarray:
     """Activations as whole numbers from 0 to 10, int64: min(10, ⌊10 relu(a) / maximum⌋) (Bills et al. 2023)."""
     share = np.maximum(activations, 0) / maximum if maximum > 0 else np.zeros(np.shape(activations))
     return np.minimum(LEVELS, np.floor(LEVELS * share)).astype(np.int64)
+
+
+def active(excerpts: Excerpts, maximum: float) -> np.ndarray:
+    """Whether a feature is active in each excerpt, bool [excerpts], as prompts show it: at a token or more its activation is not 0 there."""
+    return quantised(excerpts.activations, maximum).max(1, initial=0) > 0
 
 
 def written(token: str) -> str:
@@ -483,19 +495,20 @@ def balanced_accuracy(said: np.ndarray, true: np.ndarray) -> float:
     return float((said[true].mean() + (~said[~true]).mean()) / 2)
 
 
-def _correlated(name: str, predicted: np.ndarray, true: np.ndarray) -> tuple[dict[str, float], str | None]:
+def _correlated(predicted: np.ndarray, true: np.ndarray) -> tuple[dict[str, float], str | None]:
+    """Both correlations; 0 for a prediction that is the same at every token, which tells nothing."""
     if not true.size or np.ptp(true) == 0:
-        return {}, "constant activations where it is scored"
-    if (r := pearson(predicted, true)) is None:
-        return {}, f"constant {name}"
-    return {"pearson": r, "spearman": spearman(predicted, true)}, None
+        return {}, CONSTANT
+    if np.ptp(predicted) == 0:
+        return {"pearson": 0.0, "spearman": 0.0}, None
+    return {"pearson": pearson(predicted, true), "spearman": spearman(predicted, true)}, None
 
 
 def baseline(chosen: Chosen, evidence: Evidence) -> dict[str, Any]:
     """A feature's row with the score of the token-statistics baseline alone."""
     row: dict[str, Any] = dict.fromkeys(INTERPRETATIONS.names)
     row |= chosen._asdict() | {"prompt_tokens": 0, "completion_tokens": 0, "cost_usd": 0.0}
-    scores, reason = _correlated("prediction", evidence.token_means, evidence.score.activations)
+    scores, reason = _correlated(evidence.token_means, evidence.score.activations)
     row |= {"token_mean": scores.get("pearson"), "token_mean_spearman": scores.get("spearman")}
     row["reason"] = f"token_mean: {reason}" if reason else None
     return row
@@ -518,16 +531,32 @@ def interpret(
         run: calls a function for each of some items, `Endpoint.map` or one after another.
 
     Returns:
-        A row of schema `INTERPRETATIONS` for each feature. A score that is missing is None and has its reason.
+        A row of schema `INTERPRETATIONS` for each feature. A score that is missing is None and has its reason. A question that several
+        features ask is charged to the first: the costs of all rows add up to what the endpoint billed.
+
+    Raises:
+        InputError: none of the first `HOPELESS` explanations, or simulations, can be read.
     """
+    charged: list[dict[int, Answer]] = [{} for _ in chosen]
+    kinds = {"explanations": _Kind("explanations", model), "simulations": _Kind("simulations", model)}
 
-    def explain(one: Evidence) -> Answer:
+    def asking(i: int, kind: str | None) -> Ask:
+        def asked(prompt: Prompt, parse: Callable[[Reply], Any], guess: Any) -> Answer:
+            answer = charged[i][hash(prompt)] = ask(prompt, parse, guess)
+            if kind:
+                kinds[kind].count(answer)
+            return answer
+
+        return asked
+
+    def explain(i: int) -> Answer:
+        one = evidence[i]
         for what, excerpts in (("explained", one.explain), ("scored", one.score)):
-            if not excerpts.activations.any():  # nothing to pay for
-                return Answer(None, f"never active in the excerpts to be {what}", 0, 0, 0.0)
-        return ask(explain_prompt(one, texts), read_explanation, "x" * 150)
+            if not active(excerpts, one.maximum).any():  # nothing to pay for
+                return Answer(None, f"{NEVER_ACTIVE} {what}", 0, 0, 0.0)
+        return asking(i, "explanations")(explain_prompt(one, texts), read_explanation, "x" * 150)
 
-    explained = run(explain, evidence, "explaining")
+    explained = run(explain, range(len(chosen)), "explaining")
     others: dict[int, str] = {}
     for fate in {one.fate for one in chosen}:
         same = [i for i, one in enumerate(chosen) if one.fate == fate and explained[i].value is not None]
@@ -537,67 +566,86 @@ def interpret(
     def score(i: int) -> dict[str, Any]:
         row = baseline(chosen[i], evidence[i]) | {"model_used": model, "explanation": explained[i].value}
         reasons = [row["reason"]] if row["reason"] else []
-        answers = [explained[i]]
 
-        def add(name: str, scores: dict[str, Any], reason: str | None, asked: Sequence[Answer]) -> None:
+        def add(name: str, scores: dict[str, Any], reason: str | None) -> None:
             row.update(scores)
-            answers.extend(asked)
             reasons.extend([f"{name}: {reason}"] if reason else [])
 
         if explained[i].value is None:
             reasons.append(f"explanation: {explained[i].reason}")
         else:
-            found, reason, asked = _simulate(explained[i].value, evidence[i].score, texts, ask)
+            simulate = asking(i, "simulations")
+            found, reason = _simulate(explained[i].value, evidence[i].score, texts, simulate)
             scores = {"simulation": found.get("pearson"), "simulation_spearman": found.get("spearman")}
-            add("simulation", scores, reason, asked)
-            add("detection", *_detect(explained[i].value, evidence[i].score, texts, ask))
+            add("simulation", scores, reason)
+            add("detection", *_detect(explained[i].value, evidence[i], texts, asking(i, None)))
             if i in others:
-                found, reason, asked = _simulate(others[i], evidence[i].score, texts, ask)
-                add("shuffled", {"shuffled": found.get("pearson")}, reason, asked)
+                found, reason = _simulate(others[i], evidence[i].score, texts, simulate)
+                add("shuffled", {"shuffled": found.get("pearson")}, reason)
             else:
                 reasons.append("shuffled: no other feature of this fate has an explanation")
-        return row | {
-            "reason": "; ".join(reasons) or None,
+        return row | {"reason": "; ".join(reasons) or None}
+
+    rows = run(score, range(len(chosen)), "scoring")
+    seen: set[int] = set()
+    for row, asked in zip(rows, charged, strict=True):
+        answers = [answer for question, answer in asked.items() if question not in seen]
+        seen |= asked.keys()
+        row |= {
             "prompt_tokens": sum(answer.prompt_tokens for answer in answers),
             "completion_tokens": sum(answer.completion_tokens for answer in answers),
             "cost_usd": sum(answer.usd for answer in answers),
         }
+    return rows
 
-    return run(score, range(len(chosen)), "scoring")
+
+class _Kind:
+    """Questions of one kind: the job ends when so many replies could not be read, and none could, that the rest would be paid in vain."""
+
+    def __init__(self, name: str, model: str) -> None:
+        self.name, self.model, self.failed, self.read = name, model, 0, False
+
+    def count(self, answer: Answer) -> None:
+        if answer.value is not None:
+            self.read = True
+        elif answer.reason != BUDGET_SPENT:
+            self.failed += 1
+            if not self.read and self.failed >= HOPELESS:
+                raise InputError(
+                    f"interpretation.model: {self.failed} {self.name} by {self.model!r} were asked for and none could be read (last: "
+                    f"{answer.reason}), so no more are asked for; name another model. What was paid is kept"
+                )
 
 
 def _simulate(
     explanation: str, excerpts: Excerpts, texts: Sequence[str], ask: Ask
-) -> tuple[dict[str, float], str | None, list[Answer]]:
-    answers: list[Answer] = []
+) -> tuple[dict[str, float], str | None]:
+    simulated = []
     for first in range(0, len(excerpts.tokens), SIMULATED):
         part = excerpts.tokens[first : first + SIMULATED]
         prompt = simulate_prompt(explanation, part, texts)
-        answers.append(ask(prompt, partial(read_simulation, count=part.size), np.zeros(part.size)))
-        if answers[-1].value is None:
-            return {}, answers[-1].reason, answers
-    simulated = np.concatenate([answer.value for answer in answers])
-    return *_correlated("simulation", simulated, excerpts.activations.ravel()), answers
+        answer = ask(prompt, partial(read_simulation, count=part.size), np.zeros(part.size))
+        if answer.value is None:
+            return {}, answer.reason
+        simulated.append(answer.value)
+    return _correlated(np.concatenate(simulated), excerpts.activations.ravel())
 
 
 def _detect(
-    explanation: str, excerpts: Excerpts, texts: Sequence[str], ask: Ask
-) -> tuple[dict[str, float], str | None, list[Answer]]:
-    active = excerpts.activations.max(1, initial=0) > 0
-    chosen = [np.flatnonzero(active == kind) for kind in (True, False)]
+    explanation: str, evidence: Evidence, texts: Sequence[str], ask: Ask
+) -> tuple[dict[str, float], str | None]:
+    tokens, is_active = evidence.score.tokens, active(evidence.score, evidence.maximum)
+    chosen = [np.flatnonzero(is_active == kind) for kind in (True, False)]
     if not all(map(len, chosen)):
-        return {}, f"the feature is active in {'all' if active.any() else 'none'} of the excerpts", []
+        return {}, f"the feature is active in {'all' if is_active.any() else 'none'} of the excerpts"
     # Excerpts are in the order of the sample: evenly spaced ones favour no activation.
     spaced = [rows[np.unique(np.linspace(0, len(rows) - 1, SNIPPETS).round().astype(int))] for rows in chosen]
     rows = np.sort(np.concatenate(spaced))
-    answer = ask(
-        detect_prompt(explanation, excerpts.tokens[rows], texts),
-        partial(read_detection, count=len(rows)),
-        np.zeros(len(rows), bool),
-    )
+    prompt = detect_prompt(explanation, tokens[rows], texts)
+    answer = ask(prompt, partial(read_detection, count=len(rows)), np.zeros(len(rows), bool))
     if answer.value is None:
-        return {}, answer.reason, [answer]
-    return {"detection": balanced_accuracy(answer.value, active[rows])}, None, [answer]
+        return {}, answer.reason
+    return {"detection": balanced_accuracy(answer.value, is_active[rows])}, None
 
 
 def ask_endpoint(
@@ -606,30 +654,78 @@ def ask_endpoint(
     """`interpret` through an endpoint, once it is sure that the budget is enough.
 
     Raises:
-        InputError: the estimate exceeds the budget (nothing is sent), or the endpoint refuses or does not answer.
+        InputError: the estimate exceeds the budget (nothing is sent); the endpoint refuses, does not answer or overruns the budget; no
+            feature has a score, and not because the budget ended.
     """
     estimate = Estimate(endpoint)
-    model = endpoint.service.model
-    interpret(chosen, evidence, texts, model, estimate.ask, lambda function, items, _: list(map(function, items)))
+    service, ledger = endpoint.service, endpoint.ledger
+    interpret(
+        chosen, evidence, texts, service.model, estimate.ask, lambda function, items, _: list(map(function, items))
+    )
     estimate.check()
-    rows = interpret(chosen, evidence, texts, model, endpoint.ask, endpoint.map)
-    missing = sum(row["simulation"] is None for row in rows)
+    rows = interpret(chosen, evidence, texts, service.model, endpoint.ask, endpoint.map)
+    tried = [row for row in rows if NEVER_ACTIVE not in (row["reason"] or "") and row["token_mean"] is not None]
+    unscored = [row for row in tried if row["simulation"] is None]
     logger.info(
         "%s: USD %.4f for %d features, %d of them without a simulation score; USD %.4f in the ledger with what may have been billed",
-        model, sum(row["cost_usd"] for row in rows), len(rows), missing, endpoint.ledger.spent,
+        service.model, sum(row["cost_usd"] for row in rows), len(rows), sum(row["simulation"] is None for row in rows), ledger.spent,
     )  # fmt: skip
+    if note := budget_note(pd.DataFrame(rows, columns=INTERPRETATIONS.names)):
+        logger.warning("%s; raise it and run Snakemake again: what was paid is kept", note)
+    elif tried and len(unscored) == len(tried):
+        raise InputError(
+            f"{service.base_url}: none of the {len(tried)} features could be scored with model {service.model!r} (last: "
+            f"{unscored[-1]['reason']}); check interpretation.model, or try again later. What was paid is kept in {ledger.path}"
+        )
+    elif unscored:
+        logger.warning(
+            "%d of %d features have no simulation score; the first: %s",
+            len(unscored),
+            len(tried),
+            unscored[0]["reason"],
+        )
     return rows
+
+
+def budget_note(table: pd.DataFrame) -> str | None:
+    """What the end of the budget left out, in a phrase; None if it did not end.
+
+    Args:
+        table: rows of schema `INTERPRETATIONS`.
+    """
+    cut = table[table["reason"].fillna("").str.contains(BUDGET_SPENT, regex=False)]
+    if cut.empty:
+        return None
+    by_fate = " and ".join(f"{(cut['fate'] == fate).sum():,} {fate}" for fate in (PERSISTING, OTHERS))
+    return f"interpretation.budget_usd ended before {len(cut):,} of {len(table):,} features had all their scores ({by_fate})"
+
+
+def families(lineages: pa.Table) -> dict[tuple[str, int, int], str]:
+    """The lineage of each feature, by model, autoencoder seed and number: the feature in which its chain of ancestors begins.
+
+    Features of one lineage are the same feature in several models; their scores are not independent of each other.
+
+    Args:
+        lineages: table of schema `flow.LINEAGES`.
+    """
+    found = {}
+    for batch in lineages.select(["model", "seed", "feature", "chain"]).to_batches():
+        for row in batch.to_pylist():
+            first = row["chain"][-1] if row["chain"] else row
+            found[row["model"], row["seed"], row["feature"]] = f"{first['model']}/{row['seed']}/{first['feature']}"
+    return found
 
 
 def verdict(table: pd.DataFrame) -> str:
     """In a few sentences, whether the explanations predict activations better than token statistics and other explanations do.
 
-    Each comparison is of pairs, over the features that have both scores. An explanation without a score is left out of it, most often
-    because the activations simulated from it are all the same, so how many there are is said too.
+    Each comparison is of pairs, over the features that have both scores, and is called won or lost only if these are `COVERAGE` of those
+    that could be scored. Its interval is that of a mean of clusters (Liang and Zeger 1986; Student's t with one less than their number):
+    features of one lineage are one cluster, without `family` each is its own, which gives the paired t interval.
 
     Args:
-        table: columns `explanation`, `simulation`, `shuffled`, `token_mean` and `model_used` of schema `INTERPRETATIONS`, of one model or
-            of several.
+        table: columns `fate`, `explanation`, `simulation`, `shuffled`, `token_mean`, `reason` and `model_used` of schema
+            `INTERPRETATIONS`, of one model or of several; perhaps `family`, the lineage of each feature (`families`).
     """
     means = table["token_mean"].dropna()
     if table["model_used"].isna().all():
@@ -640,29 +736,54 @@ def verdict(table: pd.DataFrame) -> str:
             f"feature's mean activation on that token: mean Pearson correlation {means.mean():.2f} over {len(means):,} features."
         )
     names = " and ".join(sorted(table["model_used"].dropna().unique()))
-    text = _compared(
-        f"The explanations of {names}", "the token-statistics baseline", table["simulation"], table["token_mean"]
-    )
+    sentences = [_compared(f"The explanations of {names}", "the token-statistics baseline", table, "token_mean")]
     if table["shuffled"].notna().any():
-        text += " " + _compared("They", "another feature's explanation", table["simulation"], table["shuffled"])
-    explained = table["explanation"].notna()
-    unscored = int((explained & table["simulation"].isna()).sum())
-    return (
-        f"{text} {unscored:,} of {explained.sum():,} explained features have no score and are left out."
-        if unscored
-        else text
-    )
+        sentences.append(_compared("They", "another feature's explanation", table, "shuffled"))
+    scored = table["simulation"].notna()
+    if "family" in table and table.loc[scored, "family"].duplicated().any():
+        sentences.append(
+            f"The {scored.sum():,} scored features belong to {table.loc[scored, 'family'].nunique():,} lineages; the intervals take "
+            "lineages as independent of each other, not features."
+        )
+    if unscored := int((table["explanation"].notna() & ~scored).sum()):
+        explained = table["explanation"].notna().sum()
+        sentences.append(f"{unscored:,} of {explained:,} explained features have no score and are left out.")
+    if constant := int((table["simulation"] == 0).sum()):
+        sentences.append(f"{constant:,} of {scored.sum():,} simulations are the same at every token and count as 0.")
+    counts = {fate: int((scored & (table["fate"] == fate)).sum()) for fate in (PERSISTING, OTHERS)}
+    for fate, other in ((PERSISTING, OTHERS), (OTHERS, PERSISTING)):
+        if counts[other] and not counts[fate] and (table["fate"] == fate).any():
+            sentences.append(f"No {fate} feature has a score: persisting features cannot be compared with the others.")
+    if note := budget_note(table):
+        sentences.append(f"{note[0].upper()}{note[1:]}.")
+    return " ".join(sentences)
 
 
-def _compared(ours: str, control: str, simulation: pd.Series, other: pd.Series) -> str:
-    both = simulation.notna() & other.notna()
-    difference = (simulation - other)[both]
+def _compared(ours: str, control: str, table: pd.DataFrame, score: str) -> str:
+    both = table["simulation"].notna() & table[score].notna()
+    possible = int(table["token_mean"].notna().sum())
+    simulation, other = table.loc[both, "simulation"], table.loc[both, score]
+    difference = simulation - other
+    few = f"{ours} could be scored beside {control} on too few features to compare them ({len(difference):,}"
     if len(difference) < 2 or np.ptp(difference) == 0:
-        return f"{ours} could be scored beside {control} on too few features to compare them ({len(difference)})."
-    interval = stats.ttest_rel(simulation[both], other[both]).confidence_interval(0.95)
-    verb = "beat" if interval.low > 0 else "do worse than" if interval.high < 0 else "do not beat"
+        return f"{few})."
+    if len(difference) < COVERAGE * possible:
+        return f"{few} of {possible:,})."
+    low, high = _interval(difference, table.loc[both, "family"] if "family" in table else None)
+    verb = "beat" if low > 0 else "do worse than" if high < 0 else "do not beat"
     return (
-        f"{ours} {verb} {control}: mean Pearson correlation {simulation[both].mean():.2f} against {other[both].mean():.2f} over the same "
-        f"{len(difference):,} features, a difference of {difference.mean():+.2f} (95 % interval {interval.low:+.2f} to "
-        f"{interval.high:+.2f}); they are better for {(difference > 0).mean():.0%} of the features."
+        f"{ours} {verb} {control}: mean Pearson correlation {simulation.mean():.2f} against {other.mean():.2f} over the same "
+        f"{len(difference):,} features, a difference of {difference.mean():+.2f} (95 % interval {low:+.2f} to {high:+.2f}); they are "
+        f"better for {(difference > 0).mean():.0%} of the features."
     )
+
+
+def _interval(values: pd.Series, cluster: pd.Series | None) -> tuple[float, float]:
+    """95 % interval of the mean of values that are independent between clusters alone; without bounds if there is only one."""
+    residual = values - values.mean()
+    sums = residual if cluster is None else residual.groupby(cluster.to_numpy()).sum()
+    if (count := len(sums)) < 2:
+        return -math.inf, math.inf
+    error = math.sqrt(count / (count - 1) * float((sums**2).sum())) / len(values)
+    reach = float(stats.t.ppf(0.975, count - 1)) * error
+    return float(values.mean()) - reach, float(values.mean()) + reach

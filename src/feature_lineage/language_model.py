@@ -16,14 +16,20 @@ from transformers.utils import logging as transformers_logging
 
 from feature_lineage.artifacts import digests, seal, staged, tensor_metadata, verify_files
 from feature_lineage.devices import windows_at_once
-from feature_lineage.logs import InputError
+from feature_lineage.logs import InputError, logger
 from feature_lineage.tokens import Windows, load_tokenizer, vocabulary_size
 
 transformers_logging.disable_progress_bar()
 
 
 def build_model(architecture: Mapping[str, Any], tokenizer: str | Path, seed: int) -> MistralForCausalLM:
-    """A `MistralForCausalLM` with random weights that depend on `seed` alone; untied embeddings, float32."""
+    """A `MistralForCausalLM` with random weights that depend on `seed` alone, float32.
+
+    Args:
+        architecture: as `study.Architecture`.
+        tokenizer: directory of the tokenizer, which gives the vocabulary and the special tokens.
+        seed: of the weights.
+    """
     encoder = load_tokenizer(tokenizer)
     options = dict(architecture)
     rope = {"rope_type": "default", "rope_theta": options.pop("rope_theta")}
@@ -34,8 +40,7 @@ def build_model(architecture: Mapping[str, Any], tokenizer: str | Path, seed: in
             bos_token_id=encoder.bos_token_id,
             eos_token_id=encoder.eos_token_id,
             rope_parameters=rope,
-            tie_word_embeddings=False,
-            **options,
+            **{"tie_word_embeddings": False, **options},
         )
     )
 
@@ -97,17 +102,43 @@ def published_model(path: str | Path, revision: str | None = None) -> PreTrained
     return model.eval()
 
 
-def check_windows(model: PreTrainedModel, tokens: np.ndarray) -> None:
-    """Refuse what the model cannot read, token ids [windows, length].
+POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
+
+
+def longest_window(model: PreTrainedModel) -> tuple[str, int] | None:
+    """The key of a model's config that bounds what it reads at once, and its value in tokens; None where none does."""
+    config = model.config.get_text_config().to_dict()
+    bounds = [(config[key], key) for key in POSITIONS if isinstance(config.get(key), int) and config[key] > 0]
+    return min(bounds)[::-1] if bounds else None
+
+
+def readable(model: PreTrainedModel, block: int) -> int:
+    """Tokens of a window to evaluate a model on: `block`, or fewer where it cannot read so many."""
+    if (bound := longest_window(model)) is None or bound[1] >= block:
+        return block
+    key, most = bound
+    logger.info(
+        "%s: evaluated in windows of %d tokens, not %d, as its %s is %d", model.name_or_path, most, block, key, most
+    )
+    return most
+
+
+def check_windows(model: PreTrainedModel, tokens: np.ndarray, key: str = "autoencoder.context") -> None:
+    """Refuse what the model cannot read.
+
+    Args:
+        model: the model.
+        tokens: token ids [windows, length].
+        key: what sets the length, for the message.
 
     Raises:
         InputError: the windows are longer than its positions, or hold ids that its embedding has not.
     """
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions and tokens.shape[-1] > positions:
+    bound = longest_window(model)
+    if bound and tokens.shape[-1] > bound[1]:
         raise InputError(
-            f"model {model.name_or_path}: reads at most {positions} tokens at once, not {tokens.shape[-1]}; lower "
-            "autoencoder.context or training.block, or choose another model"
+            f"model {model.name_or_path}: reads at most {bound[1]} tokens at once ({bound[0]} in its config.json), not "
+            f"{tokens.shape[-1]}; set {key} to at most {bound[1]}"
         )
     if tokens.size and (largest := int(tokens.max())) >= (size := model.get_input_embeddings().num_embeddings):
         raise InputError(
@@ -170,7 +201,7 @@ def evaluate_model(model: PreTrainedModel, windows: Windows, chosen: np.ndarray)
     batch = windows_at_once(place, windows.length, model.get_input_embeddings().num_embeddings, on_cpu=32)
     for first in range(0, len(chosen), batch):
         tokens = windows[chosen[first : first + batch]]
-        check_windows(model, tokens)
+        check_windows(model, tokens, "the length of the windows")
         ids = torch.from_numpy(tokens).to(place)
         logits = model(ids).logits[:, :-1].flatten(0, 1)
         targets = ids[:, 1:].flatten()

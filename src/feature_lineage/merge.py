@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 from transformers import PreTrainedModel
 
-from feature_lineage.language_model import evaluate_model
+from feature_lineage.language_model import evaluate_model, readable
 from feature_lineage.logs import InputError, logger, progress
 from feature_lineage.tokens import Windows
 
@@ -119,11 +119,11 @@ def sweep(
         method: `slerp` or `linear`.
         points: positions, at least 2.
         directories: validation token directory by corpus.
-        block: tokens of a window.
+        block: tokens of a window; fewer where a parent cannot read so many.
         evaluation_tokens: validation tokens per corpus.
         label: name in the progress bar.
     """
-    windows = Windows(directories, block)
+    windows = Windows(directories, min(readable(a, block), readable(b, block)))
     states = [{name: tensor.clone() for name, tensor in model.state_dict().items()} for model in (a, b)]
     between = angles(*states, method, (a.name_or_path, b.name_or_path))
     rows: list[dict[str, Any]] = []

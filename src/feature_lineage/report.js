@@ -271,7 +271,7 @@ function makeTable() {
   const r = (edge) => cell(({ one, i }, value) =>
     value === null ? "–" : el("span", { class: `fate ${one.edges.some((e) => e.side === edge && e.fate[i] === 1) ? "persisting" : ""}` }, value.toFixed(2)));
   const columns = [
-    { title: "feature", field: "feature", width: 118, formatter: cell(({ one, i, id }) => el("a", { href: `#feature=${id}` }, `${one.model} #${i}`)) },
+    { title: "feature", field: "feature", width: 118, formatter: cell(({ one, i, id }) => el("a", { class: "number", href: `#feature=${id}`, title: `${one.model} #${i}` }, el("span", {}, one.model), ` #${i}`)) },
     { title: "tokens", field: "tokens", minWidth: 120, widthGrow: 2, headerSort: false, formatter: cell((_, tokens) => el("span", {}, tokens.map((t) => [code(vocabulary[t] ?? `#${t}`), " "]).flat())) },
     { title: "category", field: "category", minWidth: 84, headerSort: false, formatter: "plaintext" },
     { title: "density", field: "density", width: 74, formatter: cell((_, value) => value.toPrecision(2)) },
@@ -352,7 +352,8 @@ function context([corpus, tokens, positions, values], highest, corpora) {
   const at = new Map(positions.map((position, k) => [position, values[k]]));
   const line = el("p", { class: "context" }, el("span", { class: "corpus" }, corpora[corpus] ?? ""));
   tokens.forEach((token, position) => {
-    const span = el("span", {}, visible(vocabulary[token] ?? `#${token}`));
+    // Tokens that only together are a character come as their text.
+    const span = el("span", {}, visible(typeof token === "string" ? token : (vocabulary[token] ?? `#${token}`)));
     if (at.has(position)) {
       span.className = "on";
       span.title = at.get(position).toPrecision(3);
@@ -376,7 +377,8 @@ function interpretation(found) {
   const scores = Object.entries(names).filter(([name]) => name in found).map(([name, title]) => [el("dt", {}, title), el("dd", {}, found[name].toFixed(2))]);
   return [
     el("h4", {}, "Explanation and scores"),
-    el("p", {}, found.explanation || (found.reason ? `None: ${found.reason}` : "None was asked for.")),
+    ...(found.explanation ? [el("p", {}, found.explanation)] : []),
+    ...(found.without || []).map((sentence) => el("p", { class: "note" }, sentence)),
     el("dl", { class: "facts" }, scores.flat()),
   ];
 }

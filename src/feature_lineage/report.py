@@ -18,7 +18,7 @@ from plotly.offline import get_plotlyjs
 from feature_lineage.artifacts import read_json, staged
 from feature_lineage.browser import Features, write_browser, write_script
 from feature_lineage.categories import DEFINITIONS, RULE
-from feature_lineage.interpretation import verdict
+from feature_lineage.interpretation import families, verdict
 from feature_lineage.logs import printable
 
 HERE = Path(__file__).parent
@@ -29,6 +29,7 @@ POLICY = (
     "default-src 'none'; script-src 'nonce-{nonce}' 'strict-dynamic'; style-src 'self' file: 'unsafe-inline'; img-src data: blob:; "
     "base-uri 'none'; form-action 'none'"
 )
+ABOVE_ONE = 0.05  # by which loss recovered may exceed 1 before a reader is told
 PARTS = ("assets", "data", "figures", "index.html")
 
 
@@ -60,7 +61,7 @@ def write_report(
         lineages: chains of ancestors, `flow.LINEAGES`.
         sample: the sample's `tokens` and `corpus` of each window.
         corpora: names of the sample's corpora, in their order.
-        vocabulary: text of each token (`contexts.token_texts`).
+        vocabulary: text of each token (`vocabulary.token_texts`).
         files: each figure's images and its numbers, `<figure>.<kind>`: copied, and linked under the figure.
         tracking: of each case, the features that it was followed to (`cases.TRACKING`).
         content: `study`, `summary`, `controls` (`controls.summarise`, or None), `not_measured`, `strata`, `baselines`, `merges`, `models`,
@@ -88,6 +89,8 @@ def write_report(
         "quote": quote(summary, content["controls"], content["not_measured"]),
         "headline": headline(summary),
         "overview": edge_shares(summary),
+        "left_out": left_out(summary),
+        "loss_notes": loss_notes(content["saes"]),
         "ceilings": ceilings(content["controls"]),
         "drawn": set(figures),
         "files": {name: [file.name for file in files if file.stem == name] for name in figures},
@@ -98,7 +101,7 @@ def write_report(
         "category_rule": RULE,
         "category_definitions": DEFINITIONS,
         "scores": score_rows(content["interpretations"]),
-        "interpreted": interpreted(content["interpretations"]),
+        "interpreted": interpreted(content["interpretations"], lineages),
         "record": record,
     }
     page = environment.from_string((HERE / "report.html").read_text(encoding="utf-8")).render(content | derived)
@@ -106,7 +109,7 @@ def write_report(
         data, assets = temporary / "data", temporary / "assets"
         models = list(summary["models"])
         places = sample["tokens"], sample["corpus"]
-        names = write_browser(data, features, flow, lineages, *places, models, corpora, len(shown))
+        names = write_browser(data, features, flow, lineages, *places, models, corpora, len(shown), vocabulary)
         write_script(data / "vocabulary.js", "vocabulary", vocabulary)
         study = {
             "models": models,
@@ -209,6 +212,7 @@ def headline(summary: Mapping[str, Any]) -> list[str]:
             f"{edge['parent']} → {edge['child']}{seed}: {edge['parent_persisting']:,} of {alive:,} features persist "
             f"({_percent(edge['persisting_share'])}{between}), {edge['disappearing']:,} disappear, {edge['emerging']:,} emerge."
         )
+    lines += left_out(summary)
     for model, origins in summary["origins"].items():
         inherited = {origin: count for origin, count in origins.items() if origin != model}
         if inherited:
@@ -217,6 +221,45 @@ def headline(summary: Mapping[str, Any]) -> list[str]:
                 f"{model}: {sum(inherited.values()):,} of {sum(origins.values()):,} features have an ancestor: {parts}."
             )
     return lines
+
+
+def left_out(summary: Mapping[str, Any]) -> list[str]:
+    """For each model and seed with features on too few tokens, how many were left out for that: a sentence."""
+    found: dict[tuple[str, int], str] = {}
+    several = len({edge["seed"] for edge in summary["edges"]}) > 1
+    for edge in summary["edges"]:
+        seed = f" (autoencoder seed {edge['seed']})" if several else ""
+        for side in ("parent", "child"):
+            if rare := edge.get(f"{side}_rare"):  # tables of earlier versions lack it
+                found[edge[side], edge["seed"]] = (
+                    f"{edge[side]}{seed}: {rare:,} features that fire on fewer than {edge['min_active']:,} tokens (flow.min_active) are left out."
+                )
+    return list(found.values())
+
+
+def loss_notes(saes: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[str]:
+    """A sentence for each autoencoder whose loss recovered is no share: below 0, above 1, or where zeros do not raise the loss.
+
+    Args:
+        saes: model, seed and evaluation of each (`evaluation.evaluate_autoencoder`).
+    """
+    notes = []
+    for model, seed, found in saes:
+        share, clean, zero = (found.get(name) for name in ("loss_recovered", "loss_clean", "loss_zero"))
+        name = f"{model}, seed {seed}"
+        if clean is not None and zero is not None and zero <= clean:
+            notes.append(
+                f"{name}: zeros in place of the activations do not raise the loss ({clean:.3f} to {zero:.3f}), so loss recovered says nothing."
+            )
+        elif share is None or share != share:
+            notes.append(f"{name}: loss recovered could not be measured.")
+        elif share < 0:
+            notes.append(f"{name}: loss recovered is below 0: the reconstruction is worse for the loss than zeros.")
+        elif share > 1 + ABOVE_ONE:
+            notes.append(
+                f"{name}: loss recovered is above 1: the loss is lower with the reconstruction than with the activations."
+            )
+    return notes
 
 
 def category_rows(table: pa.Table | None) -> list[dict[str, Any]]:
@@ -255,15 +298,20 @@ _SCORES = ("simulation", "detection", "shuffled", "token_mean")
 
 
 def score_rows(tables: Mapping[tuple[str, int], pa.Table]) -> list[dict[str, Any]]:
-    """Mean scores of explanations and of the token statistics, by model, seed and fate; missing scores are counted, not zero."""
+    """Mean scores of explanations and of the token statistics, by model, seed and fate; missing scores are counted, not zero.
+
+    Simulation, shuffled and token mean are compared with each other: their means are over the features that have all that were measured.
+    """
     rows = []
     for (model, seed), table in tables.items():
         for fate, part in table.to_pandas().groupby("fate", sort=False):
-            means = {name: _mean(part[name]) for name in _SCORES}
+            compared = [name for name in _SCORES if name != "detection" and part[name].notna().any()]
+            shared = part[compared].notna().all(axis=1)
+            means = {name: _mean(part[name] if name == "detection" else part.loc[shared, name]) for name in _SCORES}
             counts = {
                 "features": len(part),
                 "explained": int(part["explanation"].notna().sum()),
-                "scored": int(part["simulation"].notna().sum()),
+                "scored": int((shared & part["simulation"].notna()).sum()),
             }
             rows.append({"model": model, "seed": seed, "fate": fate} | counts | means)
     return rows
@@ -274,12 +322,29 @@ def _mean(column: pd.Series) -> float | None:
     return float(found.mean()) if len(found) else None
 
 
-def interpreted(tables: Mapping[tuple[str, int], pa.Table]) -> dict[str, Any]:
+def interpreted(tables: Mapping[tuple[str, int], pa.Table], lineages: pa.Table) -> dict[str, Any]:
     """What the scores come to (`interpretation.verdict`), the language models that were asked, and USD that their replies cost."""
     if not tables:
         return {}
-    columns = ["explanation", "simulation", "shuffled", "token_mean", "model_used", "cost_usd"]
-    frame = pa.concat_tables([table.select(columns) for table in tables.values()]).to_pandas()
+    of = families(lineages)
+    columns = [
+        "feature",
+        "fate",
+        "explanation",
+        "simulation",
+        "shuffled",
+        "token_mean",
+        "reason",
+        "model_used",
+        "cost_usd",
+    ]
+    frames = []
+    for (model, seed), table in tables.items():
+        frame = table.select(columns).to_pandas()
+        alone = (f"{model}/{seed}/row {row}" for row in range(len(frame)))
+        names = zip(frame["feature"], alone, strict=True)
+        frames.append(frame.assign(family=[of.get((model, seed, feature), own) for feature, own in names]))
+    frame = pd.concat(frames, ignore_index=True)
     asked = sorted(frame["model_used"].dropna().unique())
     return {"verdict": verdict(frame), "asked": asked, "usd": float(frame["cost_usd"].sum())}
 
@@ -301,9 +366,10 @@ def main(folder: str) -> None:
             model.ljust(width),
             *(f"{found[corpus]['accuracy']:9.1%}".rjust(max(9, len(corpus))) for corpus in corpora),
         )
-    print("\nfeatures with a correlation above", summary["threshold"])
-    for line in headline(summary):
-        print(" ", line)
+    if lines := headline(summary):
+        print("\nfeatures with a correlation above", summary["threshold"])
+        for line in lines:
+            print(" ", line)
     print("\nreport:", (Path(folder) / "report" / "index.html").resolve())
 
 

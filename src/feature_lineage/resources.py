@@ -9,9 +9,12 @@ both to what was measured.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 from feature_lineage.study import Architecture, Study, TrainedModel, TrainedTokenizer, Training
@@ -27,8 +30,9 @@ FLOAT = 4
 GIGABYTE = 1e9
 HOUR = 3600.0
 
-# What is unknown before the workflow has run: a published checkpoint's shape, a published tokenizer's vocabulary, and how many features
-# fire where `autoencoder.l0` is not set. Raise the request of a step in the profile, under `set-resources`, where they do not fit.
+# What is unknown before the workflow has run: the shape of a checkpoint on the hub, a published tokenizer's vocabulary, and how many
+# features fire where `autoencoder.l0` is not set. Raise the request of a step in the profile, under `set-resources`, where they do not
+# fit. Of a checkpoint in a local directory, its config.json tells.
 PUBLISHED = Architecture(
     hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, num_key_value_heads=16
 )
@@ -57,13 +61,14 @@ class _Sizes(NamedTuple):
     shape: Architecture
     vocabulary: int
     trained: Training | None  # how the model is trained, if it is
+    experts: int = 1  # MLPs of a layer
 
     @property
     def body(self) -> int:
         """Parameters of the layers."""
-        width, heads = self.shape.hidden_size, self.shape.num_attention_heads
-        attention = 2 * width * width * (1 + self.shape.num_key_value_heads / heads)
-        return int(self.shape.num_hidden_layers * (attention + 3 * width * self.shape.intermediate_size))
+        width, heads = self.shape.hidden_size, self.shape.num_attention_heads + self.shape.num_key_value_heads
+        mlp = 3 * width * self.shape.intermediate_size * self.experts
+        return int(self.shape.num_hidden_layers * (2 * width * self.shape.head_width * heads + mlp))
 
     @property
     def parameters(self) -> int:
@@ -321,11 +326,79 @@ def request(study: Study, step: str, model: str | None = None, attempt: int = 1)
 
 
 def _sizes(study: Study, model: str | None) -> _Sizes:
-    vocabulary = study.tokenizer.vocab_size if isinstance(study.tokenizer, TrainedTokenizer) else VOCABULARY
+    own = isinstance(study.tokenizer, TrainedTokenizer)
+    vocabulary = study.tokenizer.vocab_size if own else VOCABULARY
     if model not in {*study.models, *study.untrained()}:
         every = [_sizes(study, name) for name in study.models]
         return max(every, key=lambda sizes: (sizes.parameters, sizes.features))
     (root, *_) = study.roots(model)
     block = study.models[study.untrained().get(root, root)]
-    shape = block.architecture if isinstance(block, TrainedModel) else PUBLISHED
-    return _Sizes(study, shape, vocabulary, getattr(study.models.get(model), "training", None))
+    trained = getattr(study.models.get(model), "training", None)
+    if isinstance(block, TrainedModel):
+        return _Sizes(study, block.architecture, vocabulary, trained)
+    if (found := published_shape(block.pretrained)) is None:
+        return _Sizes(study, PUBLISHED, vocabulary, trained)
+    return _Sizes(study, found.shape, max(vocabulary if own else 0, found.vocabulary), trained, found.experts)
+
+
+# --- published checkpoints ---------------------------------------------------------------------------------
+
+# The keys of config.json as families of models name them.
+_KEYS = {
+    "hidden_size": ("hidden_size", "n_embd", "d_model", "dim"),
+    "intermediate_size": (
+        "intermediate_size",
+        "moe_intermediate_size",
+        "n_inner",
+        "ffn_dim",
+        "ffn_hidden_size",
+        "d_ff",
+    ),
+    "num_hidden_layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    "num_attention_heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
+    "num_key_value_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv"),
+    "head_dim": ("head_dim",),
+    "vocab_size": ("vocab_size", "padded_vocab_size"),
+    "experts": ("num_local_experts", "num_experts", "n_routed_experts"),
+}
+
+
+class Published(NamedTuple):
+    """What a checkpoint's `config.json` says of its size."""
+
+    shape: Architecture
+    vocabulary: int
+    experts: int
+
+
+def published_shape(path: str | Path) -> Published | None:
+    """The size of a checkpoint in a local directory, from its `config.json`; None for a name on the hub, or where it is not told."""
+    file = Path(path) / "config.json"
+    try:
+        return _published_shape(file, file.stat().st_mtime_ns)
+    except (OSError, ValueError):  # not there, no JSON
+        return None
+
+
+@lru_cache
+def _published_shape(file: Path, changed: int) -> Published | None:
+    config = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        return None
+    inner = next((config[key] for key in ("text_config", "llm_config", "language_config") if key in config), config)
+    config = (
+        config | inner if isinstance(inner, dict) else config
+    )  # of a model that reads images too, the part that reads text
+
+    def told(key: str) -> int | None:
+        values = (config.get(name) for name in _KEYS[key])
+        return next((value for value in values if isinstance(value, int) and value > 0), None)
+
+    found = {key: told(key) for key in _KEYS}
+    if not (found["hidden_size"] and found["num_hidden_layers"] and found["vocab_size"]):
+        return None
+    found["intermediate_size"] = found["intermediate_size"] or 4 * found["hidden_size"]
+    found["num_attention_heads"] = found["num_attention_heads"] or 1
+    found["num_key_value_heads"] = found["num_key_value_heads"] or found["num_attention_heads"]
+    vocabulary, experts = found.pop("vocab_size"), found.pop("experts") or 1
+    return Published(Architecture.model_construct(**found), vocabulary, experts)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from feature_lineage.streams import Stream, entropy
 from feature_lineage.tokens import Windows, document_ends
 
 
@@ -24,7 +25,7 @@ def draw_sample(directories: Mapping[str, str | Path], tokens: int, length: int,
         [windows, length], the number of each token's document in its corpus.
     """
     windows = Windows(directories, length)
-    chosen = np.sort(windows.draw(tokens, [seed, 3], "flow.tokens", balance=True))
+    chosen = np.sort(windows.draw(tokens, entropy(seed, Stream.SAMPLE), "flow.tokens", balance=True))
     corpus, position = windows.places(chosen)
     document = np.empty((len(chosen), length), np.int32)
     for number, path in enumerate(directories.values()):

@@ -7,6 +7,7 @@ and `config/README.md` are written from it (`python -m feature_lineage.config_do
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Iterator
 from functools import reduce
@@ -20,6 +21,7 @@ from zlib import crc32
 import yaml
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -37,8 +39,9 @@ class StudyError(ValueError):
     """The configuration is refused; the message names each key, what was found and what is allowed."""
 
 
-# Names become parts of paths: letters, digits, single - or _ between them, so `--` and `.` stay separators.
-NAME_PATTERN = r"^[A-Za-z0-9]+(?:[_-][A-Za-z0-9]+)*$"
+# Names become parts of paths: letters and digits with single . - or _ between them, so that `--` stays a separator, no name is hidden
+# or leads up, and all are the same on every file system.
+NAME_PATTERN = r"^[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=64)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 # A path, a name on the hub: what goes into messages, addresses and calls of the system, so on one line and without NUL.
@@ -85,7 +88,7 @@ class Block(BaseModel):
 class CorpusBlock(Block):
     """What every corpus has, wherever its documents come from."""
 
-    text: Text = Field("text", description="Column that holds the text, in Parquet, JSON lines and data sets.")
+    text: Text = Field("text", description="Column that holds the text, in Parquet, JSON, CSV, TSV and data sets.")
     license: Text | None = Field(
         None, description="Licence recorded for documents that carry no `license` column of their own."
     )
@@ -102,7 +105,36 @@ class CorpusBlock(Block):
     )
 
 
-class PackageCorpus(CorpusBlock):
+# Of files whose documents are in a column; `sources.TABLES`, which is too slow to import here.
+TABLES = (".parquet", ".jsonl", ".jsonlines", ".ndjson", ".json", ".csv", ".tsv")
+
+
+class FileCorpus(CorpusBlock):
+    """What a corpus has whose documents come from files."""
+
+    split_on: Text | None = Field(
+        None,
+        description="String that stands between the documents of a plain-text file, such as `<|endoftext|>`. Not set, a file is one document.",
+    )
+
+    def _patterns(self) -> list[str]:
+        raise NotImplementedError
+
+    @model_validator(mode="after")
+    def _keys_apply(self) -> FileCorpus:
+        names = [re.sub(r"\.(gz|zst)$", "", pattern.lower()) for pattern in self._patterns()]
+        tables = [name.endswith(TABLES) for name in names]
+        plain = [
+            not table and re.search(r"\.\w+$", name) is not None for name, table in zip(names, tables, strict=True)
+        ]
+        if "text" in self.model_fields_set and all(plain):
+            raise PydanticCustomError("text", "no `text`: plain-text files have no columns", {})
+        if self.split_on is not None and all(tables):
+            raise PydanticCustomError("split_on", "no `split_on`: each row of these files is a document", {})
+        return self
+
+
+class PackageCorpus(FileCorpus):
     """Files of an installed Python distribution; needs no network."""
 
     package: Place = Field(
@@ -115,13 +147,19 @@ class PackageCorpus(CorpusBlock):
         description="Hash that the selected files must have (paths and contents, see `corpora.files_digest`).",
     )
 
+    def _patterns(self) -> list[str]:
+        return self.include
 
-class FilesCorpus(CorpusBlock):
-    """Files on disk: text or code (one document a file), JSON lines, Parquet; plain, `.gz` or `.zst`."""
+
+class FilesCorpus(FileCorpus):
+    """Files on disk: text or code (one document a file), Parquet, JSON (lines or an array), CSV, TSV; plain, `.gz` or `.zst`."""
 
     files: Place | Annotated[list[Place], Field(min_length=1)] = Field(
         description="Path or glob patterns, relative to the working directory."
     )
+
+    def _patterns(self) -> list[str]:
+        return [self.files] if isinstance(self.files, str) else self.files
 
 
 class HuggingFaceCorpus(CorpusBlock):
@@ -160,7 +198,7 @@ class TrainedTokenizer(Block):
 
 
 class PretrainedTokenizer(Block):
-    """A fast tokenizer of the Hugging Face hub or a local directory."""
+    """A fast tokenizer of the Hugging Face hub or a local directory: what its `tokenizer.json` says, truncation and padding left out."""
 
     pretrained: Place = Field(description="Name on the hub, or path of a local directory.")
     revision: Place | None = Field(None, description="Commit, tag or branch.")
@@ -181,13 +219,25 @@ class Architecture(Block):
     num_attention_heads: int = Field(16, gt=0, le=1 << 16, description="Number of attention heads.")
     num_key_value_heads: int = Field(8, gt=0, le=1 << 16, description="Number of key and value heads.")
     max_position_embeddings: int = Field(2048, gt=0, le=1 << 24, description="Longest sequence, in tokens.")
-    sliding_window: int = Field(4096, gt=0, description="Attention window, in tokens.")
+    sliding_window: int | None = Field(4096, gt=0, description="Attention window, in tokens; null for all there are.")
     rms_norm_eps: float = Field(1e-6, gt=0, description="Epsilon of the RMS norms.")
     rope_theta: float = Field(10_000.0, gt=0, description="Base of the rotary position embedding.")
+    head_dim: int | None = Field(
+        None,
+        gt=0,
+        le=1 << 16,
+        description="Width of an attention head; hidden_size / num_attention_heads when not set.",
+    )
+    tie_word_embeddings: bool = Field(False, description="Whether the output embedding is the input's.")
+
+    @property
+    def head_width(self) -> int:
+        """Width of an attention head."""
+        return self.head_dim or self.hidden_size // self.num_attention_heads
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Architecture:
-        if self.hidden_size % self.num_attention_heads:
+        if self.head_dim is None and self.hidden_size % self.num_attention_heads:
             raise PydanticCustomError(
                 "heads", "num_attention_heads must divide hidden_size ({size})", {"size": self.hidden_size}
             )
@@ -197,8 +247,9 @@ class Architecture(Block):
                 "num_key_value_heads must divide num_attention_heads ({heads})",
                 {"heads": self.num_attention_heads},
             )
-        if (self.hidden_size // self.num_attention_heads) % 2:
-            raise PydanticCustomError("heads", "hidden_size / num_attention_heads must be even (rotary halves)", {})
+        if self.head_width % 2:
+            what = "hidden_size / num_attention_heads" if self.head_dim is None else "head_dim"
+            raise PydanticCustomError("heads", "{what} must be even (rotary halves)", {"what": what})
         return self
 
 
@@ -222,6 +273,13 @@ class Training(Block):
         le=10_000,
         description="How often validation loss and accuracy are measured; a checkpoint is kept each time.",
     )
+
+    def most_steps(self, corpora: int) -> int | None:
+        """Steps of a run on so many corpora, at most; None where it reads all tokens that there are."""
+        if self.tokens is None:
+            return None
+        sequences = math.ceil(self.tokens / self.block / corpora) * corpora
+        return max(1, math.ceil(math.ceil(sequences / self.batch) * self.epochs))
 
 
 class FineTuning(Training):
@@ -255,10 +313,13 @@ class FineTunedModel(Block):
     training: FineTuning = Field(default_factory=FineTuning, description="How it is trained.")
 
 
+MergeMethod = Literal["slerp", "linear"]
+
+
 class Merge(Block):
     """How two models are merged (paper, section 3.3)."""
 
-    method: Literal["slerp", "linear"] = Field("slerp", description="Path between the two parents' parameters.")
+    method: MergeMethod = Field("slerp", description="Path between the two parents' parameters.")
     t: Literal["equilibrium"] | Annotated[float, Field(ge=0, le=1)] = Field(
         "equilibrium",
         description="Position on the path: 0 is the first parent, 1 the second; `equilibrium` is where the accuracies "
@@ -269,17 +330,27 @@ class Merge(Block):
     )
 
 
+def _by_method(value: Any) -> Any:
+    return {"method": value} if isinstance(value, str) else value
+
+
 class MergedModel(Block):
     """Two models merged into one."""
 
     parents: list[Name] = Field(min_length=2, max_length=2, description="The two models, from t = 0 to t = 1.")
-    merge: Merge = Field(default_factory=Merge, description="How they are merged.")
+    merge: Annotated[Merge, BeforeValidator(_by_method, json_schema_input_type=Merge | MergeMethod)] = Field(
+        default_factory=Merge,
+        description="How they are merged; a method alone is the same as a block with that `method`.",
+    )
 
 
 class PretrainedModel(Block):
     """A published checkpoint that uses the study's tokenizer."""
 
-    pretrained: Place = Field(description="Name on the hub, or path of a local directory.")
+    pretrained: Place = Field(
+        description="Name on the hub, or path of a local directory. What a cluster is asked for follows from the directory's "
+        "`config.json`; for a name on the hub a model of 24 layers and 1,024 elements is assumed (`resources.py`)."
+    )
     revision: Place | None = Field(None, description="Commit, tag or branch.")
     train: list[Name] = Field(min_length=1, description="Corpora of this study that stand for what it was trained on.")
 
@@ -291,17 +362,35 @@ MODELS = {"parents": MergedModel, "pretrained": PretrainedModel, "parent": FineT
 
 
 class Resampling(Block):
-    """Resampling of dead features (Bricken et al. 2023); their step numbers, to be scaled to the run's length."""
+    """Resampling of dead features (Bricken et al. 2023), in shares of the run, so that it happens whatever the run's length."""
 
-    steps: list[Annotated[int, Field(gt=0)]] = Field(
-        default_factory=lambda: [25_000, 50_000, 75_000, 100_000], description="Steps at which it happens."
+    at: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        default_factory=lambda: [0.2, 0.4, 0.6, 0.8],
+        description="Shares of the run after which it happens, from `silent` on; an empty list for never. `topk` and `batchtopk` "
+        "have an auxiliary loss in its place.",
     )
-    silent_steps: int = Field(
-        12_500, gt=0, description="A feature that fired in none of the last so many steps is dead."
+    silent: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="A feature that has not fired for this share of the run is dead: it is resampled, gets the auxiliary loss, and "
+        "counts in the curve's `dead_share`.",
     )
     pool_tokens: int = Field(
         819_200, gt=0, description="Activations that new features are drawn from, by loss squared."
     )
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Resampling:
+        if len(set(self.at)) < len(self.at):
+            raise PydanticCustomError("at", "at with each share once ({at})", {"at": self.at})
+        if self.at and min(self.at) < self.silent:
+            raise PydanticCustomError(
+                "at",
+                "at ({first}) not before silent ({silent}): no feature is dead by then",
+                {"first": min(self.at), "silent": self.silent},
+            )
+        return self
 
 
 class Autoencoder(Block):
@@ -332,7 +421,9 @@ class Autoencoder(Block):
         description="λ of equation (4), beside a squared error averaged over elements and an L1 summed over features (with "
         "`jumprelu`, the number of active features). With `l0`, where λ begins.",
     )
-    l1_warmup_steps: int = Field(0, ge=0, description="Steps over which λ rises from 0.")
+    l1_warmup_steps: int = Field(
+        0, ge=0, description="Steps over which λ rises from 0; fewer than the run has (`tokens` / `context` / `batch`)."
+    )
     normalize: bool = Field(
         False,
         description="Scale activations to unit mean square while training; folded into the saved weights. λ then does not "
@@ -356,6 +447,11 @@ class Autoencoder(Block):
         description="One autoencoder of each model is trained per seed.",
     )
 
+    @property
+    def steps(self) -> int:
+        """Of a training run."""
+        return self.tokens // self.context // self.batch
+
 
 class Flow(Block):
     """What is compared along each edge of the lineage (paper, section 3.4)."""
@@ -375,7 +471,10 @@ class Flow(Block):
         "the byte. On one machine leave it at 1: the parts go through files.",
     )
     min_active: int = Field(
-        1, ge=1, description="A feature that fires on fewer tokens of the sample than this counts as dead."
+        10,
+        ge=1,
+        description="A feature that fires on fewer tokens of the sample than this counts as dead: a correlation over a few tokens "
+        "is chance (two features that share their only token correlate at 1). The report says how many it leaves out.",
     )
     bootstrap: int = Field(
         200,
@@ -510,7 +609,8 @@ class Interpretation(Block):
         None,
         gt=0,
         description="The most that all requests of the study may cost, those already paid counted, also for models that it no longer "
-        "has; each model has an equal share. May be left out where both prices are 0.",
+        "has; each model has an equal share. Holds if the endpoint bills no more of a reply than `max_tokens`; one that does is asked "
+        "nothing more, and the requests under way may exceed the budget. May be left out where both prices are 0.",
     )
     prompt_price: float | None = Field(
         None, ge=0, description="USD per million tokens of prompts; 0 for an endpoint of your own."
@@ -573,12 +673,8 @@ class Study(Block):
             yield from ((key, name, corpora) for name in names if name not in self.corpora)
             if len(set(names)) < len(names):
                 yield key, names, "each corpus once"
-        for key, numbers, what in (
-            ("autoencoder.seeds", self.autoencoder.seeds, "seed"),
-            ("autoencoder.resampling.steps", self.autoencoder.resampling.steps, "step"),
-        ):
-            if len(set(numbers)) < len(numbers):
-                yield key, numbers, f"each {what} once"
+        if len(set(seeds := self.autoencoder.seeds)) < len(seeds):
+            yield "autoencoder.seeds", seeds, "each seed once"
         for key, blocks in {"corpora": self.corpora, "models": self.models, "cases": self.cases}.items():
             first: dict[str, str] = {}
             for name in blocks:
@@ -626,6 +722,13 @@ class Study(Block):
 
         layer = int(self.autoencoder.hook.split(".")[1])
         for name, model in self.models.items():
+            steps = model.training.most_steps(len(model.train)) if hasattr(model, "training") else None
+            if steps is not None and model.training.warmup_steps >= steps:
+                yield (
+                    f"models.{name}.training.warmup_steps",
+                    model.training.warmup_steps,
+                    f"fewer than the run's {steps:,} steps (tokens / block / batch x epochs), or the learning rate never gets to its peak",
+                )
             roots = self.roots(name)
             shapes = {  # those of published checkpoints are known once they are loaded: `merge.angles` compares them
                 block.architecture.model_dump_json()
@@ -657,7 +760,8 @@ class Study(Block):
         for name, root in self.models.items():
             if isinstance(root, TrainedModel):
                 # No hook point gives more; how many this one gives is known when the model is there.
-                widest = max(root.architecture.intermediate_size, root.architecture.hidden_size)
+                shape = root.architecture
+                widest = max(shape.intermediate_size, shape.hidden_size, shape.num_attention_heads * shape.head_width)
                 features = widest * self.autoencoder.expansion
                 if self.autoencoder.l0 is not None and self.autoencoder.l0 >= features:
                     yield "autoencoder.l0", self.autoencoder.l0, f"fewer than the {features} features (models.{name})"
@@ -675,6 +779,12 @@ class Study(Block):
         if self.autoencoder.tokens < (batch := self.autoencoder.batch * self.autoencoder.context):
             yield "autoencoder.tokens", self.autoencoder.tokens, f"at least one batch of {batch} tokens"
         variant, l0 = self.autoencoder.variant, self.autoencoder.l0
+        if 0 < (steps := self.autoencoder.steps) <= self.autoencoder.l1_warmup_steps:
+            yield (
+                "autoencoder.l1_warmup_steps",
+                self.autoencoder.l1_warmup_steps,
+                f"fewer than the run's {steps:,} steps (tokens / context / batch), or λ never gets to its full value",
+            )
         if variant in ("topk", "batchtopk") and (l0 is None or l0 != int(l0)):
             yield "autoencoder.l0", l0, f"the whole number of features active per token, which variant {variant} needs"
         if variant == "jumprelu" and not self.autoencoder.normalize:
@@ -805,7 +915,9 @@ class Study(Block):
 
     def block(self, model: str) -> int:
         """Length of the sequences that `model` was trained on, in tokens; for one trained elsewhere, the default."""
-        blocks = [b.training.block for name in self.ancestors(model) if hasattr(b := self.models[name], "training")]
+        blocks = [
+            b.training.block for name in self.ancestors(model) if hasattr(b := self._configured(name), "training")
+        ]
         return blocks[-1] if blocks else Training().block
 
     def case_models(self, case: str) -> list[str]:
@@ -816,6 +928,12 @@ class Study(Block):
     def flow_corpora(self) -> list[str]:
         """Corpora of the comparison sample."""
         return list(self.flow.corpora or self.corpora)
+
+    def read_corpora(self) -> list[str]:
+        """Corpora that anything is trained on or compared on; the others are not built."""
+        used = {*self.flow_corpora(), *getattr(self.tokenizer, "train", [])}
+        used |= {corpus for model in self.models for corpus in self.own_corpora(model)}
+        return [corpus for corpus in self.corpora if corpus in used]
 
 
 def each_key_once(paths: Iterable[str | Path]) -> None:
@@ -928,6 +1046,10 @@ _KINDS = {
     "cases": (CASES, 2),
     "tokenizer": (TOKENIZERS, 1),
 }  # and where pydantic names the kind
+RENAMED = {  # keys of earlier versions
+    "autoencoder.resampling.steps": "at, in shares of the run",
+    "autoencoder.resampling.silent_steps": "silent, a share of the run",
+}
 _TYPE = re.compile(r"(literal\[|list\[|constrained-|str$|float$)")  # what pydantic calls a member of a union
 
 
@@ -948,7 +1070,7 @@ def _problem(entry: Any) -> tuple[str, Any, str]:
     if unknown:
         allowed = _siblings(entry["loc"])
         near = difflib.get_close_matches(str(loc[-1]), allowed, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
+        hint = f" (now {RENAMED[key]})" if key in RENAMED else f" (did you mean {near[0]}?)" if near else ""
         return key, entry["input"], f"no such key{hint}, but {', '.join(allowed)}"
     if kind in ("model_type", "dict_type"):
         return key, entry["input"], "a block of keys"
@@ -959,7 +1081,9 @@ def _problem(entry: Any) -> tuple[str, Any, str]:
     if kind == "string_type":
         return key, entry["input"], "a text; quotes make one of a number"
     if kind == "string_pattern_mismatch" and entry["ctx"]["pattern"] == NAME_PATTERN:
-        return key, entry["input"], "a name of letters and digits, with single - or _ between them"
+        near = "-".join(re.findall(r"[A-Za-z0-9]+(?:[._][A-Za-z0-9]+)*", str(entry["input"])))[:64].rstrip("._-")
+        hint = f", such as {near}" if near else ""
+        return key, entry["input"], f"a name of letters and digits, with single . - or _ between them{hint}"
     if kind == "string_pattern_mismatch" and entry["ctx"]["pattern"] == _PLACE_PATTERN:
         return key, entry["input"], "a text of one line, without control characters"
     return key, entry["input"], entry["msg"].removeprefix("Input should be ")

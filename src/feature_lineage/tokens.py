@@ -1,123 +1,36 @@
-"""A tokenizer, corpora as shards of token ids, and windows of fixed length read from them."""
+"""Corpora as shards of token ids, and windows of fixed length read from them."""
 
 from __future__ import annotations
 
-import json
 import math
+import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from feature_lineage.artifacts import (
-    digests,
-    read_batches,
-    read_json,
-    read_table,
-    sha256,
-    staged,
-    verify_files,
-    write_json,
-    write_table,
-)
+from feature_lineage.artifacts import read_batches, read_json, read_table, sha256, staged, write_json, write_table
 from feature_lineage.logs import InputError, logger, progress
+from feature_lineage.tokenizer import END as END
+from feature_lineage.tokenizer import load_tokenizer, vocabulary_size
+from feature_lineage.tokenizer import published_tokenizer as published_tokenizer
+from feature_lineage.tokenizer import save_tokenizer as save_tokenizer
+from feature_lineage.tokenizer import train_tokenizer as train_tokenizer
+from feature_lineage.vocabulary import token_texts
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Tokenizer
 
-END = "<|endoftext|>"
 SHARD_TOKENS = 1 << 24
+PIECE = 1 << 18  # characters of a text that are encoded at a time, where it can be cut
+BATCH = 1 << 20  # characters of texts that are encoded at a time
+_AROUND = 256  # characters on both sides of a cut that must be encoded as they are without it
+_TRIES = 100  # places for a cut that are tried
 _LENGTHS = pa.schema([("tokens", pa.int32())])
-
-
-# --- tokenizer ---------------------------------------------------------------------------------------------
-
-
-def train_tokenizer(corpora: Sequence[str | Path], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE on the texts of Parquet files, read as a stream; one special token, `<|endoftext|>`.
-
-    Raises:
-        InputError: the text is too little for `vocab_size`.
-    """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    def texts() -> Iterator[list[str]]:
-        with progress(None, "doc", "tokenizer") as bar:
-            for path in corpora:
-                for batch in read_batches(path, ["text"], rows=256):
-                    bar.update(len(batch))
-                    yield batch.column("text").to_pylist()
-
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    bpe.train_from_iterator(
-        texts(),
-        trainers.BpeTrainer(
-            vocab_size=vocab_size, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
-        ),
-    )
-    if (found := bpe.get_vocab_size()) != vocab_size:
-        raise InputError(
-            f"tokenizer: the text of {', '.join(map(str, corpora))} gives {found} tokens, tokenizer.vocab_size asks {vocab_size}; "
-            "lower the key or train on more text"
-        )
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=END, eos_token=END)
-
-
-def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
-    """Load the tokenizer of a directory; every file of one that `save_tokenizer` or `language_model.save_model` wrote is verified.
-
-    Raises:
-        InputError: a file of it is missing or damaged, or as for `published_tokenizer`.
-    """
-    verify_files(Path(path) / "tokenizer_config.json")
-    return published_tokenizer(path)
-
-
-def published_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedTokenizerFast:
-    """Load a fast tokenizer from a directory or the hub, whoever made it.
-
-    Raises:
-        InputError: it cannot be loaded, is not a fast one, or has no end-of-sequence token.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(path), revision=revision or "main", use_fast=True, trust_remote_code=False
-        )
-    except Exception as error:  # the loaders raise many kinds, down to a bare Exception from the tokenizers library
-        raise InputError(
-            f"tokenizer {path}: cannot be loaded ({' '.join(str(error).split())}); check the name or path, the revision and the network"
-        ) from error
-    if not tokenizer.is_fast:
-        raise InputError(
-            f"tokenizer {path}: is not a fast tokenizer (no tokenizer.json); convert it with transformers first"
-        )
-    if tokenizer.eos_token_id is None:
-        raise InputError(f"tokenizer {path}: has no end-of-sequence token to part documents with; choose another")
-    return tokenizer
-
-
-def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
-    """How many rows an embedding needs: one more than the highest id, as a vocabulary may have gaps."""
-    return max(tokenizer.get_vocab().values()) + 1
-
-
-def save_tokenizer(tokenizer: PreTrainedTokenizerFast, path: str | Path, record: dict[str, Any]) -> None:
-    """Write a tokenizer directory; its provenance goes into `tokenizer_config.json`, with digests of the other files."""
-    with staged(path) as folder:
-        tokenizer.save_pretrained(folder)
-        config = folder / "tokenizer_config.json"
-        content = json.loads(config.read_text(encoding="utf-8"))
-        config.unlink()
-        write_json(config, content, record | {"files": digests(folder)})
 
 
 # --- shards ------------------------------------------------------------------------------------------------
@@ -134,7 +47,8 @@ def encode_corpus(
 
     The directory holds `shard-00000.npy`, … (uint16, or uint32 for vocabularies above 65,536), `documents.parquet` (tokens of
     each document, its end token counted) and `index.json`. One shard and one batch of documents are held at a time. What was in
-    the directory before goes: its shards may be more.
+    the directory before goes: its shards may be more. Ids are those of `tokenizer.json` without the tokens that it puts around a text;
+    a special token's text in a document is text.
 
     Raises:
         InputError: a file cannot be read, or the tokenizer has no token for any of the text.
@@ -142,6 +56,8 @@ def encode_corpus(
     encoder = load_tokenizer(tokenizer)
     vocabulary = vocabulary_size(encoder)
     dtype = np.uint16 if vocabulary <= 1 << 16 else np.uint32
+    encode = TextEncoder(encoder.backend_tokenizer, token_texts(Path(tokenizer) / "tokenizer.json")[0], dtype)
+    end = np.array([encoder.eos_token_id], dtype)
     shards: list[dict[str, Any]] = []
     total = count = 0
 
@@ -156,29 +72,31 @@ def encode_corpus(
             np.save(file, buffer[:filled])
             shards.append({"file": file.name, "tokens": filled, "bytes": file.stat().st_size, "sha256": sha256(file)})
 
+        def store(ids: np.ndarray) -> None:
+            nonlocal filled
+            while len(ids):
+                part = ids[: shard_tokens - filled]
+                buffer[filled : filled + len(part)] = part
+                filled += len(part)
+                ids = ids[len(part) :]
+                if filled == shard_tokens:
+                    flush()
+                    filled = 0
+
         def lengths() -> Iterator[pa.RecordBatch]:
-            nonlocal filled, total, count
+            nonlocal total, count
             with progress(None, "tok", f"tokens {Path(output).parent.name}/{Path(output).name}") as bar:
                 for batch in read_batches(documents, ["text"], rows=64):
-                    encoded = encoder(
-                        batch.column("text").to_pylist(),
-                        add_special_tokens=False,
-                        split_special_tokens=True,  # "<|endoftext|>" in a text is text
-                        verbose=False,
-                    )["input_ids"]
-                    for ids in encoded:
-                        ids = np.asarray([*ids, encoder.eos_token_id], dtype)
-                        total, count = total + len(ids), count + 1
-                        bar.update(len(ids))
-                        while len(ids):
-                            part = ids[: shard_tokens - filled]
-                            buffer[filled : filled + len(part)] = part
-                            filled += len(part)
-                            ids = ids[len(part) :]
-                            if filled == shard_tokens:
-                                flush()
-                                filled = 0
-                    yield pa.record_batch([pa.array([len(ids) + 1 for ids in encoded], pa.int32())], schema=_LENGTHS)
+                    found = []
+                    for pieces in encode(batch.column("text").to_pylist()):
+                        length = 0
+                        for ids in (*pieces, end):
+                            store(ids)
+                            length += len(ids)
+                        bar.update(length)
+                        found.append(length)
+                    total, count = total + sum(found), count + len(found)
+                    yield pa.record_batch([pa.array(found, pa.int32())], schema=_LENGTHS)
 
         write_table(folder / "documents.parquet", lengths(), _LENGTHS, record)
         if total == count:
@@ -199,6 +117,69 @@ def encode_corpus(
         write_json(folder / "index.json", index, record)
     logger.info("%s: %s tokens in %s documents, %d shards", output, f"{total:,}", f"{count:,}", len(shards))
     return total
+
+
+class TextEncoder:
+    """Encodes texts with a `tokenizers.Tokenizer`: batches of short ones, long ones in pieces, as a token takes 300 bytes on the way.
+
+    A text is cut before a space or line break that follows a letter or digit, where no token of the vocabulary holds both, so that no
+    merge and no best path leads across; and where the characters around are encoded alike with and without the cut, so that neither
+    the normaliser nor the pre-tokenizer looks across. Where there is no such place, a text is encoded whole.
+
+    Args:
+        tokenizer: which; its truncation and padding are off.
+        texts: of its vocabulary (`vocabulary.token_texts`).
+        dtype: of the ids.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, texts: Sequence[str], dtype: Any) -> None:
+        self.tokenizer, self.dtype = tokenizer, dtype
+        tokenizer.encode_special_tokens = True  # "<|endoftext|>" in a text is text
+        across = {found[1] for text in texts for found in re.finditer(r"[\w\ufffd]([ \n])", text)}
+        self._cut = re.compile(rf"(?<=\w)[{''.join({' ', chr(10)} - across)}]") if len(across) < 2 else None
+
+    def __call__(self, texts: Sequence[str]) -> Iterator[Iterable[np.ndarray]]:
+        """The ids of each text, in parts: int [tokens of the part]. The parts of a text must be read before the next."""
+        held: list[str] = []
+        for text in texts:
+            if held and sum(map(len, held)) + len(text) > BATCH:
+                yield from ([ids] for ids in self._encode(held))
+                held.clear()
+            if len(text) > 2 * PIECE:
+                yield from ([ids] for ids in self._encode(held))
+                held.clear()
+                yield self._pieces(text)
+            else:
+                held.append(text)
+        yield from ([ids] for ids in self._encode(held))
+
+    def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        found = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(one.ids, self.dtype) for one in found]
+
+    def _pieces(self, text: str) -> Iterator[np.ndarray]:
+        first, before = 0, ""
+        while first < len(text):
+            stop = self._next_cut(text, first + PIECE)
+            # What stands before a piece is encoded with it: some tokenizers mark the beginning of a text.
+            lead, whole = self._encode([before, before + text[first:stop]])
+            if not np.array_equal(whole[: len(lead)], lead):
+                raise InputError(
+                    f"tokenizer: cannot encode a text of {len(text):,} characters in pieces; cut it into documents of at most {2 * PIECE:,}"
+                )
+            yield whole[len(lead) :]
+            first, before = stop, text[max(0, stop - _AROUND) : stop]
+
+    def _next_cut(self, text: str, first: int) -> int:
+        """Where the text can be cut, from `first` on; its end if nowhere."""
+        places = self._cut.finditer(text, first, max(0, len(text) - _AROUND)) if self._cut else iter(())
+        for found in islice(places, _TRIES):
+            place = found.start()
+            left, right = text[max(0, place - _AROUND) : place], text[place : place + _AROUND]
+            alone, both = self._encode([left, left + right])
+            if np.array_equal(both[: len(alone)], alone):
+                return place
+        return len(text)
 
 
 def token_directories(corpora: Sequence[str], indices: Sequence[str | Path]) -> dict[str, Path]:

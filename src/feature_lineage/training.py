@@ -28,6 +28,7 @@ from feature_lineage.artifacts import PARTIAL, disk_faults_named, sha256
 from feature_lineage.devices import device
 from feature_lineage.language_model import check_windows
 from feature_lineage.logs import InputError, Stopped, logger, progress
+from feature_lineage.streams import Stream, entropy
 from feature_lineage.tokens import Windows
 
 CURVE = pa.schema(
@@ -186,16 +187,25 @@ def train_model(
 
     Returns:
         The training curve, schema `CURVE`: loss in nats per token, accuracy as the share of next tokens predicted right.
+
+    Raises:
+        InputError: the corpora hold fewer tokens than asked, the model cannot read them, or its warm-up is longer than the run.
+        Stopped: asked to.
     """
     windows = Windows(train, block)
-    chosen = windows.draw(tokens, [seed, 1], f"models.{label}.training.tokens", balance)
-    check_windows(model, windows[chosen[:1]])
+    chosen = windows.draw(tokens, entropy(seed, Stream.TRAINING), f"models.{label}.training.tokens", balance)
+    check_windows(model, windows[chosen[:1]], f"models.{label}.training.block")
     held_out = Windows(validation, block)
     held_out_sets = {
         corpus: _Sequences(held_out, held_out.spread(number, evaluation_tokens))
         for number, corpus in enumerate(held_out.corpora)
     }
     steps = max(1, math.ceil(math.ceil(len(chosen) / batch) * epochs))
+    if warmup_steps >= steps:
+        raise InputError(
+            f"{label}: models.{label}.training.warmup_steps is {warmup_steps}, and the run has {steps} steps, so that the learning rate "
+            "never gets to its peak; lower it or train on more tokens"
+        )
     logged = max(1, steps // 200)
     every = math.ceil(steps / (evaluations * logged)) * logged  # a resumed run knows no loss from before its checkpoint
     cuda = device().type == "cuda"

@@ -175,7 +175,7 @@ def test_the_other_merge_is_of_the_same_parents_at_the_same_t(study, tmp_path, m
     place.config["models"]["both"]["merge"] = {"method": method, "points": 3, "t": 0.3}
     run = place.snakemake("-c2", "results/tiny/controls/linear_merge.parquet")
     assert run.code == 0, run
-    folders = {method: place.results / "models" / "both", other: place.results / "controls" / "linear" / "both"}
+    folders = {method: place.results / "models" / "both", other: place.results / "controls" / other / "both"}
     coder, writer, *merges = (
         read_tensors(folder / "model.safetensors")
         for folder in (place.results / "models" / "coder", place.results / "models" / "writer", *folders.values())

@@ -55,9 +55,9 @@ STUDY = {
         "batch": 16,
         "lr": 1e-3,
         "l1": 1e-3,
-        "resampling": {"steps": [10], "silent_steps": 5, "pool_tokens": 1000},
+        "resampling": {"at": [0.32], "silent": 0.16, "pool_tokens": 1000},
     },
-    "flow": {"corpora": ["prose", "code"], "tokens": 1000, "bootstrap": 20},
+    "flow": {"corpora": ["prose", "code"], "tokens": 1000, "min_active": 1, "bootstrap": 20},
     "controls": {
         "ceiling": False,
         "alignment_null": False,

@@ -25,7 +25,7 @@ rule make_untrained:
     benchmark:
         "<benchmarks>/make_untrained/{model}.tsv"
     wildcard_constraints:
-        model="|".join(UNTRAINED) or "(?!)",
+        model="|".join(map(re.escape, UNTRAINED)) or "(?!)",
     conda:
         CONDA
     threads: 1
@@ -185,13 +185,13 @@ rule compare_baseline:
 
 # --- the other merge: linear beside SLERP, or SLERP beside a linear one ---
 
-LINEAR_MERGES = [
-    name
+OTHER_MERGES = {
+    name: {"slerp": "linear", "linear": "slerp"}[block.merge.method]
     for name, block in study.models.items()
     if study.controls.linear_merge and isinstance(block, MergedModel)
-]
+}
 
-if LINEAR_MERGES:
+if OTHER_MERGES:
     BASELINES += ["<results>/controls/linear_merge.parquet"]
 
 
@@ -203,8 +203,10 @@ use rule merge_models as merge_linearly with:
         "<logs>/merge_linearly/{model}.log",
     benchmark:
         "<benchmarks>/merge_linearly/{model}.tsv"
+    wildcard_constraints:
+        model=merged_otherwise("linear"),
     params:
-        method=other_method,
+        method=lambda w: OTHER_MERGES[w.model],
 
 
 use rule evaluate_model as evaluate_linear_merge with:
@@ -233,34 +235,62 @@ use rule evaluate_autoencoder as transfer_to_linear_merge with:
         "<benchmarks>/transfer_to_linear_merge/{model}.seed{seed}.tsv"
 
 
+use rule merge_models as merge_by_slerp with:
+    output:
+        expand("<results>/controls/slerp/{{model}}/{file}", file=CHECKPOINT),
+        tensors="<results>/controls/slerp/{model}/tensors.parquet",
+    log:
+        "<logs>/merge_by_slerp/{model}.log",
+    benchmark:
+        "<benchmarks>/merge_by_slerp/{model}.tsv"
+    wildcard_constraints:
+        model=merged_otherwise("slerp"),
+    params:
+        method=lambda w: OTHER_MERGES[w.model],
+
+
+use rule evaluate_model as evaluate_slerp_merge with:
+    input:
+        model=expand("<results>/controls/slerp/{{model}}/{file}", file=CHECKPOINT),
+        validation=tokens(study.flow_corpora(), "validation"),
+    output:
+        evaluation="<results>/controls/slerp/{model}/evaluation.json",
+    log:
+        "<logs>/evaluate_slerp_merge/{model}.log",
+    benchmark:
+        "<benchmarks>/evaluate_slerp_merge/{model}.tsv"
+
+
+use rule evaluate_autoencoder as transfer_to_slerp_merge with:
+    input:
+        model=expand("<results>/controls/slerp/{{model}}/{file}", file=CHECKPOINT),
+        weights="<results>/saes/{model}/seed{seed}/sae_weights.safetensors",
+        config="<results>/saes/{model}/seed{seed}/cfg.json",
+        validation=lambda w: tokens(study.trace(w.model), "validation"),
+    output:
+        evaluation="<results>/controls/slerp/{model}/seed{seed}.json",
+    log:
+        "<logs>/transfer_to_slerp_merge/{model}.seed{seed}.log",
+    benchmark:
+        "<benchmarks>/transfer_to_slerp_merge/{model}.seed{seed}.tsv"
+
+
 rule compare_merges:
     input:
-        weights=expand(
-            "<results>/models/{model}/model.safetensors", model=LINEAR_MERGES
-        ),
-        tensors=expand("<results>/models/{model}/tensors.parquet", model=LINEAR_MERGES),
+        weights=expand("<results>/models/{model}/model.safetensors", model=OTHER_MERGES),
+        tensors=expand("<results>/models/{model}/tensors.parquet", model=OTHER_MERGES),
         evaluation=expand(
-            "<results>/models/{model}/evaluation.json", model=LINEAR_MERGES
+            "<results>/models/{model}/evaluation.json", model=OTHER_MERGES
         ),
         autoencoder=expand(
             "<results>/saes/{model}/seed{seed}/evaluation.json",
-            model=LINEAR_MERGES,
+            model=OTHER_MERGES,
             seed=FIRST_SEED,
         ),
-        other_weights=expand(
-            "<results>/controls/linear/{model}/model.safetensors", model=LINEAR_MERGES
-        ),
-        other_tensors=expand(
-            "<results>/controls/linear/{model}/tensors.parquet", model=LINEAR_MERGES
-        ),
-        other_evaluation=expand(
-            "<results>/controls/linear/{model}/evaluation.json", model=LINEAR_MERGES
-        ),
-        other_autoencoder=expand(
-            "<results>/controls/linear/{model}/seed{seed}.json",
-            model=LINEAR_MERGES,
-            seed=FIRST_SEED,
-        ),
+        other_weights=other_merges("model.safetensors"),
+        other_tensors=other_merges("tensors.parquet"),
+        other_evaluation=other_merges("evaluation.json"),
+        other_autoencoder=other_merges(f"seed{FIRST_SEED}.json"),
     output:
         table="<results>/controls/linear_merge.parquet",
     log:
@@ -273,8 +303,8 @@ rule compare_merges:
     resources:
         **needs("compare_merges"),
     params:
-        models=LINEAR_MERGES,
-        methods=[study.models[model].merge.method for model in LINEAR_MERGES],
+        models=list(OTHER_MERGES),
+        methods=[study.models[model].merge.method for model in OTHER_MERGES],
         code=code("compare_merges"),
     script:
         "../scripts/compare_merges.py"

@@ -1,6 +1,8 @@
 # The study, read and checked once, and the functions that tell rules their inputs from it.
 import glob
 import platform
+import re
+from functools import cache
 from importlib import metadata
 
 from feature_lineage.fingerprint import fingerprint
@@ -18,6 +20,7 @@ from feature_lineage.study import (
     load_study,
 )
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 try:
     each_key_once(workflow.configfiles)
@@ -28,8 +31,18 @@ except StudyError as error:
     raise WorkflowError(f"{error}{hint if ', ' in files else ''}")
 
 
+if workflow.is_main_process:
+    for corpus in study.corpora:
+        if corpus not in study.read_corpora():
+            logger.warning(
+                f"corpora.{corpus} is not read: no model or tokenizer is trained on it, and flow.corpora leaves it out"
+            )
+
+RESULTS = f"results/{study.study}"
+
+
 pathvars:
-    results=f"results/{study.study}",
+    results=RESULTS,
     logs=f"results/{study.study}/logs",
     benchmarks=f"results/{study.study}/benchmarks",
 
@@ -78,7 +91,7 @@ def needs(step):
 def names(*kinds):
     """A pattern of the models of these kinds; it matches nothing if there is none."""
     found = [name for name, block in study.models.items() if isinstance(block, kinds)]
-    return "|".join(found) or "(?!)"
+    return "|".join(map(re.escape, found)) or "(?!)"
 
 
 def tokens(corpora, split):
@@ -175,7 +188,7 @@ STARTED = [
     if study.controls.started_from_parent
 ]
 COMPARED = "|".join(
-    [*study.models, *UNTRAINED, *STARTED]
+    map(re.escape, [*study.models, *UNTRAINED, *STARTED])
 )  # whose features are correlated
 
 
@@ -233,10 +246,15 @@ def seed_correlations(pairs):
     ]
 
 
-def other_method(wildcards):
-    """The way of merging that a merged model was not made by."""
-    method = study.models[wildcards.model].merge.method
-    return {"slerp": "linear", "linear": "slerp"}[method]
+def merged_otherwise(method):
+    """A pattern of the merged models beside which there is a merge by this method."""
+    found = [name for name, other in OTHER_MERGES.items() if other == method]
+    return "|".join(map(re.escape, found)) or "(?!)"
+
+
+def other_merges(file):
+    """A file of the other merge of each merged model."""
+    return [f"<results>/controls/{m}/{name}/{file}" for name, m in OTHER_MERGES.items()]
 
 
 # What of the controls is measured, and why not the rest.
@@ -283,3 +301,37 @@ def all_autoencoders(file):
         for seed in study.autoencoder.seeds
         for model in study.order()
     ]
+
+
+def places(names, study):
+    """The place of each name in the study, from which its colour follows."""
+    order = list(study)
+    return {name: order.index(name) for name in names}
+
+
+@cache
+def browser():
+    """Whether there is a browser that draws images: looked for when a job needs to know, as it takes time."""
+    from feature_lineage.export import find_browser
+
+    return find_browser() is not None
+
+
+def images(wildcards):
+    """SVG and PNG of each figure, as far as they can be had.
+
+    They are drawn where Snakemake runs. A job may run on another machine, with no browser or with one more: it takes the images that
+    it finds, unless they are of an earlier figure.
+    """
+    found = []
+    for figure, source in FIGURES.items():
+        for path in (f"<results>/figures/{figure}.{kind}" for kind in ("svg", "png")):
+            drawn, of = (p.replace("<results>", RESULTS) for p in (path, source))
+            if (
+                browser()
+                if workflow.is_main_process
+                else os.path.exists(drawn)
+                and os.path.getmtime(drawn) >= os.path.getmtime(of)
+            ):
+                found.append(path)
+    return found

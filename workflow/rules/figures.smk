@@ -1,6 +1,4 @@
 # Curves; and of every figure its numbers, and images where there is a browser to draw them.
-from feature_lineage.export import find_browser
-
 MERGES = [
     name for name, block in study.models.items() if isinstance(block, MergedModel)
 ]
@@ -18,10 +16,8 @@ rule draw_sweep:
     input:
         sweep="<results>/models/{model}/sweep.parquet",
         tensors="<results>/models/{model}/tensors.parquet",
-        base=lambda w: [
-            f"<results>/models/{root}/evaluation.json"
-            for root in study.roots(w.model)
-            if set(study.own_corpora(w.model)) <= set(study.flow_corpora())
+        roots=lambda w: [
+            f"<results>/models/{root}/evaluation.json" for root in study.roots(w.model)
         ],
     output:
         figure="<results>/figures/sweep-{model}.json",
@@ -44,6 +40,7 @@ rule draw_sweep:
         model=lambda w: w.model,
         parents=lambda w: study.parents(w.model),
         roots=lambda w: study.roots(w.model),
+        places=lambda w: places(study.own_corpora(w.model), study.corpora),
         code=code("draw_sweep"),
     script:
         "../scripts/draw_sweep.py"
@@ -69,6 +66,7 @@ rule draw_training:
     threads: 1
     params:
         models=TRAINED,
+        places=places(TRAINED, study.order()),
         code=code("draw_training"),
     script:
         "../scripts/draw_training.py"
@@ -100,6 +98,7 @@ rule draw_autoencoders:
         names=expand(
             "{model}, seed {seed}", model=study.order(), seed=study.autoencoder.seeds
         ),
+        places=places(study.order(), study.order()),
         code=code("draw_autoencoders"),
     script:
         "../scripts/draw_autoencoders.py"
@@ -111,17 +110,10 @@ FIGURES = {
     "sankey": "<results>/flows/sankey.json",
     **{name: f"<results>/figures/{name}.json" for name in DRAWN},
 }
-BROWSER = find_browser()
-IMAGES = [
-    f"<results>/figures/{figure}.{kind}"
-    for figure in FIGURES
-    for kind in ("svg", "png")
-    if BROWSER
-]
 
 
 onstart:
-    if not BROWSER:
+    if browser.cache_info().currsize and not browser():
         print("No browser: figures are left without SVG and PNG; install Chromium.")
 
 

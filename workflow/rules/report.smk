@@ -3,12 +3,7 @@
 AUTOENCODERS = [
     (model, seed) for seed in study.autoencoder.seeds for model in study.order()
 ]
-USED = {
-    *study.flow_corpora(),
-    *getattr(study.tokenizer, "train", []),
-    *(corpus for model in study.order() for corpus in study.own_corpora(model)),
-}
-READ = [corpus for corpus in study.corpora if corpus in USED]
+READ = study.read_corpora()
 IMPORTED = [
     name for name, block in study.models.items() if isinstance(block, PretrainedModel)
 ]
@@ -29,7 +24,7 @@ rule write_report:
         sankey="<results>/flows/sankey.json",
         figures=expand("<results>/figures/{name}.json", name=DRAWN),
         tables=expand("<results>/figures/{figure}.csv", figure=FIGURES),
-        images=IMAGES,
+        images=images,
         tensors=expand("<results>/models/{model}/tensors.parquet", model=MERGES),
         curves=expand("<results>/models/{model}/training.parquet", model=TRAINED),
         imported=expand("<results>/models/{model}/model.safetensors", model=IMPORTED),

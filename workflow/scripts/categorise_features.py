@@ -4,8 +4,8 @@ from typing import Any
 
 from feature_lineage.artifacts import provenance, read_tensors, write_table
 from feature_lineage.categories import CATEGORISED, categorise, token_classes
-from feature_lineage.contexts import token_texts
 from feature_lineage.logs import job
+from feature_lineage.vocabulary import token_texts
 
 
 def main(smk: Any) -> None:

@@ -10,7 +10,12 @@ from feature_lineage.logs import job
 def main(smk: Any) -> None:
     with job(smk.log[0]):
         curves = {n: read_table(path).to_pandas() for n, path in zip(smk.params.names, smk.input.curves, strict=True)}
-        write_figure(autoencoders(curves), smk.output.figure, smk.output.page, provenance(smk.input, smk.params))
+        write_figure(
+            autoencoders(curves, smk.params.places),
+            smk.output.figure,
+            smk.output.page,
+            provenance(smk.input, smk.params),
+        )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ def main(smk: Any) -> None:
             read_table(smk.input.sweep).to_pandas(),
             read_provenance(smk.input.tensors)["t"],
             smk.params.parents,
-            {root: read_json(path) for root, path in zip(smk.params.roots, smk.input.base, strict=True)},
+            {root: read_json(path) for root, path in zip(smk.params.roots, smk.input.roots, strict=True)},
+            smk.params.places,
         )
         write_figure(figure, smk.output.figure, smk.output.page, provenance(smk.input, smk.params))
 

@@ -10,7 +10,9 @@ from feature_lineage.logs import job
 def main(smk: Any) -> None:
     with job(smk.log[0]):
         curves = {m: read_table(path).to_pandas() for m, path in zip(smk.params.models, smk.input.curves, strict=True)}
-        write_figure(training(curves), smk.output.figure, smk.output.page, provenance(smk.input, smk.params))
+        write_figure(
+            training(curves, smk.params.places), smk.output.figure, smk.output.page, provenance(smk.input, smk.params)
+        )
 
 
 if __name__ == "__main__":

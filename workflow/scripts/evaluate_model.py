@@ -7,7 +7,7 @@ import torch
 
 from feature_lineage.artifacts import provenance, write_json
 from feature_lineage.devices import device
-from feature_lineage.language_model import evaluate_model, load_model
+from feature_lineage.language_model import evaluate_model, load_model, readable
 from feature_lineage.logs import job
 from feature_lineage.tokens import Windows, token_directories
 
@@ -16,12 +16,13 @@ def main(smk: Any) -> None:
     with job(smk.log[0]):
         torch.set_num_threads(smk.params.threads)
         model = load_model(Path(smk.input.model[0]).parent).to(device())
-        windows = Windows(token_directories(smk.params.corpora, smk.input.validation), smk.params.block)
+        block = readable(model, smk.params.block)
+        windows = Windows(token_directories(smk.params.corpora, smk.input.validation), block)
         found = {
             corpus: evaluate_model(model, windows, windows.spread(number, smk.params.evaluation_tokens))
             for number, corpus in enumerate(windows.corpora)
         }
-        write_json(smk.output.evaluation, {"corpora": found}, provenance(smk.input, smk.params))
+        write_json(smk.output.evaluation, {"corpora": found, "block": block}, provenance(smk.input, smk.params))
 
 
 if __name__ == "__main__":
