@@ -27,6 +27,7 @@ from feature_lineage.artifacts import staged
 from feature_lineage.autoencoder import SparseAutoencoder, activate
 from feature_lineage.logs import InputError, Stopped, logger, progress
 from feature_lineage.schedule import resampling_steps
+from feature_lineage.steering import Steering
 from feature_lineage.streams import Stream, entropy, torch_seed
 from feature_lineage.tokens import Windows
 from feature_lineage.training_step import (
@@ -136,33 +137,6 @@ def start(
     return Weights(encoder.to(place), torch.zeros(m, device=place), decoder.to(place), bias, threshold), centring
 
 
-# --- λ ------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Steering:
-    """λ in training: constant, or moved until the mean L0 is the one asked for. All of it is in a checkpoint.
-
-    `logl0` is the logarithm of L0, averaged over some ten steps, `slope` its change per step. Where they point to in a
-    twentieth of the run is compared with the target: the logarithm of λ moves by that, so that λ does not run up while L0 is
-    still falling to it.
-    """
-
-    l1: float
-    logl0: float | None = None
-    slope: float = 0.0
-
-    def observe(self, l0: float, target: float, steps: int) -> None:
-        """Take in the L0 of a step of a run of `steps`."""
-        found = math.log(max(l0, 1e-3))
-        before = found if self.logl0 is None else self.logl0
-        horizon = max(10.0, steps / 20)
-        self.logl0 = before + (found - before) / 10
-        self.slope += (self.logl0 - before - self.slope) * 2 / horizon
-        ahead = self.logl0 + self.slope * horizon - math.log(target)
-        self.l1 *= math.exp(max(-1.0, min(1.0, ahead)) / horizon)
-
-
 # --- a run --------------------------------------------------------------------------------------------------
 
 
@@ -252,6 +226,7 @@ def train_autoencoder(
     )
     if restored := _restore(checkpoint, run):
         logger.info("%s: going on from step %d of %d, %s", label, run.step, steps, restored)
+    variance = float(centring.target(sample).double().var(0, correction=0).mean())
     capacity: Capacity | None = None  # of no consequence for any number: it is in no checkpoint
     first, began = run.step, time.monotonic()
     saved = began
@@ -287,7 +262,7 @@ def train_autoencoder(
             if not math.isfinite(loss) or terms.mse > DIVERGED * max(terms.input, 1e-30):
                 raise diverged(f"the loss is {loss:.4g} (squared error {terms.mse:.4g})", run.step)
             if l0 is not None and kind.penalty and warm == 1.0:
-                run.steering.observe(terms.l0, l0, steps)
+                run.steering.observe(terms.l0, l0, steps, variance - terms.mse, getattr(terms, kind.penalty))
             run.dense = not kind.among and terms.l0 > SPARSE_BELOW * features
             run.step += 1
             run.last_fired.masked_fill_(found.fired, run.step)
