@@ -15,7 +15,6 @@ LONG := tests/workflow/test_trained_controls.py $(wildcard tests/test_[a-c]*.py)
 
 demo: environment
 	$(BIN)/snakemake --profile profiles/local --cores $(CORES)
-	@$(BIN)/python -m feature_lineage.report results/demo
 
 # The demo with the controls that are off by default: untrained models, autoencoders started from the parent's, the published measure.
 controls: environment

@@ -2,10 +2,13 @@
 # src/feature_lineage/.
 import os
 import sys
+import time
 
 from snakemake.utils import min_version
 
 min_version("9.27")
+
+BEGAN = time.time()
 
 # Jobs run this checkout's library, in whatever environment they are deployed to.
 SOURCE = os.path.join(workflow.basedir, "src")
@@ -66,6 +69,13 @@ localrules:
     draw_scores,
     tabulate_figures,
     export_figures,
+
+
+# What `python -m feature_lineage.report` prints; of a run that did not make the report, the warnings alone.
+onsuccess:
+    from feature_lineage import report
+
+    report.main(f"results/{study.study}", since=BEGAN)
 
 
 rule models:

@@ -60,6 +60,7 @@ SUMMARY: dict[str, Any] = {
 }  # fmt: skip
 SAE = {
     "l0": 41.26, "mse": 0.012345, "variance_explained": 0.875, "loss_recovered": 0.961, "dead_share": 0.0005,
+    "loss_clean": 3.1, "loss_zero": 7.4, "loss_spliced": 3.27, "l0_target": 40,
     "definitions": {"l0": "features that fire at a token", "mse": "squared error", "loss_clean": "left out"},
 }  # fmt: skip
 CONTROLS = {
@@ -199,6 +200,7 @@ def content() -> dict[str, Any]:
             "lua": {"corpora": {"prose": {"accuracy": 0.3}, "code": {"accuracy": None}}},
         },
         "saes": [("base", 0, SAE), ("lua", 0, SAE)],
+        "started": [],
         "cases": [CASE],
         "tracking": {},
         "init": "transpose",

@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+import time
 from html import unescape
 
 import pandas as pd
@@ -17,7 +18,6 @@ from feature_lineage.interpretation import INTERPRETATIONS
 from feature_lineage.report import (
     category_rows,
     headline,
-    loss_notes,
     main,
     parameters,
     quote,
@@ -324,23 +324,23 @@ def test_missing_content_is_an_error_and_leaves_what_was_there(page, tmp_path):
 def test_the_quote_is_the_mean_over_seeds(page):
     edges = [SUMMARY["edges"][0] | {"seed": seed, "persisting_share": share} for seed, share in ((0, 0.1), (1, 0.16))]
     summary = SUMMARY | {"edges": edges}
-    assert quote(summary, None, {}).startswith("13.0% of base's features persist into lua;")
+    assert quote(summary, None, {}, {}).startswith("13.0% of base's features persist into lua;")
     text = re.sub(r"<.*?>", "", page(summary=summary, controls=None))
     assert text.count("13.0% persist (by seed 10.0%, 16.0%)") == 1
 
 
 def test_quote_without_a_ceiling_says_why():
-    said = quote(SUMMARY, None, {"ceiling": "there is one seed"})
+    said = quote(SUMMARY, None, {"ceiling": "there is one seed"}, {})
     assert said == (
         "20.1% of base's features persist into lua; "
         "what two autoencoders of base itself share was not measured (there is one seed)."
     )
-    assert quote(SUMMARY, None, {}).endswith("was not measured.")
-    assert quote({"edges": []}, None, {}).startswith("No model of this study comes from another")
+    assert quote(SUMMARY, None, {}, {}).endswith("was not measured.")
+    assert quote({"edges": []}, None, {}, {}).startswith("No model of this study comes from another")
 
 
 def test_headline():
-    assert headline(SUMMARY) == [
+    assert headline(SUMMARY, {}) == [
         "base → lua: 60 of 299 features persist (20.1%, 95 % interval 13.1% to 26.2%), 239 disappear, 249 emerge.",
         "lua: 50 of 299 features have an ancestor: 50 from base.",
     ]
@@ -348,12 +348,12 @@ def test_headline():
 
 def test_headline_without_intervals():
     edge = SUMMARY["edges"][0] | {"persisting_low": None, "persisting_high": None}
-    assert "60 of 299 features persist (20.1%), 239" in headline(SUMMARY | {"edges": [edge]})[0]
+    assert "60 of 299 features persist (20.1%), 239" in headline(SUMMARY | {"edges": [edge]}, {})[0]
 
 
 def test_headline_of_several_seeds_tells_them_apart():
     edges = [SUMMARY["edges"][0] | {"seed": seed} for seed in (0, 3)]
-    lines = headline(SUMMARY | {"edges": edges})
+    lines = headline(SUMMARY | {"edges": edges}, {})
     assert [line.split(":")[0] for line in lines[:2]] == [
         "base → lua (autoencoder seed 0)",
         "base → lua (autoencoder seed 3)",
@@ -361,7 +361,7 @@ def test_headline_of_several_seeds_tells_them_apart():
 
 
 def test_headline_of_one_model_is_empty():
-    assert headline({"edges": [], "origins": {"base": {"base": 3}}}) == []
+    assert headline({"edges": [], "origins": {"base": {"base": 3}}}, {}) == []
 
 
 def test_category_rows_leave_dead_features_out():
@@ -432,11 +432,11 @@ def test_features_on_too_few_tokens_are_told(page):
         "base: 12 features that fire on fewer than 10 tokens (flow.min_active) are left out.",
         "lua: 7 features that fire on fewer than 10 tokens (flow.min_active) are left out.",
     ):
-        assert line in headline(summary) and line in page(summary=summary).split('id="flow"')[0]
+        assert line in headline(summary, {}) and line in page(summary=summary).split('id="flow"')[0]
     assert "12 / 7 on too few tokens" in page(summary=summary)
-    assert not any("left out" in line for line in headline(SUMMARY)) and "too few tokens" not in page()
+    assert not any("left out" in line for line in headline(SUMMARY, {})) and "too few tokens" not in page()
     both = SUMMARY | {"edges": [edge, edge | {"seed": 1, "parent_rare": 3, "child_rare": 0}]}
-    told = [line for line in headline(both) if "left out" in line]
+    told = [line for line in headline(both, {}) if "left out" in line]
     assert len(told) == 3 and told[2].startswith("base (autoencoder seed 1): 3 features")
 
 
@@ -459,24 +459,73 @@ def test_a_study_of_one_model_has_no_heading_with_nothing_under_it(page, tmp_pat
         assert "features with a correlation" not in said and "No model of this study" in said
 
 
-def test_a_loss_recovered_that_is_no_share_is_explained(page):
-    """Where zeros lower the loss the quotient means nothing, whatever its value: -4.98, 1.8 or one that looks sound."""
-    losses = {"loss_clean": 2.0, "loss_zero": 1.9}
-    for changes, told in (
-        (
-            {"loss_recovered": -4.98} | losses,
-            "zeros in place of the activations do not raise the loss (2.000 to 1.900)",
-        ),
-        ({"loss_recovered": 1.8} | losses, "so loss recovered says nothing"),
-        ({"loss_recovered": 0.9} | losses, "so loss recovered says nothing"),
-        ({"loss_recovered": -0.2, "loss_clean": 2.0, "loss_zero": 3.0}, "worse for the loss than zeros"),
-        ({"loss_recovered": 1.2, "loss_clean": 2.0, "loss_zero": 3.0}, "loss recovered is above 1"),
-        ({"loss_recovered": None}, "could not be measured"),
-    ):
-        text = page(saes=[("base", 0, SAE | changes), ("lua", 1, SAE)])
-        (note,) = re.findall(r'<p class="note">(base, seed 0: .*?)</p>', text)
-        assert told in unescape(note) and "lua, seed 1: " not in text
-    assert loss_notes([("base", 0, SAE | {"loss_clean": 2.0, "loss_zero": 3.0})]) == []
+FAILED = SAE | {"l0": 0.6, "l0_target": 15.0, "variance_explained": -0.047}
+
+
+def first_section(text):
+    return unescape(text.split('id="answer"')[1].split('id="flow"')[0])
+
+
+@pytest.mark.parametrize("side", ["base", "lua"])
+def test_no_finding_is_stated_for_an_edge_of_which_a_dictionary_failed(page, tmp_path, capsys, side):
+    """Two dictionaries that had learned nothing were once quoted in large type. Of the kind, tried: either side of the edge, one
+    seed of several, the child of a failed parent, explanations, a started dictionary, an untrained model's."""
+    saes = [(model, 0, FAILED if model == side else SAE) for model in ("base", "lua")]
+    text = first_section(page(saes=saes))
+    warning, after = text.split("<h1>")
+    assert f"{side}, seed 0: L0 is 0.6, more than a quarter from its target, 15;" in warning
+    assert "Variance explained is -4.7%" in warning
+    assert after.startswith("There is no finding: along every edge, a dictionary fails its checks.</h1>")
+    assert "persist" not in re.sub(r"<figcaption>.*?</figcaption>", "", after.split("</details>")[-2]), (
+        "nor in any other sentence"
+    )
+    assert "20.1%" not in after and "no finding: a dictionary fails its checks" in after
+    write_json(tmp_path / "flows" / "summary.json", SUMMARY, {})
+    for model, seed, evaluation in saes:
+        write_json(tmp_path / "saes" / model / f"seed{seed}" / "evaluation.json", evaluation, {})
+    main(str(tmp_path))
+    said = capsys.readouterr().out
+    assert (
+        said.index("WARNING: no finding can rest")
+        < said.index(f"{side}, seed 0: L0 is 0.6")
+        < said.index("There is no finding")
+    )
+    assert "persist (" not in said and "have an ancestor" not in said
+    main(str(tmp_path), since=time.time() + 60)
+    said = capsys.readouterr().out
+    assert "L0 is 0.6" in said and "finding: along" not in said, "no numbers of an earlier run"
+
+
+def test_edges_whose_dictionaries_pass_are_still_quoted(page):
+    edge = SUMMARY["edges"][0]
+    edges = [edge | {"child": "bible"}, edge, edge | {"seed": 1}]
+    summary = SUMMARY | {
+        "models": ["base", "bible", "lua"],
+        "edges": edges,
+        "origins": SUMMARY["origins"] | {"bible": {"base": 7}},
+    }
+    failed = {("bible", 0): ["It failed."]}
+    assert quote(summary, None, {}, failed).startswith("20.1% of base's features persist into lua;")
+    lines = headline(summary, failed)
+    assert lines[0] == "base → bible (autoencoder seed 0): no finding, since a dictionary fails its checks."
+    assert lines[1].startswith("base → lua (autoencoder seed 0): 60 of 299 features persist")
+    assert [line for line in lines if "ancestor" in line] == ["lua: 50 of 299 features have an ancestor: 50 from base."]
+    one_seed = headline(summary, {("lua", 1): ["It failed."]})
+    assert "60 of 299" in one_seed[1] and "no finding" in one_seed[2]
+    assert quote(summary, None, {}, {("lua", 1): ["It failed."]}).startswith(
+        "20.1% of base's features persist into bible;"
+    )
+
+
+def test_what_the_gate_leaves_out(page, tmp_path):
+    assert "warnings" not in page()
+    exempt = {key: value for key, value in FAILED.items() if key != "l0_target"}
+    assert "warnings" not in page(started=[("base--lua", 0, exempt)]), (
+        "it reads another model, or one that was never trained"
+    )
+    text = first_section(page(started=[("base--lua", 0, FAILED)]))
+    assert "lua, started from base, seed 0: L0 is 0.6" in text
+    assert "20.1% of base's features persist" in text, "which is about the edge's own dictionaries"
 
 
 def test_blanks_are_drawn():
@@ -520,12 +569,12 @@ def test_main_prints_the_quote_where_the_report_is_and_its_numbers(tmp_path, cap
         write_json(tmp_path / "models" / model / "evaluation.json", {"corpora": corpora}, {})
     main(str(tmp_path))
     lines = capsys.readouterr().out.strip().splitlines()
-    assert lines[0] == quote(SUMMARY, None, {})
+    assert lines[0] == quote(SUMMARY, None, {}, {})
     head, base = (next(line for line in lines if line.startswith(word)) for word in ("accuracy", "base "))
     assert head.split() == ["accuracy", "english", "a-long-corpus-name"]
     assert base.split() == ["base", "41.0%", "43.2%"]
     assert len(head) == len(base), "columns stand under their names"
-    assert f"  {headline(SUMMARY)[0]}" in lines
+    assert f"  {headline(SUMMARY, {})[0]}" in lines
     assert lines[-1] == f"report: {tmp_path.resolve() / 'report' / 'index.html'}"
     write_json(tmp_path / "controls" / "summary.json", CONTROLS, {})
     main(str(tmp_path))

@@ -18,6 +18,7 @@ from plotly.offline import get_plotlyjs
 from feature_lineage.artifacts import read_json, staged
 from feature_lineage.browser import Features, write_browser, write_script
 from feature_lineage.categories import DEFINITIONS, RULE
+from feature_lineage.gate import Warnings, failed_edges, judge, read_evaluations, sentences
 from feature_lineage.interpretation import families, verdict
 from feature_lineage.logs import printable
 
@@ -29,7 +30,6 @@ POLICY = (
     "default-src 'none'; script-src 'nonce-{nonce}' 'strict-dynamic'; style-src 'self' file: 'unsafe-inline'; img-src data: blob:; "
     "base-uri 'none'; form-action 'none'"
 )
-ABOVE_ONE = 0.05  # by which loss recovered may exceed 1 before a reader is told
 PARTS = ("assets", "data", "figures", "index.html")
 
 
@@ -65,10 +65,11 @@ def write_report(
         files: each figure's images and its numbers, `<figure>.<kind>`: copied, and linked under the figure.
         tracking: of each case, the features that it was followed to (`cases.TRACKING`).
         content: `study`, `summary`, `controls` (`controls.summarise`, or None), `not_measured`, `strata`, `baselines`, `merges`, `models`,
-            `saes`, `categories` (a table, or None), `cases`, `interpretations` (tables of `Features.interpretations` by model and seed)
+            `saes` and `started` (model, seed and evaluation of each autoencoder, as `gate.judge` takes them), `categories` (a table, or None), `cases`, `interpretations` (tables of `Features.interpretations` by model and seed)
             `init` (how autoencoders start, `autoencoder.init`) and `steps`, as the template reads them.
     """
     summary = content["summary"]
+    warnings = judge([*content["saes"], *content["started"]])
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "percent": _percent,
@@ -86,11 +87,11 @@ def write_report(
     derived = {
         "nonce": nonce,
         "policy": POLICY.format(nonce=nonce),
-        "quote": quote(summary, content["controls"], content["not_measured"]),
-        "headline": headline(summary),
-        "overview": edge_shares(summary),
+        "warnings": sentences(warnings),
+        "quote": quote(summary, content["controls"], content["not_measured"], warnings),
+        "headline": headline(summary, warnings),
+        "overview": edge_shares(summary, warnings),
         "left_out": left_out(summary),
-        "loss_notes": loss_notes(content["saes"]),
         "ceilings": ceilings(content["controls"]),
         "drawn": set(figures),
         "files": {name: [file.name for file in files if file.stem == name] for name in figures},
@@ -171,23 +172,39 @@ def ceilings(controls: Mapping[str, Any] | None) -> dict[str, float]:
     return {row["model"]: row["ceiling"] for row in (controls or {}).get("ceilings", [])}
 
 
-def edge_shares(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """For each edge its `parent`, `child`, the `shares` that persist by autoencoder seed, and their mean, `share`."""
+def edge_shares(summary: Mapping[str, Any], warnings: Warnings) -> list[dict[str, Any]]:
+    """For each edge its `parent`, `child`, the `shares` that persist by autoencoder seed, their mean, `share`, and whether a
+    dictionary of it `failed`."""
     found: dict[tuple[str, str], list[float]] = {}
     for edge in summary["edges"]:
         shares = found.setdefault((edge["parent"], edge["child"]), [])
         shares += [] if edge["persisting_share"] is None else [edge["persisting_share"]]
+    failed = {(parent, child) for parent, child, _ in failed_edges(summary["edges"], warnings)}
     return [
-        {"parent": parent, "child": child, "shares": shares, "share": sum(shares) / len(shares) if shares else None}
+        {
+            "parent": parent,
+            "child": child,
+            "shares": shares,
+            "share": sum(shares) / len(shares) if shares else None,
+            "failed": (parent, child) in failed,
+        }
         for (parent, child), shares in found.items()
     ]
 
 
-def quote(summary: Mapping[str, Any], controls: Mapping[str, Any] | None, not_measured: Mapping[str, str]) -> str:
-    """The study in one sentence: what persists along the first edge, the mean over seeds, and what two autoencoders of the parent share."""
+def quote(
+    summary: Mapping[str, Any],
+    controls: Mapping[str, Any] | None,
+    not_measured: Mapping[str, str],
+    warnings: Warnings,
+) -> str:
+    """The study in one sentence: what persists along the first edge whose dictionaries pass, the mean over seeds, and what two
+    autoencoders of the parent share."""
     if not summary["edges"]:
         return "No model of this study comes from another: there is nothing that its features could persist into."
-    edge = edge_shares(summary)[0]
+    edge = next((edge for edge in edge_shares(summary, warnings) if not edge["failed"]), None)
+    if edge is None:
+        return "There is no finding: along every edge, a dictionary fails its checks."
     parent, share = edge["parent"], _percent(edge["share"])
     ceiling = ceilings(controls).get(parent)
     if ceiling is None:
@@ -200,27 +217,43 @@ def quote(summary: Mapping[str, Any], controls: Mapping[str, Any] | None, not_me
     )
 
 
-def headline(summary: Mapping[str, Any]) -> list[str]:
-    """The study's main numbers, a sentence per edge and per model that has ancestors."""
+def headline(summary: Mapping[str, Any], warnings: Warnings) -> list[str]:
+    """The study's main numbers, a sentence per edge and per model that has ancestors; none of an edge of which a dictionary failed."""
     lines = []
+    failed = failed_edges(summary["edges"], warnings)
     for edge in summary["edges"]:
         seed = f" (autoencoder seed {edge['seed']})" if len({e["seed"] for e in summary["edges"]}) > 1 else ""
+        name = f"{edge['parent']} → {edge['child']}{seed}"
+        if (edge["parent"], edge["child"], edge["seed"]) in failed:
+            lines.append(f"{name}: no finding, since a dictionary fails its checks.")
+            continue
         alive = edge["parent_features"] - edge["parent_dead"]
         low, high = edge["persisting_low"], edge["persisting_high"]
         between = "" if low is None else f", 95 % interval {_percent(low)} to {_percent(high)}"
         lines.append(
-            f"{edge['parent']} → {edge['child']}{seed}: {edge['parent_persisting']:,} of {alive:,} features persist "
+            f"{name}: {edge['parent_persisting']:,} of {alive:,} features persist "
             f"({_percent(edge['persisting_share'])}{between}), {edge['disappearing']:,} disappear, {edge['emerging']:,} emerge."
         )
     lines += left_out(summary)
+    unsound = {model for model, _ in warnings}
     for model, origins in summary["origins"].items():
         inherited = {origin: count for origin, count in origins.items() if origin != model}
-        if inherited:
+        if inherited and not unsound & _line(summary, model):
             parts = ", ".join(f"{count:,} from {origin}" for origin, count in inherited.items())
             lines.append(
                 f"{model}: {sum(inherited.values()):,} of {sum(origins.values()):,} features have an ancestor: {parts}."
             )
     return lines
+
+
+def _line(summary: Mapping[str, Any], model: str) -> set[str]:
+    """A model and all that it comes from."""
+    found: set[str] = set()
+    left = [model]
+    while left:
+        found.add(name := left.pop())
+        left += [edge["parent"] for edge in summary["edges"] if edge["child"] == name and edge["parent"] not in found]
+    return found
 
 
 def left_out(summary: Mapping[str, Any]) -> list[str]:
@@ -235,31 +268,6 @@ def left_out(summary: Mapping[str, Any]) -> list[str]:
                     f"{edge[side]}{seed}: {rare:,} features that fire on fewer than {edge['min_active']:,} tokens (flow.min_active) are left out."
                 )
     return list(found.values())
-
-
-def loss_notes(saes: Sequence[tuple[str, int, Mapping[str, Any]]]) -> list[str]:
-    """A sentence for each autoencoder whose loss recovered is no share: below 0, above 1, or where zeros do not raise the loss.
-
-    Args:
-        saes: model, seed and evaluation of each (`evaluation.evaluate_autoencoder`).
-    """
-    notes = []
-    for model, seed, found in saes:
-        share, clean, zero = (found.get(name) for name in ("loss_recovered", "loss_clean", "loss_zero"))
-        name = f"{model}, seed {seed}"
-        if clean is not None and zero is not None and zero <= clean:
-            notes.append(
-                f"{name}: zeros in place of the activations do not raise the loss ({clean:.3f} to {zero:.3f}), so loss recovered says nothing."
-            )
-        elif share is None or share != share:
-            notes.append(f"{name}: loss recovered could not be measured.")
-        elif share < 0:
-            notes.append(f"{name}: loss recovered is below 0: the reconstruction is worse for the loss than zeros.")
-        elif share > 1 + ABOVE_ONE:
-            notes.append(
-                f"{name}: loss recovered is above 1: the loss is lower with the reconstruction than with the activations."
-            )
-    return notes
 
 
 def category_rows(table: pa.Table | None) -> list[dict[str, Any]]:
@@ -349,28 +357,48 @@ def interpreted(tables: Mapping[tuple[str, int], pa.Table], lineages: pa.Table) 
     return {"verdict": verdict(frame), "asked": asked, "usd": float(frame["cost_usd"].sum())}
 
 
-def main(folder: str) -> None:
-    """Print where a study's report is, and its main numbers."""
-    summary = read_json(Path(folder) / "flows" / "summary.json")
-    path = Path(folder) / "controls" / "summary.json"
+def main(folder: str, since: float = 0.0) -> None:
+    """Print what falls short of a study's dictionaries, its main numbers, and where its report is: as much as there is so far.
+
+    Args:
+        folder: of the study.
+        since: print no numbers if the report was written before this time, in seconds since the epoch: they may be of an earlier run.
+    """
+    place = Path(folder)
+    page = place / "report" / "index.html"
+    path = place / "flows" / "summary.json"
+    summary = read_json(path) if path.exists() else None
+    evaluations = read_evaluations(place)
+    if summary:  # dictionaries of models that the study no longer has may still lie there
+        evaluations = [row for row in evaluations if set(row[0].split("--")) <= set(summary["models"])]
+    warnings = judge(evaluations)
+    if lines := sentences(warnings):
+        print("\nWARNING: no finding can rest on these dictionaries")
+        for line in lines:
+            print(" ", line)
+    if summary is None or (since and not (page.exists() and page.stat().st_mtime >= since)):
+        return
+    path = place / "controls" / "summary.json"
     controls = read_json(path) if path.exists() else None
-    models = {
-        model: read_json(Path(folder) / "models" / model / "evaluation.json")["corpora"] for model in summary["models"]
-    }
-    print("\n" + quote(summary, controls, (controls or {}).get("not_measured", {})))
+    print("\n" + quote(summary, controls, (controls or {}).get("not_measured", {}), warnings))
+    paths = {model: place / "models" / model / "evaluation.json" for model in summary["models"]}
+    _print_accuracy({model: read_json(path)["corpora"] for model, path in paths.items() if path.exists()})
+    if lines := headline(summary, warnings):
+        print("\nfeatures with a correlation above", summary["threshold"])
+        for line in lines:
+            print(" ", line)
+    print("\nreport:", page.resolve())
+
+
+def _print_accuracy(models: Mapping[str, Mapping[str, Any]]) -> None:
+    if not models:
+        return
     corpora = list(next(iter(models.values())))
     width = max(map(len, ["accuracy", *models]))
     print("\n" + "accuracy".ljust(width), *(corpus.rjust(9) for corpus in corpora))
     for model, found in models.items():
-        print(
-            model.ljust(width),
-            *(f"{found[corpus]['accuracy']:9.1%}".rjust(max(9, len(corpus))) for corpus in corpora),
-        )
-    if lines := headline(summary):
-        print("\nfeatures with a correlation above", summary["threshold"])
-        for line in lines:
-            print(" ", line)
-    print("\nreport:", (Path(folder) / "report" / "index.html").resolve())
+        cells = (f"{found[corpus]['accuracy']:9.1%}".rjust(max(9, len(corpus))) for corpus in corpora)
+        print(model.ljust(width), *cells)
 
 
 def parameters(records: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[tuple[str, Any]]]]:

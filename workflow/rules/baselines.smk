@@ -61,6 +61,7 @@ use rule evaluate_autoencoder as transfer_autoencoder with:
     benchmark:
         "<benchmarks>/transfer_autoencoder/{parent}.seed{seed}--{child}.tsv"
     params:
+        judged=False,
         corpora=lambda w: study.trace(w.child),
 
 
@@ -94,6 +95,11 @@ rule compare_transfers:
 
 if STARTED:
     BASELINES += ["<results>/controls/started.parquet"]
+    BASELINES += [
+        f"<results>/controls/started/{pair}/seed{seed}/evaluation.json"
+        for pair in STARTED
+        for seed in study.autoencoder.seeds
+    ]
 
 
 use rule train_autoencoder as train_started with:
@@ -117,6 +123,23 @@ use rule train_autoencoder as train_started with:
         seed=lambda w: study.autoencoder_seed(w.child, int(w.seed)),
         corpora=lambda w: study.trace(w.child),
         autoencoder=study.autoencoder.model_dump(exclude={"seeds"}) | {"init": "parent"},
+
+
+use rule evaluate_autoencoder as evaluate_started with:
+    input:
+        model=lambda w: checkpoint_files(w.child),
+        weights="<results>/controls/started/{parent}--{child}/seed{seed}/sae_weights.safetensors",
+        config="<results>/controls/started/{parent}--{child}/seed{seed}/cfg.json",
+        validation=lambda w: tokens(study.trace(w.child), "validation"),
+    output:
+        evaluation="<results>/controls/started/{parent}--{child}/seed{seed}/evaluation.json",
+    log:
+        "<logs>/evaluate_started/{parent}--{child}.seed{seed}.log",
+    benchmark:
+        "<benchmarks>/evaluate_started/{parent}--{child}.seed{seed}.tsv"
+    params:
+        corpora=lambda w: study.trace(w.child),
+        judged=True,
 
 
 # Under a name of its own among the features, so that correlations with it are made as all others are.
@@ -233,6 +256,8 @@ use rule evaluate_autoencoder as transfer_to_linear_merge with:
         "<logs>/transfer_to_linear_merge/{model}.seed{seed}.log",
     benchmark:
         "<benchmarks>/transfer_to_linear_merge/{model}.seed{seed}.tsv"
+    params:
+        judged=False,
 
 
 use rule merge_models as merge_by_slerp with:
@@ -273,6 +298,8 @@ use rule evaluate_autoencoder as transfer_to_slerp_merge with:
         "<logs>/transfer_to_slerp_merge/{model}.seed{seed}.log",
     benchmark:
         "<benchmarks>/transfer_to_slerp_merge/{model}.seed{seed}.tsv"
+    params:
+        judged=False,
 
 
 rule compare_merges:

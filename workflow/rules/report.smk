@@ -3,6 +3,9 @@
 AUTOENCODERS = [
     (model, seed) for seed in study.autoencoder.seeds for model in study.order()
 ]
+STARTED_AUTOENCODERS = [
+    (pair, seed) for seed in study.autoencoder.seeds for pair in STARTED
+]
 READ = study.read_corpora()
 IMPORTED = [
     name for name, block in study.models.items() if isinstance(block, PretrainedModel)
@@ -31,6 +34,10 @@ rule write_report:
         documents=expand("<results>/corpora/{corpus}/train.parquet", corpus=READ),
         models=expand("<results>/models/{model}/evaluation.json", model=study.order()),
         saes=all_autoencoders("evaluation.json"),
+        started=[
+            f"<results>/controls/started/{pair}/seed{seed}/evaluation.json"
+            for pair, seed in STARTED_AUTOENCODERS
+        ],
         configs=all_autoencoders("cfg.json"),
         statistics=shown_features("statistics.parquet"),
         tokens=shown_features("tokens.parquet"),
@@ -63,6 +70,7 @@ rule write_report:
         study=study.study,
         models=study.order(),
         autoencoders=AUTOENCODERS,
+        started=STARTED_AUTOENCODERS,
         shown=[(model, FIRST_SEED) for model in study.order()],
         figures=DRAWN,
         cases=list(study.cases),

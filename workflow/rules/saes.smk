@@ -53,6 +53,9 @@ rule evaluate_autoencoder:
         hook=study.autoencoder.hook,
         context=study.autoencoder.context,
         evaluation_tokens=study.evaluation_tokens,
+        l0=study.autoencoder.l0,
+        # What the dictionary of an untrained model shows is a finding, as with one that reads another model.
+        judged=lambda w: w.model not in UNTRAINED,
         code=code("evaluate_autoencoder"),
     script:
         "../scripts/evaluate_autoencoder.py"

@@ -10,6 +10,7 @@ from feature_lineage.artifacts import provenance, write_json
 from feature_lineage.autoencoder import load_autoencoder
 from feature_lineage.devices import device
 from feature_lineage.evaluation import evaluate_autoencoder
+from feature_lineage.gate import warn
 from feature_lineage.logs import job
 from feature_lineage.tokens import token_directories
 
@@ -26,6 +27,9 @@ def main(smk: Any) -> None:
             smk.params.evaluation_tokens,
             f"evaluation {Path(smk.log[0]).stem}",
         )
+        if smk.params.judged:
+            found["l0_target"] = smk.params.l0
+            warn(Path(smk.log[0]).stem, found)
         write_json(smk.output.evaluation, found, provenance(smk.input, smk.params))
 
 

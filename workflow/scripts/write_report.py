@@ -53,6 +53,7 @@ def main(smk: Any) -> None:
             },
             models={model: read_json(path) for model, path in zip(params.models, given.models, strict=True)},
             saes=[(*name, read_json(path)) for name, path in zip(names, given.saes, strict=True)],
+            started=[(*name, read_json(path)) for name, path in zip(params.started, given.started, strict=True)],
             cases=[read_json(path) for path in given.cases],
             tracking=dict(zip(params.cases, map(read_table, given.tracking), strict=True)),
             files=[Path(path) for path in (*given.images, *given.tables)],
