@@ -1,5 +1,6 @@
 """Which changes of the code make a step rerun, and that nothing else does."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -38,11 +39,11 @@ def package(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "PACKAGE", folder)
 
     def hashed():
-        module._code.cache_clear()  # one process reads a file once; here it changes under its feet
+        module._module.cache_clear()  # one process reads a file once; here it changes under its feet
         return fingerprint(tmp_path / "step.py")
 
     yield folder, hashed
-    module._code.cache_clear()
+    module._module.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -87,10 +88,164 @@ def test_code_that_is_reached_counts(package, file, old, new):
 
 def test_module_imported_by_its_full_name_counts(package):
     folder, hashed = package
-    (folder.parent / "step.py").write_text("import feature_lineage.unused as u\nprint(u.y)\n")
+    (folder.parent / "step.py").write_text("import feature_lineage.unused as u\nx = u.y\n")
     before = hashed()
     (folder / "unused.py").write_text("y = 4\n")
     assert hashed() != before
+
+
+def test_definitions_that_are_not_reached_do_not_count(package):
+    """A step reruns for what it names, not for all that its modules hold: of functions, classes, constants and re-exports."""
+    folder, hashed = package
+    (folder / "outer.py").write_text((folder / "outer.py").read_text() + "def other():\n    return aside.y\n")
+    (folder / "aside.py").write_text(
+        "import numpy\nfrom feature_lineage.inner import value as again\n\nx = 2\ny = 5\n\n\nclass Z: pass\n"
+    )
+    before = hashed()
+    for old, new in (
+        ("y = 5", "y = 6"),
+        ("class Z: pass", "class Z: a = 1"),
+        ("import numpy\n", "import numpy\nw = 1\n"),
+    ):
+        text = (folder / "aside.py").read_text()
+        (folder / "aside.py").write_text(text.replace(old, new))
+        assert hashed() == before, new
+    for old, new in (("import numpy", "import numpy\nnumpy.seterr(all='raise')"), ("x = 2", "x = y")):
+        (folder / "aside.py").write_text((folder / "aside.py").read_text().replace(old, new))
+        assert hashed() != before, new
+        before = hashed()
+    (folder / "aside.py").write_text((folder / "aside.py").read_text().replace("y = 6", "y = 7"))
+    assert hashed() != before, "x is y now"
+
+
+@pytest.mark.parametrize(
+    ("script", "edits"),
+    [
+        ("from feature_lineage import deep\nprint\ndeep.inner_name(1)\n", {"used": True, "spare": False}),
+        ("import feature_lineage.deep as d\nx = d.inner_name\n", {"used": True, "spare": False}),
+        ("from feature_lineage.deep import inner_name as n\nx = [n]\n", {"used": True, "spare": False}),
+        ("import feature_lineage.deep\nx = feature_lineage.deep.inner_name\n", {"used": True, "spare": False}),
+        ("from feature_lineage import deep\nx = vars(deep)\n", {"used": True, "spare": True}),
+        ("from feature_lineage.shown import inner_name\nx = inner_name\n", {"used": True, "spare": False}),
+        ("from feature_lineage.deep import *\nx = inner_name\n", {"used": True, "spare": False}),
+        (
+            "def f():\n    from feature_lineage.deep import inner_name\n    return inner_name\n",
+            {"used": True, "spare": False},
+        ),
+    ],
+)
+def test_each_form_of_import_leads_to_what_is_used(package, script, edits):
+    folder, hashed = package
+    (folder / "shown.py").write_text("from feature_lineage.deep import inner_name, spare\n")
+    (folder.parent / "step.py").write_text(script)
+    text = "used = 1\nspare = 1\n\n\ndef inner_name(more=used):\n    return more\n"
+    for name, counts in edits.items():
+        (folder / "deep.py").write_text(text)
+        before = hashed()
+        (folder / "deep.py").write_text(text.replace(f"{name} = 1", f"{name} = 2"))
+        assert (hashed() != before) is counts, name
+
+
+WORDS = '''
+from feature_lineage.logs import InputError, logger, progress
+
+class Wrong(Exception): pass
+
+def work(x: int, label: str) -> int:
+    """Doc."""
+    where = f"{x} words" if x else "no " + ", ".join(["words"])
+    def told(what):
+        return InputError(f"{what} is wrong in {where}; mend it")
+    if x < 0:
+        raise told("all")
+    if x > 9:
+        raise InputError(f"{x}: too many words") from None
+    logger.info("some words %d", x)
+    assert x, "words fail"
+    print("words")
+    total: int = 0
+    with progress(x, "words", label) as bar:
+        for one in range(x):
+            bar.update(one)
+            bar.set_postfix(words=f"{one} words")
+            total += one
+    return total
+'''
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "counts"),
+    [
+        ("words", "terms", False),
+        ("Doc.", "Documentation.", False),
+        ("; mend it", "; mend it, then run the step again", False),
+        ('"all"', '"everything"', False),
+        ("x: int, label: str) -> int", "x: float, label: object) -> float", False),
+        ("total: int = 0", "total: float = 0", False),
+        ("from None", "from ValueError('first')", False),
+        ('    print("words")\n', "", False),
+        ("            bar.update(one)\n", "            bar.update(one + 0)\n", False),
+        ("x > 9", "x > 8", True),
+        ("raise InputError", "raise ValueError", True),
+        ("total += one", "total += one + 1", True),
+        ("assert x,", "assert not x,", True),
+        ("range(x)", "range(x + 1)", True),
+        ("total: int = 0", "total: int = 1", True),
+    ],
+)
+def test_what_is_said_to_people_does_not_count(package, old, new, counts):
+    folder, hashed = package
+    (folder / "logs.py").write_text("class InputError(Exception): pass\n")
+    (folder.parent / "step.py").write_text("from feature_lineage.words import work\nwork(1, 'a')\n")
+    (folder / "words.py").write_text(WORDS)
+    before = hashed()
+    assert old in WORDS
+    (folder / "words.py").write_text(WORDS.replace(old, new))
+    assert (hashed() != before) is counts
+
+
+def test_job_control_does_not_count(package):
+    folder, hashed = package
+    (folder.parent / "step.py").write_text("from feature_lineage.logs import job\nwith job('log'):\n    pass\n")
+    (folder / "logs.py").write_text("def job(log):\n    return 1\n")
+    before = hashed()
+    (folder / "logs.py").write_text("def job(log):\n    return 2\n")
+    assert hashed() == before
+
+
+class Reworded(ast.NodeTransformer):
+    """Rewords every message of a file: whatever is in a `raise`, an error or a call of the logger; counts them."""
+
+    count = 0
+
+    def visit(self, node):
+        said = isinstance(node, ast.Raise)
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            said = name.endswith("Error") or name.startswith("logger.") or name == "progress"
+        if said:
+            for part in ast.walk(node):
+                if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                    part.value += " (reworded)"
+                    self.count += 1
+        return self.generic_visit(node)
+
+
+def test_no_message_of_the_project_counts(project, tmp_path, monkeypatch):
+    """Every message of the library and its scripts is reworded: no step reruns. It once was 37 messages and 124 jobs."""
+    scripts = sorted((project / "workflow" / "scripts").glob("*.py"))
+    before = [fingerprint(script) for script in scripts]
+    copied = shutil.copytree(module.PACKAGE, tmp_path / "feature_lineage", ignore=shutil.ignore_patterns("__pycache__"))
+    others = shutil.copytree(
+        project / "workflow" / "scripts", tmp_path / "scripts", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    words = Reworded()
+    for path in (*copied.rglob("*.py"), *others.glob("*.py")):
+        path.write_text(ast.unparse(words.visit(ast.parse(path.read_text()))))
+    assert words.count > 300
+    monkeypatch.setattr(module, "PACKAGE", copied)
+    after = [fingerprint(others / script.name) for script in scripts]
+    assert {script.stem for script, a, b in zip(scripts, before, after, strict=True) if a != b} == set()
 
 
 def test_import_inside_a_function_counts(package):
@@ -134,7 +289,7 @@ def test_files_that_a_module_takes_over_count_byte_for_byte(package):
 
 def test_the_reports_library_is_among_them(project):
     script = project / "workflow" / "scripts" / "write_report.py"
-    report = next(path for path in module._closure(script) if path.stem == "report")
+    report = next(path for path, _ in module.reached(script) if path.stem == "report")
     assert list(report.parent.glob("report_files/*.js")), "under the name that is hashed"
 
 
@@ -158,10 +313,12 @@ def test_error_names_the_file_that_does_not_parse(package):
         ("train_autoencoder", {"autoencoder", "activations", "tokens"}, {"figures", "report", "flow", "merge"}),
         ("draw_sankey", {"figures", "artifacts"}, {"autoencoder", "training", "tokens"}),
         ("build_corpus", {"corpora", "artifacts"}, {"tokens", "training", "figures"}),
+        ("train_model", {"training", "tokens"}, {"training_step", "active_entries", "autoencoder"}),
+        ("interpret_features", {"interpretation", "endpoint"}, {"bootstrap", "training_step", "figures"}),
     ],
 )
 def test_the_projects_scripts_reach_what_they_use(project, script, reaches, leaves):
-    found = {path.stem for path in module._closure(project / "workflow" / "scripts" / f"{script}.py")}
+    found = {path.stem for path, name in module.reached(project / "workflow" / "scripts" / f"{script}.py") if name}
     assert reaches <= found
     assert not leaves & found
 
@@ -246,7 +403,9 @@ def nested(package):
     for name in ("a", "b"):
         (folder / name).mkdir()
         (folder / name / "__init__.py").write_text(f"from .same import value as {name}_value\n")
-        (folder / name / "same.py").write_text(f"value = '{name}'\n")
+        (folder / name / "same.py").write_text(
+            f"value = '{name}'\nprint(value.title() or [].append(1))\n[].append(value)\n"
+        )
     (folder / "__init__.py").write_text("version = 1\n")
     (folder / "a" / "far.py").write_text("from ..inner import value\nfrom .. import aside\nfrom . import near\n")
     (folder / "a" / "near.py").write_text("near = 1\n")
@@ -289,7 +448,7 @@ def test_packages_and_relative_imports_are_followed(nested, file):
     `from .. import x` are imports like any other."""
     folder, hashed = nested
     before = hashed()
-    (folder / file).write_text((folder / file).read_text() + "more = 1\n")
+    (folder / file).write_text((folder / file).read_text() + "[].sort()\n")
     assert hashed() != before
 
 

@@ -20,7 +20,7 @@ from feature_lineage.browser import Features, write_browser, write_script
 from feature_lineage.categories import DEFINITIONS, RULE
 from feature_lineage.gate import Warnings, failed_edges, judge, read_evaluations, sentences
 from feature_lineage.interpretation import families, verdict
-from feature_lineage.logs import printable
+from feature_lineage.printable import printable
 
 HERE = Path(__file__).parent
 LIBRARY = HERE / "report_files"  # the table of the feature browser, as its authors publish it
