@@ -58,6 +58,7 @@ localrules:
 
 # Seconds each, whatever the study; the images need a browser. On a cluster they run where Snakemake does.
 localrules:
+    summarise_flows,
     count_categories,
     compare_transfers,
     join_control,

@@ -25,7 +25,7 @@ from feature_lineage.flow import (
     one_to_one,
     read_seeds,
     strata,
-    summarise,
+    summarise_flows,
     trace,
     trace_seeds,
     with_intervals,
@@ -205,7 +205,7 @@ def test_models_whose_features_are_all_dead_have_no_share():
     assert (row["parent_dead"], row["disappearing"], row["emerging"]) == (3, 0, 0)
     assert row["persisting_share"] is None
     assert row["emerging_share"] is None
-    assert found.origins == {"a": {}, "b": {}}
+    assert summary_of(found, ["a", "b"])["origins"] == {"a": {}, "b": {}}
 
 
 # --- features ----------------------------------------------------------------------------------------------
@@ -302,8 +302,12 @@ def test_equal_parents_the_first_is_taken():
     assert lineage(trace(edges(pairs), DENSITIES, ORDER, 0.8, 0), "both")[0][1][0] == ("lua", 0, 0.9)
 
 
+def summary_of(tables, models=ORDER):
+    return summarise_flows(tables.edges, tables.lineages, models, 0.8)
+
+
 def test_origins_count_the_living(tables):
-    assert tables.origins == {
+    assert summary_of(tables)["origins"] == {
         "base": {"base": 3},
         "lua": {"base": 1, "lua": 3},
         "stories": {"base": 2, "stories": 2},
@@ -312,7 +316,7 @@ def test_origins_count_the_living(tables):
 
 
 def test_bands_of_the_summary(tables):
-    summary = summarise(tables, 0.8)
+    summary = summary_of(tables)
     assert sorted(tuple(band.values()) for band in summary["bands"]) == [
         ("base", "lua", "base", 1),
         ("base", "stories", "base", 2),
@@ -321,7 +325,7 @@ def test_bands_of_the_summary(tables):
         ("stories", "both", "stories", 1),
     ]
     assert list(summary["bands"][0]) == ["parent", "child", "origin", "features"]
-    for model, origins in tables.origins.items():
+    for model, origins in summary["origins"].items():
         inherited = sum(band["features"] for band in summary["bands"] if band["child"] == model)
         assert inherited == sum(count for origin, count in origins.items() if origin != model)
     assert summary["models"] == ORDER
@@ -334,7 +338,7 @@ def test_one_model_has_no_edges():
     found = trace([], {"base": DENSITIES["base"]}, ["base"], 0.8, 0)
     assert (found.edges.num_rows, found.features.num_rows, found.lineages.num_rows) == (0, 0, 4)
     assert (found.edges.schema, found.features.schema) == (EDGES, FEATURES)
-    assert summarise(found, 0.8) == {
+    assert summary_of(found, ["base"]) == {
         "threshold": 0.8,
         "models": ["base"],
         "edges": [],
@@ -388,8 +392,8 @@ def test_seeds_are_compared_with_their_own_files(files):
 
 def test_summary_of_several_seeds_has_edges_of_all_and_bands_of_the_first(files):
     found = trace_seeds(read(files), ORDER, 0.8)
-    summary = summarise(found, 0.8)
-    first = summarise(trace(edges(), DENSITIES, ORDER, 0.8, 0), 0.8)
+    summary = summary_of(found)
+    first = summary_of(trace(edges(), DENSITIES, ORDER, 0.8, 0))
     assert len(summary["edges"]) == 8
     assert summary["edges"][:4] == first["edges"]
     assert (summary["bands"], summary["origins"]) == (first["bands"], first["origins"])

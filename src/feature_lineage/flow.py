@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -170,12 +171,11 @@ class _Flow(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """What `trace` finds: one row per edge, per feature and edge, per feature; and living features by origin, per model."""
+    """What `trace` finds: one row per edge, per feature and edge, per feature."""
 
     edges: pa.Table
     features: pa.Table
     lineages: pa.Table
-    origins: dict[str, dict[str, int]]
 
 
 def trace(
@@ -205,14 +205,12 @@ def trace(
         mutual = mutual_best(down, up) & (down.r > threshold)
         assigned = one_to_one(edge.correlations, threshold)
         flows.append(_Flow(edge, down, up, down.r > threshold, up.r > threshold, mutual, assigned))
-    lineages, origins = _lineages(flows, densities, order, seed)
     return Tables(
         pa.Table.from_pylist([_edge_row(flow, threshold, seed) for flow in flows], EDGES),
         pa.concat_tables(
             [table for flow in flows for table in _feature_tables(flow, seed)] or [FEATURES.empty_table()]
         ),
-        lineages,
-        origins,
+        _lineages(flows, densities, order, seed),
     )
 
 
@@ -261,7 +259,7 @@ def read_seeds(
 
 
 def trace_seeds(seeds: Sequence[Seed], models: Sequence[str], threshold: float) -> Tables:
-    """`trace` for the autoencoders of each seed; the origins are those of the first seed.
+    """`trace` for the autoencoders of each seed.
 
     Args:
         seeds: what `read_seeds` gives.
@@ -270,7 +268,7 @@ def trace_seeds(seeds: Sequence[Seed], models: Sequence[str], threshold: float) 
     """
     found = [trace(one.edges, one.densities, models, threshold, one.seed) for one in seeds]
     tables = (pa.concat_tables([getattr(one, name) for one in found]) for name in ("edges", "features", "lineages"))
-    return Tables(*tables, found[0].origins)
+    return Tables(*tables)
 
 
 def with_intervals(edges: pa.Table, replicates: Sequence[pa.Table]) -> pa.Table:
@@ -361,15 +359,25 @@ def strata(features: pa.Table, tokens: Mapping[tuple[str, int], pa.Table]) -> pa
     return pa.Table.from_pylist(rows, STRATA)
 
 
-def summarise(tables: Tables, threshold: float) -> dict[str, Any]:
-    """Counts for people and for the Sankey: edges of all seeds; origins and bands of the first seed."""
-    first = tables.lineages["seed"][0].as_py()
+def summarise_flows(edges: pa.Table, lineages: pa.Table, models: Sequence[str], threshold: float) -> dict[str, Any]:
+    """Counts for people and for the Sankey: edges of all seeds; living features by origin, and bands, of the first seed.
+
+    Args:
+        edges: table of schema `EDGES`.
+        lineages: table of schema `LINEAGES`.
+        models: all models, parents before children.
+        threshold: correlation above which two features are the same.
+    """
+    first = lineages.filter(pc.equal(lineages["seed"], lineages["seed"][0]))
+    pairs = Counter(
+        zip(first["model"].to_pylist(), first["origin"].to_pylist(), strict=True)
+    )  # the dead have no origin
     return {
         "threshold": threshold,
-        "models": list(tables.origins),
-        "edges": tables.edges.to_pylist(),
-        "origins": tables.origins,
-        "bands": _bands(tables.lineages.filter(pc.equal(tables.lineages["seed"], first))),
+        "models": list(models),
+        "edges": edges.to_pylist(),
+        "origins": {model: {name: pairs[model, name] for name in models if (model, name) in pairs} for model in models},
+        "bands": _bands(first),
     }
 
 
@@ -439,13 +447,10 @@ def _fates(density: np.ndarray, persists: np.ndarray, otherwise: str) -> np.ndar
     return np.where(density == 0, "dead", np.where(persists, "persisting", otherwise))
 
 
-def _lineages(
-    flows: list[_Flow], densities: Mapping[str, np.ndarray], order: Sequence[str], seed: int
-) -> tuple[pa.Table, dict[str, dict[str, int]]]:
-    """Each feature's chain of ancestors, nearest first, and fate on the edges below; the numbers of living features by origin."""
+def _lineages(flows: list[_Flow], densities: Mapping[str, np.ndarray], order: Sequence[str], seed: int) -> pa.Table:
+    """Each feature's chain of ancestors, nearest first, and fate on the edges below."""
     chains: dict[str, list[list[dict[str, Any]]]] = {}
     rows: list[dict[str, Any]] = []
-    origins: dict[str, dict[str, int]] = {}
     for model in order:
         density = densities[model]
         into = [flow for flow in flows if flow.edge.child == model]
@@ -453,7 +458,6 @@ def _lineages(
             (flow, _fates(density, flow.parent_persists, "disappearing")) for flow in flows if flow.edge.parent == model
         ]
         chains[model] = []
-        counts: dict[str, int] = {}
         for feature in range(len(density)):
             found = [(float(flow.up.r[feature]), -i) for i, flow in enumerate(into) if flow.child_persists[feature]]
             chain: list[dict[str, Any]] = []
@@ -464,8 +468,6 @@ def _lineages(
             chains[model].append(chain)
             origin = chain[-1]["model"] if chain else model
             alive = density[feature] > 0
-            if alive:
-                counts[origin] = counts.get(origin, 0) + 1
             rows.append(
                 {
                     "model": model,
@@ -485,8 +487,7 @@ def _lineages(
                     ],
                 }
             )
-        origins[model] = {name: counts[name] for name in order if name in counts}
-    return pa.Table.from_pylist(rows, LINEAGES), origins
+    return pa.Table.from_pylist(rows, LINEAGES)
 
 
 def _bands(lineages: pa.Table) -> list[dict[str, Any]]:

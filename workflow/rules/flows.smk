@@ -88,18 +88,12 @@ rule trace_flows:
             for seed in study.autoencoder.seeds
             for model in study.order()
         ],
-        bootstrap=[
-            path.replace("<results>/correlations", "<results>/flows/bootstrap")
-            for path in seed_correlations(study.edges())
-            if study.flow.bootstrap
-        ],
     output:
-        edges="<results>/flows/edges.parquet",
+        counts="<results>/flows/counts.parquet",
         features="<results>/flows/features.parquet",
         lineages="<results>/flows/lineages.parquet",
         curves="<results>/flows/curves.parquet",
         strata="<results>/flows/strata.parquet",
-        summary="<results>/flows/summary.json",
     log:
         "<logs>/trace_flows.log",
     benchmark:
@@ -119,6 +113,34 @@ rule trace_flows:
         code=code("trace_flows"),
     script:
         "../scripts/trace_flows.py"
+
+
+# Apart from the flow, so that other intervals rerun nothing that reads features' fates.
+rule summarise_flows:
+    input:
+        counts="<results>/flows/counts.parquet",
+        lineages="<results>/flows/lineages.parquet",
+        bootstrap=[
+            path.replace("<results>/correlations", "<results>/flows/bootstrap")
+            for path in seed_correlations(study.edges())
+            if study.flow.bootstrap
+        ],
+    output:
+        edges="<results>/flows/edges.parquet",
+        summary="<results>/flows/summary.json",
+    log:
+        "<logs>/summarise_flows.log",
+    benchmark:
+        "<benchmarks>/summarise_flows.tsv"
+    conda:
+        CONDA
+    threads: 1
+    params:
+        models=study.order(),
+        threshold=study.flow.threshold,
+        code=code("summarise_flows"),
+    script:
+        "../scripts/summarise_flows.py"
 
 
 rule draw_sankey:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from feature_lineage import flow
-from feature_lineage.artifacts import provenance, read_table, write_json, write_table
+from feature_lineage.artifacts import provenance, read_table, write_table
 from feature_lineage.logs import job
 
 
@@ -19,16 +19,14 @@ def main(smk: Any) -> None:
             smk.params.min_active,
         )
         tables = flow.trace_seeds(seeds, smk.params.models, smk.params.threshold)
-        tables = tables._replace(edges=flow.with_intervals(tables.edges, list(map(read_table, smk.input.bootstrap))))
         names = [(model, seed) for seed in smk.params.seeds for model in smk.params.models]
         tokens = {name: read_table(path) for name, path in zip(names, smk.input.tokens, strict=True)}
         record = provenance(smk.input, smk.params)
-        write_table(smk.output.edges, tables.edges, flow.EDGES, record)
+        write_table(smk.output.counts, tables.edges, flow.EDGES, record)
         write_table(smk.output.features, tables.features, flow.FEATURES, record)
         write_table(smk.output.lineages, tables.lineages, flow.LINEAGES, record)
         write_table(smk.output.curves, flow.curves(seeds, smk.params.floor), flow.CURVES, record)
         write_table(smk.output.strata, flow.strata(tables.features, tokens), flow.STRATA, record)
-        write_json(smk.output.summary, flow.summarise(tables, smk.params.threshold), record)
 
 
 if __name__ == "__main__":
