@@ -77,7 +77,9 @@ def test_dead_features_are_resampled_and_counted_by_default(token_directories, b
 def test_the_auxiliary_loss_revives_features_by_default(token_directories, bridge, tmp_path, monkeypatch, variant):
     dead, curve = train(token_directories, bridge, tmp_path, monkeypatch, 3200, variant=variant, l0=4)
     assert not any(dead[step][0] for step in range(4))
-    assert all(set(range(5)) <= dead[step][0] for step in range(4, 20)), "handed to the auxiliary loss, which revives slowly"
+    assert all(set(range(5)) <= dead[step][0] for step in range(4, 20)), (
+        "handed to the auxiliary loss, which revives slowly"
+    )
     assert curve["dead_share"].iloc[-1] > 0
 
 
