@@ -316,7 +316,7 @@ def test_prompts_show_pieces_of_one_character_as_the_character():
     ] == ["".join(row) for row in read]
     prompt = interpretation.simulate_prompt("x", tokens, texts)
     assert re.findall(r"^(\d+)\t(.+)$", prompt.user, re.MULTILINE) == [
-        (str(number), text) for number, text in enumerate(sum(read, []), 1)
+        (str(number), text) for number, text in enumerate([*read[0], *read[1]], 1)
     ]
     said = np.arange(14.0)
     ask = lambda prompt, parse, guess: Answer(said if len(guess) == 14 else None, None, 0, 0, 0.0)  # noqa: E731
