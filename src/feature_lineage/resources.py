@@ -345,14 +345,15 @@ def _sizes(study: Study, model: str | None) -> _Sizes:
 
 # The keys of config.json as families of models name them.
 _KEYS = {
-    "hidden_size": ("hidden_size", "n_embd", "d_model", "dim"),
+    "hidden_size": ("hidden_size", "n_embd", "n_embed", "d_model", "dim"),
     "intermediate_size": (
+        "moe_intermediate_size",  # of an expert, where intermediate_size is of the few layers that have none
         "intermediate_size",
-        "moe_intermediate_size",
         "n_inner",
         "ffn_dim",
         "ffn_hidden_size",
         "d_ff",
+        "dff",
     ),
     "num_hidden_layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
     "num_attention_heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
