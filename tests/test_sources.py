@@ -226,6 +226,17 @@ def test_pandas_words_for_nothing_are_text(tmp_path):
     assert [document.text for document in huggingface_documents(str(tmp_path))] == ["NA", "null", "nan"]
 
 
+def test_tables_of_a_data_set_that_are_not_read_are_told(tmp_path, caplog):
+    """Of several formats in a folder only one is read. Its own metadata is nothing to tell."""
+    (tmp_path / "a.jsonl").write_bytes(lines(ROWS))
+    (tmp_path / "dataset_infos.json").write_text("{}")
+    list(huggingface_documents(str(tmp_path)))
+    assert "others are not" not in caplog.text
+    (tmp_path / "b.parquet").write_bytes(parquet([{"text": "b"}]))
+    assert [document.text for document in huggingface_documents(str(tmp_path))] == ["b"]
+    assert "those in .parquet are read; 1 others are not" in caplog.text and "a.jsonl the first" in caplog.text
+
+
 def test_a_data_set_of_plain_text_is_read_line_by_line_as_ever(tmp_path):
     (tmp_path / "train.txt").write_text("one\ntwo\n")
     assert [document.text for document in huggingface_documents(str(tmp_path))] == ["one", "two"]

@@ -550,6 +550,8 @@ def huggingface_documents(
         raise InputError(f"{named}: cannot be read (it is a file); name it under `files`")
     try:
         builder = datasets.load_dataset_builder(huggingface, subset, revision=revision)
+        if local:
+            _warn_of_others(builder, Path(huggingface))
         files = _table_files(builder, split) if local else []
         if files:
             documents = (row[1:] for path in files for row in _rows(path, text, f"{path} of data set {huggingface}"))
@@ -573,6 +575,21 @@ def _table_files(builder: Any, split: str) -> list[Path]:
     files = [Path(file) for file in (builder.config.data_files or {}).get(split, [])]
     usual = getattr(builder.config, "field", None) is None and getattr(builder.config, "sep", None) in (None, ",", "\t")
     return files if usual and all(file.is_file() and _kind(file) in TABLES for file in files) else []
+
+
+def _warn_of_others(builder: Any, folder: Path) -> None:
+    """Tell of tables in a folder that are not read: of several formats, the data sets' own rules take the one with most files."""
+    read = {_kind(Path(file)) for files in (builder.config.data_files or {}).values() for file in files}
+    others = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if _kind(path) in {*TABLES} - read and not path.name.startswith(("dataset_", "state.", "."))
+    ]
+    if read and others:
+        logger.warning(
+            "data set %s: of its files those in %s are read; %d others are not, %s the first; name all of them under `files` if they are "
+            "meant", folder, ", ".join(sorted(read)), len(others), others[0],
+        )  # fmt: skip
 
 
 def _streamed(builder: Any, name: str, split: str, text: str) -> Iterator[tuple[Any, Any]]:
