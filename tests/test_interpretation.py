@@ -493,6 +493,19 @@ def test_what_the_features_cost_adds_up_to_what_was_billed(interpreted):
         assert 40 > len(server.bodies) > 10 and set(server.paid.values()) <= {1, 2}
 
 
+def test_what_two_equal_features_ask_is_charged_to_the_first(gathered):
+    (one,) = gathered[0]([4])
+    asked = set()
+
+    def ask(prompt, parse, guess):
+        asked.add(prompt)
+        return Answer(guess, None, 10, 1, 1e-3)  # as the ledger has it, however often it is asked
+
+    twins = [CHOSEN[4], CHOSEN[4]._replace(feature=77)]
+    rows = interpretation.interpret(twins, [one, one], TEXTS, "m", ask, lambda f, items, _: list(map(f, items)))
+    assert rows[1]["cost_usd"] == 0 and sum(row["cost_usd"] for row in rows) == pytest.approx(len(asked) * 1e-3)
+
+
 def test_detection_and_explanation_call_the_same_activations_active(sample, gathered):
     """An activation below a tenth of the maximum is shown as 0: to the reader of an explanation it is none."""
     (one,) = gathered[0]([4])
