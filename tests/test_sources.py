@@ -366,6 +366,13 @@ def test_a_key_inside_another_is_told_as_one(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(lines([{"meta": {"body": "a"}}]))
     with pytest.raises(InputError, match=r"no key 'meta\.body', only 'meta'; a key inside another cannot be read"):
         list(files_documents(str(tmp_path / "a.jsonl"), text="meta.body"))
+    (tmp_path / "a.parquet").write_bytes(parquet(ROWS))
+    with pytest.raises(
+        InputError, match=r"has no column .meta\.n., only text, url, license, meta; a key inside another"
+    ):
+        list(files_documents(str(tmp_path / "a.parquet"), text="meta.n"))
+    pq.write_table(pa.table({"meta.n": ["a"]}), tmp_path / "a.parquet")
+    assert [document.text for document in files_documents(str(tmp_path / "a.parquet"), text="meta.n")] == ["a"]
 
 
 def test_texts_among_tables_are_told(tmp_path, caplog):

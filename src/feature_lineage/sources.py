@@ -383,11 +383,19 @@ def _csv_rows(path: Path, text: str, label: str) -> Iterator[tuple[int, Any, Any
             ) from None
 
 
-def _check_column(names: Sequence[str], text: str, label: str, hint: str = "set the corpus's `text`") -> None:
+def _check_column(names: Sequence[str], text: str, label: str, hint: str | None = None) -> None:
     if text not in names:
-        raise InputError(f"{label}: has no column {text!r}, only {', '.join(names) or 'nothing'}; {hint}")
+        raise InputError(
+            f"{label}: has no column {text!r}, only {', '.join(names) or 'nothing'}; {hint or _remedy(names, text)}"
+        )
     if twice := [name for name in (text, "license") if names.count(name) > 1]:
         raise InputError(f"{label}: has two columns {twice[0]!r}; rename one of them")
+
+
+def _remedy(names: Iterable[str], text: str) -> str:
+    if "." in text and text.partition(".")[0] in names:
+        return "a key inside another cannot be read, move it to the top"
+    return "set the corpus's `text`"
 
 
 def _header_hint(names: Sequence[str], delimiter: str) -> str:
@@ -505,9 +513,9 @@ def _json_row(entry: Any, number: int, text: str, where: str) -> tuple[int, Any,
             f'to lines {{"{text}": …}}'
         )
     if text not in entry:
-        nested = "." in text and text.partition(".")[0] in entry
-        remedy = "a key inside another cannot be read, move it to the top" if nested else "set the corpus's `text`"
-        raise InputError(f"{where}: has no key {text!r}, only {', '.join(map(repr, entry)) or 'nothing'}; {remedy}")
+        raise InputError(
+            f"{where}: has no key {text!r}, only {', '.join(map(repr, entry)) or 'nothing'}; {_remedy(entry, text)}"
+        )
     return number, entry[text], entry.get("license")
 
 
