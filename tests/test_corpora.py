@@ -211,7 +211,11 @@ def damaged(content: bytes) -> bytes:
         ("plain.txt.zst", BODY, r"plain.txt.zst: cannot be read"),
         ("cut.jsonl", b'{"text": "a"}\n{"text": "b', r"cut.jsonl:2: not JSON"),
         ("cut.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 999, mtime=0)[:-20], r"cut.jsonl.gz: cannot be read"),
-        ("list.jsonl", b'{"text": "a"}\n\n["b"]\n', r"list.jsonl:3: has no key 'text'"),
+        (
+            "list.jsonl",
+            b'{"text": "a"}\n\n["b"]\n',
+            r"list.jsonl:3: a list, where an object with the key 'text' is meant",
+        ),
         ("key.jsonl", b'{"text": "a"}\n{"body": "b"}\n', r"key.jsonl:2: has no key 'text'"),
         ("latin.jsonl", b'{"text": "a"}\n{"text": "\xe9"}\n', r"latin.jsonl:2: not UTF-8"),
         # legal JSON, but text that neither a file nor a tokenizer can hold

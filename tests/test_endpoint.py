@@ -193,6 +193,11 @@ DECLINED = {
     "a filter": completion(None, finish="content_filter"),
     "half a text and a filter": completion("1", finish="content_filter"),
     "all its tokens thought": completion(None, finish="length"),
+    "an empty text": completion(""),
+    "a blank text": completion(" \n"),
+    "thoughts and no text": completion(
+        "1", choices=[{"message": {"content": "", "reasoning_content": "hm"}, "finish_reason": "stop"}]
+    ),
 }
 
 
@@ -342,7 +347,6 @@ def test_an_endpoint_that_bills_more_than_was_asked_for_is_asked_nothing_more(pa
 GARBAGE = {
     "cut off": completion("1", finish="length"),
     "words": completion("about seven"),
-    "nothing": completion(""),
     "half a character": completion("7\ud800"),
 }
 
@@ -394,6 +398,15 @@ def test_a_reply_without_its_usage_counts_as_the_most_it_can_cost(path, usage):
         (answer,) = ask_many(server.url, path, 1)
     assert answer.value == 0
     assert answer.usd == pytest.approx(cost(service(""), most_prompt_tokens(question(0)), 50))
+
+
+def test_thoughts_that_only_the_total_counts_are_billed(path):
+    """Gemini's usage; a total that is missing, null, too small or no number changes nothing."""
+    for number, (total, billed) in enumerate([(140, 40), (110, 10), (90, 10), (None, 10)]):
+        usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": total}
+        with serve(lambda body, number, usage=usage: echo(body, number) | {"usage": usage}) as server:
+            (answer,) = ask_many(server.url, path.with_name(f"{number}.jsonl"), 1)
+        assert answer[2:] == (100, billed, pytest.approx((100 + billed) * 1e-6))
 
 
 def test_the_budget_is_never_exceeded_even_if_every_reply_costs_the_most(path):

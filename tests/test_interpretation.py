@@ -15,11 +15,12 @@ from scripted_endpoint import KEY, KEY_ENV, completion, serve, service, status
 from test_feature_tokens import write_activations
 
 from feature_lineage import correlation, endpoint, interpretation
-from feature_lineage.endpoint import Endpoint, Ledger, Malformed, Reply
+from feature_lineage.endpoint import Answer, Endpoint, Ledger, Malformed, Reply
 from feature_lineage.figures import scores
 from feature_lineage.flow import LINEAGES
 from feature_lineage.interpretation import INTERPRETATIONS, OTHERS, PERSISTING, Chosen
 from feature_lineage.logs import InputError
+from feature_lineage.vocabulary import Texts
 
 LENGTH, WINDOWS, VOCABULARY, FEATURES = 24, 240, 50, 10
 
@@ -273,10 +274,11 @@ def test_a_detection_is_a_json_list():
 
 
 def test_prompts_show_tokens_on_one_line_and_scoring_prompts_no_activation(sample, gathered):
-    texts = [interpretation.written(text) for text in ("\n", "\t", '"', "\\", " é", "$x", "</x>", *"abcdefg" * 7)]
+    raw = ["\n", "\t", '"', "\\", " é", "$x", "</x>", *"abcdefg" * 7]
+    texts = list(map(interpretation.written, raw))
     assert texts[:6] == ["\\n", "\\t", '"', "\\\\", " é", "$x"]
     (one,) = gathered[0]([4])
-    prompt = interpretation.explain_prompt(one, texts)
+    prompt = interpretation.explain_prompt(one, raw)
     lines = re.findall(r"^(.+)\t(\d+)$", prompt.user, re.MULTILINE)
     assert len(lines) == one.explain.tokens.size
     assert sorted(int(level) for _, level in lines) == sorted(
@@ -284,16 +286,43 @@ def test_prompts_show_tokens_on_one_line_and_scoring_prompts_no_activation(sampl
     )
     first = [int(level) for _, level in lines[: interpretation.EXCERPT]]
     assert max(first) == max(int(level) for _, level in lines), "the strongest excerpt comes first"
-    prompt = interpretation.simulate_prompt("numbers $x", one.score.tokens[:3], texts)
+    prompt = interpretation.simulate_prompt("numbers $x", one.score.tokens[:3], raw)
     numbered = re.findall(r"^(\d+)\t(.+)$", prompt.user, re.MULTILINE)
     assert [(int(n), text) for n, text in numbered] == [
         (i, texts[t]) for i, t in enumerate(one.score.tokens[:3].ravel(), 1)
     ]
     assert "numbers $x" in prompt.user and prompt.logprobs
     assert (
-        len(re.findall(r"^\d+\t", interpretation.detect_prompt("x", one.score.tokens[:3], texts).user, re.MULTILINE))
-        == 3
+        len(re.findall(r"^\d+\t", interpretation.detect_prompt("x", one.score.tokens[:3], raw).user, re.MULTILINE)) == 3
     )
+
+
+def test_prompts_show_pieces_of_one_character_as_the_character():
+    """Explained with the strongest of their levels, simulated with one number, whose value is that of each piece.
+
+    Of that kind and tried: pieces of one byte and of several; a character cut by the end of an excerpt and by its beginning; all three
+    prompts, and the simulation that comes back.
+    """
+    texts = Texts([b"a", *(bytes([byte]) for byte in "日\n".encode()), "é".encode(), b"\xe6\x97"])
+    tokens = np.array([[0, 1, 2, 3, 5, 0, 6, 3, 4], [2, 3, 0, 0, 5, 5, 0, 1, 2]])
+    activations = np.array([[0, 0, 3, 1, 0, 0, 0, 10, 0], [0, 0, 0, 0, 0, 0, 0, 0, 0.0]])
+    read = [["a", "日", "é", "a", "日", "\\n"], ["\ufffd", "\ufffd", "a", "a", "é", "é", "a", "\ufffd"]]
+    excerpts = interpretation.Excerpts(tokens, activations)
+    evidence = interpretation.Evidence(0, 10.0, excerpts, excerpts, activations)
+    explained = interpretation.explain_prompt(evidence, texts).user
+    assert "a\t0\n日\t3\né\t0\na\t0\n日\t10\n\\n\t0" in explained
+    assert [
+        line.split("\t")[1] for line in interpretation.detect_prompt("x", tokens, texts).user.splitlines()[-2:]
+    ] == ["".join(row) for row in read]
+    prompt = interpretation.simulate_prompt("x", tokens, texts)
+    assert re.findall(r"^(\d+)\t(.+)$", prompt.user, re.MULTILINE) == [
+        (str(number), text) for number, text in enumerate([*read[0], *read[1]], 1)
+    ]
+    said = np.arange(14.0)
+    ask = lambda prompt, parse, guess: Answer(said if len(guess) == 14 else None, None, 0, 0, 0.0)  # noqa: E731
+    found, _ = interpretation._simulate("x", excerpts, texts, ask)
+    spread = [0, 1, 1, 1, 2, 3, 4, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 13]
+    assert found["pearson"] == pytest.approx(np.corrcoef(spread, activations.ravel())[0, 1])
 
 
 # --- scores ------------------------------------------------------------------------------------------------
@@ -464,6 +493,19 @@ def test_what_the_features_cost_adds_up_to_what_was_billed(interpreted):
         assert 40 > len(server.bodies) > 10 and set(server.paid.values()) <= {1, 2}
 
 
+def test_what_two_equal_features_ask_is_charged_to_the_first(gathered):
+    (one,) = gathered[0]([4])
+    asked = set()
+
+    def ask(prompt, parse, guess):
+        asked.add(prompt)
+        return Answer(guess, None, 10, 1, 1e-3)  # as the ledger has it, however often it is asked
+
+    twins = [CHOSEN[4], CHOSEN[4]._replace(feature=77)]
+    rows = interpretation.interpret(twins, [one, one], TEXTS, "m", ask, lambda f, items, _: list(map(f, items)))
+    assert rows[1]["cost_usd"] == 0 and sum(row["cost_usd"] for row in rows) == pytest.approx(len(asked) * 1e-3)
+
+
 def test_detection_and_explanation_call_the_same_activations_active(sample, gathered):
     """An activation below a tenth of the maximum is shown as 0: to the reader of an explanation it is none."""
     (one,) = gathered[0]([4])
@@ -496,7 +538,7 @@ def malformed(kind):
         explains = "What does the feature respond to?" in user
         detects = "JSON" in body["messages"][0]["content"]
         return (
-            completion("" if kind == "explanations" else "I cannot")
+            completion("x " * 3000 if kind == "explanations" else "I cannot")
             if (explains if kind == "explanations" else not explains and not detects)
             else oracle(body, number)
         )

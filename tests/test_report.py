@@ -448,6 +448,10 @@ def test_a_study_of_one_model_has_no_heading_with_nothing_under_it(page, tmp_pat
         text = page(summary=summary, controls=CONTROLS | {"edges": [], "variants": []}, **none)
         assert not re.search(r"<(ul|tbody)[^>]*>\s*</\1>", text.split('id="models"')[0])
         assert "Every edge in a sentence" not in text and 'id="controls"' not in text
+        assert "against the threshold" not in text and "of those that do not" not in text, "figures of edges"
+        assert "What each control means" in text, "of the ceiling"
+        none |= {"controls": CONTROLS | {"edges": [], "variants": [], "ceilings": []}}
+        assert "What each control means" not in page(summary=summary, **none)
         told = "one model" if len(models) == 1 else "no model that comes from another"
         assert f"the study has {told}. Two autoencoders of base share 40.0%." in text
         write_json(tmp_path / "flows" / "summary.json", summary, {})

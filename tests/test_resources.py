@@ -64,7 +64,12 @@ MEASURED = [
     (WIDTH, "evaluate_autoencoder", 828, 292),
     (WIDTH, "encode_corpus", 452, 106),
     (WIDTH, "correlate", 2845, 45),
-    (WIDTH, "categorise_features", 313, 150),  # of the paper's size, its time alone
+    (
+        WIDTH,
+        "categorise_features",
+        1400,
+        150,
+    ),  # memory of 16 million pairs of a feature and a token, which it never exceeds
     (LARGE, "correlate", 20_080, 51 * 60),
 ]
 
@@ -178,13 +183,14 @@ SHAPES = {
     "mpt": ({"d_model": 512, "n_layers": 2, "n_heads": 8, "vocab_size": 100}, 8_388_608, 102_400, 2048),
     "head_dim": (STORIES | {"head_dim": 16}, 288_000, 2 * 512 * 64, 172),
     "experts": (STORIES | {"num_local_experts": 8}, 1_382_400, 2 * 512 * 64, 172),
+    "small experts": (STORIES | {"moe_intermediate_size": 43, "num_experts": 32}, 1_382_400, 2 * 512 * 64, 43),
     "images and text": ({"vision_config": {"hidden_size": 9}, "text_config": STORIES}, 226_560, 2 * 512 * 64, 172),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_size_of_a_checkpoint_on_disk_is_in_its_config(tmp_path, name):
-    """Keys of GPT-2, OPT, MPT and Llama; heads of a width of their own, experts, a model that reads images too. Sums by hand."""
+    """Keys of GPT-2, OPT, MPT and Llama; heads of a width of their own, experts, experts smaller than an MLP, a model that reads images too. Sums by hand."""
     config, body, embeddings, elements = SHAPES[name]
     (tmp_path / "config.json").write_text(json.dumps(config))
     demo = yaml.safe_load((CHECKOUT / "config/config.yaml").read_text())

@@ -33,31 +33,39 @@ def test_shares_become_the_nearest_steps():
 
 
 def train(token_directories, bridge, path, monkeypatch, tokens, **changes):
-    """Train on a model with the first five features dead from the start; what `training_step` was told is dead in each step, and
-    the curve."""
-    given = []
+    """Train on a model with the first five features dead from the start; the dead features of each step, each time they were
+    looked for, those that `training_step` was told of, and the curve."""
+    seen, given = {}, []
+    dead_features = at._dead
+
+    def dead(run, silent_steps):
+        found = dead_features(run, silent_steps)
+        seen.setdefault(run.step, []).append(set(found.tolist()))
+        return found
 
     def step(kind, weights, centring, adam, x, cost, dead, *rest):
         if not given:
             weights.encoder_bias[:5] = -1e3
-        given.append(set(dead.tolist()))
+        given.append(None if dead is None else set(dead.tolist()))
         return training_step(kind, weights, centring, adam, x, cost, dead, *rest)
 
+    monkeypatch.setattr(at, "_dead", dead)
     monkeypatch.setattr(at, "training_step", step)
     options = OPTIONS | {"variant": "l1", "tokens": tokens, "label": "test", "seed": 0} | changes
     _, curve = at.train_on_model(bridge, token_directories, token_directories, path / "c", **options)
-    return given, curve.to_pandas()
+    return seen, given, curve.to_pandas()
 
 
 @pytest.mark.parametrize("tokens", [1600, 4800])
 def test_dead_features_are_resampled_and_counted_by_default(token_directories, bridge, tmp_path, monkeypatch, tokens):
     """The default was made for 250,000 steps: in shorter runs nothing was resampled, and `dead_share` was 0 throughout."""
-    given, curve = train(token_directories, bridge, tmp_path, monkeypatch, tokens)
+    dead, _, curve = train(token_directories, bridge, tmp_path, monkeypatch, tokens)
     steps = tokens // 80
     found, silent = resampling_steps(steps, DEFAULTS["at"], DEFAULTS["silent"])
-    assert all(not dead for dead in given[:silent])
-    assert set(range(5)) <= given[silent], "dead once silent for that share of the run"
-    assert not set(range(5)) & given[found[0] + 1], "resampled"
+    assert not any(dead[step][0] for step in range(1, silent))
+    assert set(range(5)) <= dead[silent][0], "dead once silent for that share of the run"
+    before, after = dead[found[0]]
+    assert set(range(5)) <= before and not set(range(5)) & after, "resampled"
     shares = curve.set_index("step")["dead_share"]
     assert shares[found[0] - 1] >= 5 / 48
     assert shares[found[0]] == 0
@@ -65,9 +73,9 @@ def test_dead_features_are_resampled_and_counted_by_default(token_directories, b
 
 @pytest.mark.parametrize("variant", ["topk", "batchtopk"])
 def test_the_auxiliary_loss_revives_features_by_default(token_directories, bridge, tmp_path, monkeypatch, variant):
-    given, curve = train(token_directories, bridge, tmp_path, monkeypatch, 3200, variant=variant, l0=4)
-    assert all(not dead for dead in given[:4])
-    assert all(set(range(5)) <= dead for dead in given[4:20]), "handed to the auxiliary loss, which revives slowly"
+    dead, given, curve = train(token_directories, bridge, tmp_path, monkeypatch, 3200, variant=variant, l0=4)
+    assert given == [dead[step][0] for step in range(40)] and not any(given[:4])
+    assert all(set(range(5)) <= told for told in given[4:20]), "handed to the auxiliary loss, which revives slowly"
     assert curve["dead_share"].iloc[-1] > 0
 
 
@@ -79,5 +87,5 @@ def test_a_warm_up_longer_than_the_run_is_refused(token_directories, bridge, tmp
         with pytest.raises(InputError, match=rf"autoencoder\.l1_warmup_steps is {warmup}, and the run has 40 steps"):
             run()
     else:
-        _, curve = run()
+        *_, curve = run()
         assert np.isclose(curve["l1_coefficient"].iloc[-1], 1e-3)

@@ -226,6 +226,17 @@ def test_pandas_words_for_nothing_are_text(tmp_path):
     assert [document.text for document in huggingface_documents(str(tmp_path))] == ["NA", "null", "nan"]
 
 
+def test_tables_of_a_data_set_that_are_not_read_are_told(tmp_path, caplog):
+    """Of several formats in a folder only one is read. Its own metadata is nothing to tell."""
+    (tmp_path / "a.jsonl").write_bytes(lines(ROWS))
+    (tmp_path / "dataset_infos.json").write_text("{}")
+    list(huggingface_documents(str(tmp_path)))
+    assert "others are not" not in caplog.text
+    (tmp_path / "b.parquet").write_bytes(parquet([{"text": "b"}]))
+    assert [document.text for document in huggingface_documents(str(tmp_path))] == ["b"]
+    assert "those in .parquet are read; 1 others are not" in caplog.text and "a.jsonl the first" in caplog.text
+
+
 def test_a_data_set_of_plain_text_is_read_line_by_line_as_ever(tmp_path):
     (tmp_path / "train.txt").write_text("one\ntwo\n")
     assert [document.text for document in huggingface_documents(str(tmp_path))] == ["one", "two"]
@@ -268,6 +279,7 @@ def arrow():
     return out.getvalue()
 
 
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 REFUSED = {
     "a.arrow": (arrow(), r"cannot be read as text \(\.arrow\); convert it"),
     "a.zip": (b"PK\x03\x04abc", r"\(\.zip\)"),
@@ -276,22 +288,47 @@ REFUSED = {
     "a.jsonl.xz": (b"\xfd7zXZ", r"\(\.xz\)"),
     "a.pdf": (b"%PDF-1.4\n%text alone\n", r"\(\.pdf\)"),
     "a.docx": (b"PK\x03\x04abc", r"\(\.docx\)"),
-    "pdf.txt": (b"%PDF-1.4\nall of it ASCII", "not text, it is a PDF"),
-    "zip.txt": (b"PK\x03\x04ascii", "not text, it is a ZIP archive"),
-    "arrow.txt": (b"ARROW1ascii", "not text, it is an Arrow file"),
-    "letter.txt": (b"{\\rtf1 Hello}", "not text, it is rich text"),
+    "pdf.txt": (b"%PDF-1.4\nall of it ASCII", r"pdf\.txt: is a PDF; convert it"),
+    "zip.txt": (b"PK\x03\x04ascii", "is a ZIP archive"),
+    "arrow.txt": (b"ARROW1ascii", "is an Arrow file; convert it to Parquet"),
+    "letter.txt": (b"{\\rtf1 Hello}", "is rich text"),
     "nul.csv": (b"text\na\0b\n", r"nul\.csv:2: not text, it holds NUL characters"),
     "wide.csv": (b"text,n\na,1,2\n", r"wide\.csv:2: has 3 fields where the first line names 2"),
     "short.csv": (b"text,n\na\n", r"short\.csv:2: has 1 fields"),
     "open.csv": (b'text,n\n"a,1\nb,2\n', r"open\.csv:3: not CSV"),
     "quote.tsv": (b'text\tn\n"so" it is\t1\n', r"quote\.tsv:2: not CSV"),
     "other.csv": (b"body,n\na,1\n", r"other\.csv: has no column 'text', only body, n; set the corpus's `text`"),
-    "semicolon.csv": (b"text;n\na;1\n", r"has no column 'text', only text;n"),
+    "semicolon.csv": (b"text;n\na;1\n", r"only text;n; its fields seem to be separated by semicolons, where commas are meant"),
+    "bar.tsv": (b"text|n\na|1\n", "separated by bars, where tabs are meant"),
+    "comma.tsv": (b"text,n\na,1\n", "separated by commas, where tabs are meant"),
+    "headless.csv": (b"1,some text\n2,more\n", "add a first line that names the columns"),
+    "inner.jsonl": (b'{"meta": {"body": "a"}}\n', r"inner\.jsonl:1: has no key 'text', only 'meta'; set"),
+    "numbers.jsonl": (b"1\n2\n", r"numbers\.jsonl:1: a number, where an object"),
+    "lists.json": (b'[["a"]]', r"item 1: a list, where an object"),
+    "pretty.jsonl": (b'{\n "text": "a"\n}\n', r"pretty\.jsonl:1: not JSON .* or its objects span several lines"),
+    "a.pq": (parquet(ROWS), r"a\.pq: is a Parquet file; name it \.parquet"),
+    "parquet.txt": (parquet(ROWS), "is a Parquet file"),
+    "a.parquet.gz": (gzip.compress(parquet(ROWS)), "holds a Parquet file; name it .parquet, unpacked"),
+    "pdf.txt.gz": (gzip.compress(b"%PDF-1.4"), "holds a PDF"),
+    "twice.txt.gz": (gzip.compress(gzip.compress(b"a")), "holds something packed by gzip"),
+    "a.jsonl.gzip": (gzip.compress(lines(ROWS)), "is something packed by gzip; add .gz to its name"),
+    "a.jsonl.zstd": (zstandard.compress(lines(ROWS)), "is something packed by zstd; add .zst to its name"),
+    "zstd.txt": (zstandard.compress(b"a"), "is something packed by zstd"),
+    "wide.txt": ("a".encode("utf-16"), "is text in UTF-16"),
+    "pointer.txt": (LFS, "is a Git LFS pointer, not the file itself; fetch it"),
+    "pointer.parquet": (LFS, "is a Git LFS pointer"),
+    "pointer.json.gz": (LFS, "is a Git LFS pointer"),
+    "pointer.csv": (LFS, "is a Git LFS pointer"),
+    "lines.txt": (lines(ROWS), "holds rows in JSON under a name of plain text; name it .jsonl or .json"),
+    "lines": (lines([{"body": "a"}, {"body": "b"}]), "holds rows in JSON"),
+    "lines.jl.gz": (gzip.compress(lines(ROWS[:1])), "holds rows in JSON"),
+    "array.txt": (json.dumps(ROWS, indent=1).encode(), "holds rows in JSON"),
+    "mark.txt": (b"\xef\xbb\xbf" + lines(ROWS), "holds rows in JSON"),
     "twice.csv": (b"text,text\na,b\n", "has two columns 'text'"),
     "empty.csv": (b"", "has no column 'text', only nothing"),
     "latin.csv": (b"text\na\n\xe9\n", r"latin\.csv: not UTF-8 .*after line"),
     "table.csv": (parquet(ROWS), r"table\.csv: "),
-    "texts.json": (b'["a", "b"]', r"texts\.json: item 1: has no key 'text', only a str"),
+    "texts.json": (b'["a", "b"]', r"texts\.json: item 1: a text, where an object with the key 'text' is meant"),
     "squad.json": (b'{"version": 1,\n "data": []}', r"squad\.json: has no key 'text', only 'version', 'data'"),
     "cut.json": (b'[{"text": "a"}, {"text": "b', r"cut\.json: item 2: not JSON"),
     "ended.json": (b'[{"text": "a"}', r"ended\.json: item 2: not JSON"),
@@ -300,9 +337,9 @@ REFUSED = {
     "more.json": (b'[{"text": "a"}]\n[{"text": "b"}]', r"more\.json: item 2: not JSON \(more after the end"),
     "cut-lines.json": (b'{"text": "a"}\n{"text": "b', r"cut-lines\.json:2: not JSON"),
     "first.json": (b'{"text": "a\n{"text": "b"}\n', r"first\.json:1: not JSON"),
-    "wide.json": ('[{"text": "a"}]'.encode("utf-16"), r"wide\.json:1: not UTF-8"),
+    "wide.json": ('[{"text": "a"}]'.encode("utf-16"), r"wide\.json: is text in UTF-16; convert it to UTF-8"),
     "number.json": (b'[{"text": 3}]', r"number\.json:1: column 'text' holds int"),
-    "packed.json": (gzip.compress(b"{}"), r"packed\.json:1: not UTF-8"),
+    "packed.json": (gzip.compress(b"{}"), r"packed\.json: is something packed by gzip; add \.gz"),
     "cut.json.gz": (gzip.compress(lines(C4), mtime=0)[:-30], r"cut\.json\.gz: cannot be read, it is missing, truncated"),
 }  # fmt: skip
 
@@ -314,6 +351,38 @@ def test_what_cannot_be_read_as_text_is_refused(tmp_path, name):
     with pytest.raises(InputError, match=said) as error:
         list(files_documents(str(tmp_path / name)))
     assert str(error.value).startswith(str(tmp_path / name)) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['{"a": 1}\n', "{x} in braces\n{y}\n", "[1] A footnote.\n", "[]", "{}\n\nfn main() {}\n", '{"text"', "[[1, 2]]"],
+)
+def test_a_text_that_looks_like_rows_is_a_text(tmp_path, content):
+    (tmp_path / "a.txt").write_text(content)
+    assert [document.text for document in files_documents(str(tmp_path / "a.txt"))] == [content]
+
+
+def test_a_key_inside_another_is_told_as_one(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(lines([{"meta": {"body": "a"}}]))
+    with pytest.raises(InputError, match=r"no key 'meta\.body', only 'meta'; a key inside another cannot be read"):
+        list(files_documents(str(tmp_path / "a.jsonl"), text="meta.body"))
+    (tmp_path / "a.parquet").write_bytes(parquet(ROWS))
+    with pytest.raises(
+        InputError, match=r"has no column .meta\.n., only text, url, license, meta; a key inside another"
+    ):
+        list(files_documents(str(tmp_path / "a.parquet"), text="meta.n"))
+    pq.write_table(pa.table({"meta.n": ["a"]}), tmp_path / "a.parquet")
+    assert [document.text for document in files_documents(str(tmp_path / "a.parquet"), text="meta.n")] == ["a"]
+
+
+def test_texts_among_tables_are_told(tmp_path, caplog):
+    """A data set's README, which a wide pattern takes along, is a document; tables alone and texts alone are nothing to tell."""
+    (tmp_path / "README.md").write_text("# About")
+    (tmp_path / "b.jsonl").write_bytes(lines(ROWS))
+    assert list(files_documents(str(tmp_path / "*.jsonl"))) and list(files_documents(str(tmp_path / "*.md")))
+    assert not caplog.text
+    assert len(list(files_documents(str(tmp_path / "*")))) == 5
+    assert "1 of 2 files are no tables, so each is read as one text" in caplog.text and "README.md" in caplog.text
 
 
 def test_a_column_of_plain_text_is_an_error(tmp_path):

@@ -160,6 +160,11 @@ def test_the_end_of_a_sequence_is_found_where_publishers_write_it(bare, files):
         ),
         ({"tokenizer_config": {"eos_token": 5}}, r"tokenizer_config.json has eos_token = 5; correct it"),
         ({"tokenizer_config": []}, r"cannot be loaded \(tokenizer_config.json: a list"),
+        (
+            {"tokenizer_config": {"eos_token": END, "model_max_length": "many"}},
+            r"cannot be loaded \(tokenizer_config.json: could not convert string to float: 'many'\); correct",
+        ),
+        ({"tokenizer_config": {"eos_token": END, "padding_side": "middle"}}, "Padding side should be"),
         ({"tokenizer_config": {"auto_map": {"AutoTokenizer": ["a.B", None]}, "tokenizer_class": "B"}}, "custom code"),
         ({"tokenizer_config": {}, "config": {"eos_token_id": 10**6}}, "has no end-of-sequence token"),
     ],

@@ -323,7 +323,8 @@ def neuron_rows(r: np.ndarray, threshold: float) -> list[dict[str, Any]]:
 def string_numbers(tokens: np.ndarray, tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
     """Number of the string that each token decodes to on its own, int64 [tokens], from 0 and without gaps.
 
-    Several tokens may have one string: those that are no whole character, and with some tokenizers those that differ in a space.
+    Not with its neighbours: the published measure knows a token by this string alone. Several tokens may have one: those that are no whole
+    character (all of them U+FFFD), and with some tokenizers those that differ in a space.
     """
     ids, places = np.unique(tokens, return_inverse=True)
     decoded = [tokenizer.decode([token]) for token in ids.tolist()]

@@ -676,13 +676,19 @@ def _entry(digest: str, usd: float, model: str) -> dict[str, Any]:
 
 def _usable(entry: Mapping[str, Any]) -> bool:
     """Whether an entry of a ledger is a reply. Ledgers of earlier versions hold failed requests in their form, without a text."""
-    return "refused" in entry or (isinstance(entry.get("text"), str) and entry.get("finish") != "error")
+    text = entry.get("text")
+    return "refused" in entry or (isinstance(text, str) and bool(text.strip()) and entry.get("finish") != "error")
 
 
 def _usage(found: Any, service: Service) -> Bill | None:
-    """What a body says that it bills; None if it does not say, or says what cannot be."""
+    """What a body says that it bills; None if it does not say, or says what cannot be.
+
+    Gemini's thoughts are billed as a reply, and counted in the total alone.
+    """
     with suppress(KeyError, TypeError, ValueError, OverflowError):
-        prompt, completion = int(found["usage"]["prompt_tokens"]), int(found["usage"]["completion_tokens"])
+        usage = found["usage"]
+        prompt, completion = int(usage["prompt_tokens"]), int(usage["completion_tokens"])
+        completion = max(completion, int(usage.get("total_tokens") or 0) - prompt)
         if 0 <= prompt < MOST_TOKENS and 0 <= completion < MOST_TOKENS:
             return Bill(prompt, completion, cost(service, prompt, completion))
     return None
@@ -722,6 +728,8 @@ def _failure(found: Any, body: bytes) -> Failure | None:
     if text is None:
         reason = finish if isinstance(finish, str) and _encodes(finish) else "unreadable"
         return Failure(f"no text in the completion ({reason[:32]})", declined=finish == "length")
+    if not text.strip():  # thoughts alone, as a rule
+        return Failure("an empty text in the completion", declined=True)
     if len(text) > LONGEST_TEXT:
         return Failure(f"a text of {len(text):,} characters", declined=True)
     return None

@@ -27,6 +27,7 @@ from feature_lineage.endpoint import BUDGET_SPENT, Answer, Ask, Endpoint, Estima
 from feature_lineage.flow import SINGLE_TOKEN
 from feature_lineage.logs import InputError, logger, progress
 from feature_lineage.streams import Stream, entropy
+from feature_lineage.vocabulary import Shown, window_texts
 
 INTERPRETATIONS = pa.schema(
     [
@@ -373,6 +374,12 @@ def written(token: str) -> str:
     return json.dumps(token, ensure_ascii=False)[1:-1].replace('\\"', '"')
 
 
+def _shown(tokens: np.ndarray, texts: Sequence[str]) -> list[list[Shown]]:
+    """The lines of prompts for excerpts, int [excerpts, width]: a token each, pieces of one character together."""
+    windows = (window_texts(row.tolist(), texts) for row in tokens)
+    return [[one._replace(text=written(one.text)) for one in window] for window in windows]
+
+
 @cache
 def _template(name: str) -> tuple[str, Template]:
     text = Path(__file__).with_name("prompts").joinpath(f"interpretation_{name}.txt").read_text(encoding="utf-8")
@@ -383,10 +390,10 @@ def _template(name: str) -> tuple[str, Template]:
 def explain_prompt(evidence: Evidence, texts: Sequence[str]) -> Prompt:
     """Ask for an explanation: the excerpts of the first side, the strongest first, with their quantised activations."""
     tokens, activations = evidence.explain
-    levels = quantised(activations, evidence.maximum)
+    levels, shown = quantised(activations, evidence.maximum), _shown(tokens, texts)
     parts = []
     for number, row in enumerate(np.argsort(-activations.max(1, initial=0), kind="stable"), 1):
-        lines = [f"{texts[token]}\t{level}" for token, level in zip(tokens[row], levels[row], strict=True)]
+        lines = [f"{one.text}\t{levels[row, one.first : one.stop].max()}" for one in shown[row]]
         parts.append("\n".join([f"Excerpt {number}:", *lines]))
     system, user = _template("explain")
     return Prompt(system, user.substitute(excerpts="\n\n".join(parts)), EXPLANATION_TOKENS, EXPLANATION_TOKENS // 3)
@@ -403,15 +410,17 @@ def read_explanation(reply: Reply) -> str:
 
 
 def simulate_prompt(explanation: str, tokens: np.ndarray, texts: Sequence[str]) -> Prompt:
-    """Ask for the activation at each token of some excerpts, int [excerpts, width], which are numbered through."""
-    numbers = np.arange(1, tokens.size + 1).reshape(tokens.shape)
-    parts = [
-        "\n".join(f"{number}\t{texts[token]}" for number, token in zip(*row, strict=True))
-        for row in zip(numbers, tokens, strict=True)
-    ]
+    """Ask for the activation at each token of some excerpts, int [excerpts, width], which are numbered through.
+
+    Pieces of one character have one number.
+    """
+    shown = _shown(tokens, texts)
+    asked = sum(map(len, shown))
+    numbers = iter(range(1, asked + 1))
+    parts = ["\n".join(f"{next(numbers)}\t{one.text}" for one in row) for row in shown]
     system, user = _template("simulate")
     text = user.substitute(explanation=explanation, excerpts="\n\n".join(parts))
-    return Prompt(system, text, 64 + 10 * tokens.size, 5 * tokens.size, logprobs=True)
+    return Prompt(system, text, 64 + 10 * asked, 5 * asked, logprobs=True)
 
 
 _LINE = re.compile(r"^[ ]*(\d{1,9})[\t :]+(\d+(?:\.\d+)?)[ \r]*$", re.MULTILINE)
@@ -453,7 +462,7 @@ def read_simulation(reply: Reply, count: int) -> np.ndarray:
 
 def detect_prompt(explanation: str, tokens: np.ndarray, texts: Sequence[str]) -> Prompt:
     """Ask which excerpts, int [excerpts, width], have activation."""
-    lines = [f"{number}\t" + "".join(texts[token] for token in row) for number, row in enumerate(tokens, 1)]
+    lines = [f"{number}\t" + "".join(one.text for one in row) for number, row in enumerate(_shown(tokens, texts), 1)]
     system, user = _template("detect")
     text = user.substitute(explanation=explanation, snippets="\n".join(lines))
     return Prompt(system, text, 64 + 4 * len(tokens), 2 * len(tokens))
@@ -525,7 +534,7 @@ def interpret(
     Args:
         chosen: the features; the control takes the explanation of the next one of the same fate, of the last the first's.
         evidence: of each.
-        texts: of each token of the vocabulary, as `written`.
+        texts: of each token of the vocabulary (`vocabulary.token_texts`).
         model: name for the rows.
         ask: `Endpoint.ask` or `Estimate.ask`.
         run: calls a function for each of some items, `Endpoint.map` or one after another.
@@ -623,11 +632,12 @@ def _simulate(
     simulated = []
     for first in range(0, len(excerpts.tokens), SIMULATED):
         part = excerpts.tokens[first : first + SIMULATED]
+        pieces = [one.stop - one.first for row in _shown(part, texts) for one in row]
         prompt = simulate_prompt(explanation, part, texts)
-        answer = ask(prompt, partial(read_simulation, count=part.size), np.zeros(part.size))
+        answer = ask(prompt, partial(read_simulation, count=len(pieces)), np.zeros(len(pieces)))
         if answer.value is None:
             return {}, answer.reason
-        simulated.append(answer.value)
+        simulated.append(np.repeat(answer.value, pieces))
     return _correlated(np.concatenate(simulated), excerpts.activations.ravel())
 
 

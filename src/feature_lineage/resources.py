@@ -237,6 +237,14 @@ def _read_sample(s: _Sizes) -> _Need:
     return _Need(4 * 2**28 + 4 * own + 64 * s.study.flow.tokens + 200 * 2**14 * s.active, seconds)
 
 
+def _categorise_features(s: _Sizes) -> _Need:
+    """Sums of the pairs of a feature and a token that occur: a fourth of all activations, as text repeats itself. A pass takes those that
+    `categories.PAIRS` holds.
+    """
+    pairs = min(s.entries / 4, s.features * s.vocabulary)
+    return _Need(_read_sample(s).memory, s.entries * (2.2e-6 + 0.8e-6 * (pairs // 2**24)))
+
+
 def _follow_features(s: _Sizes) -> _Need:
     """Tables of all features of all autoencoders: matches, fates, lineages."""
     count = s.features * len(s.study.models) * len(s.study.autoencoder.seeds)
@@ -281,7 +289,7 @@ _NEEDS: dict[str, Callable[[_Sizes], _Need]] = {
     "bootstrap_flow": _bootstrap_flow,
     "weigh_tokens": _read_sample,
     "collect_contexts": _read_sample,
-    "categorise_features": _read_sample,
+    "categorise_features": _categorise_features,
     "find_case": _read_sample,
     "trace_flows": _follow_features,
     "interpret_features": _interpret_features,
@@ -345,14 +353,15 @@ def _sizes(study: Study, model: str | None) -> _Sizes:
 
 # The keys of config.json as families of models name them.
 _KEYS = {
-    "hidden_size": ("hidden_size", "n_embd", "d_model", "dim"),
+    "hidden_size": ("hidden_size", "n_embd", "n_embed", "d_model", "dim"),
     "intermediate_size": (
+        "moe_intermediate_size",  # of an expert, where intermediate_size is of the few layers that have none
         "intermediate_size",
-        "moe_intermediate_size",
         "n_inner",
         "ffn_dim",
         "ffn_hidden_size",
         "d_ff",
+        "dff",
     ),
     "num_hidden_layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
     "num_attention_heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),

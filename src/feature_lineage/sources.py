@@ -16,7 +16,7 @@ import sys
 import sysconfig
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from feature_lineage.logs import InputError
+from feature_lineage.logs import InputError, logger
 
 
 class Document(NamedTuple):
@@ -129,6 +129,12 @@ def files_documents(files: str | list[str], text: str = "text", split_on: str | 
 
 def _each_file(files: Sequence[tuple[Path, str]], text: str, split_on: str | None) -> Iterator[Document]:
     split = split_on is None
+    texts = [path for path, _ in files if _kind(path) not in TABLES]
+    if texts and len(texts) < len(files):
+        logger.warning(
+            "%d of %d files are no tables, so each is read as one text, %s the first; name the files more closely if that is not meant",
+            len(texts), len(files), texts[0],
+        )  # fmt: skip
     for path, source in files:
         for document in file_documents(path, source, text, split_on):
             split = split or document.source != source
@@ -170,7 +176,21 @@ _OTHERS = (
     *(".xls", ".xlsx", ".ods", ".doc", ".docx", ".odt", ".rtf", ".epub", ".pdf", ".ps"),
     *(".zip", ".tar", ".tgz", ".bz2", ".xz", ".lz4", ".br", ".7z", ".rar"),
 )
-_BEGINNINGS = {"%PDF-": "a PDF", "PK\x03\x04": "a ZIP archive", "ARROW1": "an Arrow file", "{\\rtf": "rich text"}
+# What is no text by its first bytes, whatever its name, and what to do about it.
+_BEGINNINGS = {
+    b"%PDF-": ("a PDF", "convert it to text"),
+    b"PK\x03\x04": ("a ZIP archive", "unpack it"),
+    b"ARROW1": ("an Arrow file", "convert it to Parquet"),
+    b"{\\rtf": ("rich text", "convert it to text"),
+    b"PAR1": ("a Parquet file", "name it .parquet, unpacked"),
+    b"\x1f\x8b": ("something packed by gzip", "add .gz to its name"),
+    b"\x28\xb5\x2f\xfd": ("something packed by zstd", "add .zst to its name"),
+    b"BZh9": ("something packed by bzip2", "unpack it"),
+    b"\xfd7zXZ\0": ("something packed by xz", "unpack it"),
+    b"\xff\xfe": ("text in UTF-16", "convert it to UTF-8"),
+    b"\xfe\xff": ("text in UTF-16", "convert it to UTF-8"),
+    b"version https://git-lfs.": ("a Git LFS pointer, not the file itself", "fetch it with `git lfs pull`"),
+}
 _READ = 1 << 20  # bytes
 
 
@@ -198,16 +218,17 @@ def file_documents(path: Path, source: str, text: str = "text", split_on: str | 
             f"{path}: cannot be read as text ({_kind(path)}); convert it to text, JSON lines, CSV or Parquet, plain, .gz or .zst, or leave it out"
         )
     with _readable(path):
+        _check_beginning(path)
         if text != "text":
             raise InputError(
                 f"{path}: is plain text without columns, so `text` = {text!r} cannot apply; remove the key or leave the file out"
             )
         with _open(path) as stream:
             if split_on is None:
-                yield Document(_plain(path, stream.read().decode("utf-8")), source, None)
+                yield Document(_plain(path, stream.read().decode("utf-8"), text), source, None)
             else:
                 for place, part in _parts(stream, split_on):
-                    yield Document(_plain(path, part.strip("\r\n")), f"{source}{place}", None)
+                    yield Document(_plain(path, part.strip("\r\n"), text), f"{source}{place}", None)
 
 
 def _kind(path: Path) -> str:
@@ -218,13 +239,52 @@ def _kind(path: Path) -> str:
     return Path(name).suffix
 
 
-def _plain(path: Path, content: str) -> str:
-    found = next((kind for start, kind in _BEGINNINGS.items() if content.startswith(start)), None)
-    if found or "\0" in content:
+def _check_beginning(path: Path) -> None:
+    """Refuse a file that is something else than its name says, by its first bytes and by those of what is packed in it."""
+    suffix, longest = path.suffix.lower(), max(map(len, _BEGINNINGS))
+    named = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd", ".parquet": b"PAR1"}.get(suffix)
+    with path.open("rb") as file:
+        found = [("is", beginning) for beginning in _starting(file.read(longest)) if beginning != named]
+    if not found and suffix in PACKED:
+        with _open(path) as file:
+            found = [("holds", beginning) for beginning in _starting(file.read(longest))]
+    for verb, beginning in found:
+        kind, remedy = _BEGINNINGS[beginning]
+        raise InputError(f"{path}: {verb} {kind}; {remedy} or leave it out")
+
+
+def _starting(start: bytes) -> list[bytes]:
+    return [beginning for beginning in _BEGINNINGS if start.startswith(beginning)]
+
+
+def _plain(path: Path, content: str, text: str) -> str:
+    if "\0" in content:
+        raise InputError(f"{path}: not text, it holds NUL characters; convert the file to UTF-8 or leave it out")
+    if _holds_rows(content, text):
         raise InputError(
-            f"{path}: not text, it {f'is {found}' if found else 'holds NUL characters'}; convert the file to UTF-8 or leave it out"
+            f"{path}: holds rows in JSON under a name of plain text; name it .jsonl or .json, or leave it out"
         )
     return content
+
+
+def _holds_rows(content: str, text: str) -> bool:
+    """Whether a text is JSON lines, or another JSON whose rows have the column."""
+    content = content.strip("\ufeff \t\r\n")
+    if content[:1] not in ("{", "["):
+        return False
+    first, _, rest = content.partition("\n")
+    entry = _json_of(first)
+    if entry is None:
+        entry = _json_of(content)
+    elif isinstance(entry, dict) and isinstance(_json_of(rest.lstrip().partition("\n")[0]), dict):
+        return True
+    entry = entry[0] if isinstance(entry, list) and entry else entry
+    return isinstance(entry, dict) and text in entry
+
+
+def _json_of(content: str) -> Any:
+    with suppress(ValueError, RecursionError):
+        return json.loads(content)
 
 
 def _parts(stream: Any, separator: str) -> Iterator[tuple[str, str]]:
@@ -276,6 +336,7 @@ def _rows(path: Path, text: str, label: str | None = None) -> Iterator[tuple[int
     kind, label = _kind(path), label or str(path)
     readers = {".parquet": _parquet_rows, ".json": _json_rows, ".csv": _csv_rows, ".tsv": _csv_rows}
     with _readable(path):
+        _check_beginning(path)
         yield from readers.get(kind, _json_lines)(path, text, label)
 
 
@@ -295,14 +356,11 @@ def _parquet_rows(path: Path, text: str, label: str) -> Iterator[tuple[int, Any,
 def _csv_rows(path: Path, text: str, label: str) -> Iterator[tuple[int, Any, Any]]:
     csv.field_size_limit(sys.maxsize)
     with _open(path) as stream:
-        lines = csv.reader(
-            io.TextIOWrapper(stream, "utf-8-sig", newline=""),
-            delimiter="\t" if _kind(path) == ".tsv" else ",",
-            strict=True,
-        )
+        delimiter = "\t" if _kind(path) == ".tsv" else ","
+        lines = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", newline=""), delimiter=delimiter, strict=True)
         try:
             names = next(lines, [])
-            _check_column(names, text, label)
+            _check_column(names, text, label, _header_hint(names, delimiter))
             at, license = names.index(text), names.index("license") if "license" in names else None
             for row, fields in enumerate(line for line in lines if line):
                 if len(fields) != len(names):
@@ -325,13 +383,28 @@ def _csv_rows(path: Path, text: str, label: str) -> Iterator[tuple[int, Any, Any
             ) from None
 
 
-def _check_column(names: Sequence[str], text: str, label: str) -> None:
+def _check_column(names: Sequence[str], text: str, label: str, hint: str | None = None) -> None:
     if text not in names:
         raise InputError(
-            f"{label}: has no column {text!r}, only {', '.join(names) or 'nothing'}; set the corpus's `text`"
+            f"{label}: has no column {text!r}, only {', '.join(names) or 'nothing'}; {hint or _remedy(names, text)}"
         )
     if twice := [name for name in (text, "license") if names.count(name) > 1]:
         raise InputError(f"{label}: has two columns {twice[0]!r}; rename one of them")
+
+
+def _remedy(names: Iterable[str], text: str) -> str:
+    if "." in text and text.partition(".")[0] in names:
+        return "a key inside another cannot be read, move it to the top"
+    return "set the corpus's `text`"
+
+
+def _header_hint(names: Sequence[str], delimiter: str) -> str:
+    """What to do about a first line that does not name the column."""
+    others = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
+    for other, name in others.items():
+        if len(names) == 1 and other in names[0] and other != delimiter:
+            return f"its fields seem to be separated by {name}, where {others[delimiter]} are meant (.csv: commas, .tsv: tabs)"
+    return "set the corpus's `text`, or add a first line that names the columns"
 
 
 def _json_rows(path: Path, text: str, label: str) -> Iterator[tuple[int, Any, Any]]:
@@ -420,7 +493,8 @@ def _json_lines(path: Path, text: str, label: str) -> Iterator[tuple[int, Any, A
                 entry = json.loads(line.decode("utf-8"))
             except json.JSONDecodeError as error:
                 raise InputError(
-                    f"{path}:{number}: not JSON ({error}), the file may be truncated; replace it or leave it out"
+                    f"{path}:{number}: not JSON ({error}), where each line is an object; the file may be truncated, or its objects span "
+                    "several lines; replace it or leave it out"
                 ) from None
             except UnicodeDecodeError as error:
                 raise InputError(
@@ -432,9 +506,16 @@ def _json_lines(path: Path, text: str, label: str) -> Iterator[tuple[int, Any, A
 
 
 def _json_row(entry: Any, number: int, text: str, where: str) -> tuple[int, Any, Any]:
-    if not isinstance(entry, dict) or text not in entry:
-        found = ", ".join(map(repr, entry)) if isinstance(entry, dict) else f"a {type(entry).__name__}"
-        raise InputError(f"{where}: has no key {text!r}, only {found}; set the corpus's `text`")
+    if not isinstance(entry, dict):
+        kinds = {str: "a text", list: "a list", type(None): "null", bool: "true or false"}
+        raise InputError(
+            f"{where}: {kinds.get(type(entry), 'a number')}, where an object with the key {text!r} is meant; convert the file, for instance "
+            f'to lines {{"{text}": …}}'
+        )
+    if text not in entry:
+        raise InputError(
+            f"{where}: has no key {text!r}, only {', '.join(map(repr, entry)) or 'nothing'}; {_remedy(entry, text)}"
+        )
     return number, entry[text], entry.get("license")
 
 
@@ -477,6 +558,8 @@ def huggingface_documents(
         raise InputError(f"{named}: cannot be read (it is a file); name it under `files`")
     try:
         builder = datasets.load_dataset_builder(huggingface, subset, revision=revision)
+        if local:
+            _warn_of_others(builder, Path(huggingface))
         files = _table_files(builder, split) if local else []
         if files:
             documents = (row[1:] for path in files for row in _rows(path, text, f"{path} of data set {huggingface}"))
@@ -500,6 +583,21 @@ def _table_files(builder: Any, split: str) -> list[Path]:
     files = [Path(file) for file in (builder.config.data_files or {}).get(split, [])]
     usual = getattr(builder.config, "field", None) is None and getattr(builder.config, "sep", None) in (None, ",", "\t")
     return files if usual and all(file.is_file() and _kind(file) in TABLES for file in files) else []
+
+
+def _warn_of_others(builder: Any, folder: Path) -> None:
+    """Tell of tables in a folder that are not read: of several formats, the data sets' own rules take the one with most files."""
+    read = {_kind(Path(file)) for files in (builder.config.data_files or {}).values() for file in files}
+    others = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if _kind(path) in {*TABLES} - read and not path.name.startswith(("dataset_", "state.", "."))
+    ]
+    if read and others:
+        logger.warning(
+            "data set %s: of its files those in %s are read; %d others are not, %s the first; name all of them under `files` if they are "
+            "meant", folder, ", ".join(sorted(read)), len(others), others[0],
+        )  # fmt: skip
 
 
 def _streamed(builder: Any, name: str, split: str, text: str) -> Iterator[tuple[Any, Any]]:

@@ -95,6 +95,7 @@ def published_tokenizer(path: str | Path, revision: str | None = None) -> PreTra
         settings["chat_template"] = template.read_text(encoding="utf-8")
     kept = {key: settings[key] for key in _KEPT if settings.get(key) is not None}
     try:
+        float(kept.get("model_max_length", 0))  # which transformers compares only when a text is encoded
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=exact, **kept, **names)
     except Exception as error:  # values of the wrong type, of which transformers makes many kinds
         raise InputError(

@@ -95,6 +95,14 @@ def test_no_browser_is_looked_for_where_nothing_needs_one(copy, outside, tmp_pat
     assert asked(tmp_path) == 1
 
 
+def test_a_dry_run_looks_for_a_browser_where_figures_are_planned_alone(bare, outside, tmp_path):
+    place = bare.copy(tmp_path / "place")
+    place.plan("results/tiny/flows/summary.json")
+    assert asked(tmp_path) == 0
+    place.plan("figures")
+    assert asked(tmp_path) == 1
+
+
 def images(copy):
     """An image of each figure, as if it had just been drawn."""
     drawn = copy.results / "figures"

@@ -59,6 +59,26 @@ def test_a_corpus_that_nothing_uses_is_mentioned_and_not_built(unusual):
     assert not (unusual.results / "corpora" / "left-over").exists()
 
 
+@pytest.mark.parametrize(
+    ("used", "mentioned"),
+    [
+        ({}, True),
+        ({"flow": {"corpora": None}}, False),
+        ({"flow": {"corpora": ["prose", "left-over"]}}, False),
+        ({"tokenizer": {"train": ["prose", "code", "left-over"]}}, False),
+        ({"models": {"more": {"parent": "base", "train": ["left-over"], "training": TRAINING}}}, False),
+    ],
+)
+def test_a_dry_run_mentions_a_corpus_that_nothing_uses(bare, tmp_path, used, mentioned):
+    config = bare.config | {"corpora": bare.config["corpora"] | {"left-over": {"files": "data/prose.jsonl"}}}
+    config |= {block: bare.config[block] | keys for block, keys in used.items()}
+    bare.copy(tmp_path / "place")
+    run = Workplace(tmp_path / "place", config).snakemake("-n", "results/tiny/report/index.html")
+    assert run.code == 0, run
+    assert ("corpora.left-over is not read" in run.output) == mentioned
+    assert ("corpora/left-over" in run.output) != mentioned
+
+
 def test_the_sweep_is_drawn_for_the_corpora_that_the_root_was_measured_on(unusual):
     """Its own corpora are two, the sample's one of them: one dashed line. None, all and others were tried too."""
     figure = read_json(unusual.results / "figures" / f"sweep-{BOTH}.json")

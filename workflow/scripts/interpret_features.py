@@ -37,7 +37,7 @@ def main(smk: Any) -> None:
         if params.language_model is None:
             rows = list(map(interpretation.baseline, chosen, evidence))
         else:
-            texts = list(map(interpretation.written, token_texts(smk.input.tokenizer)[0]))
+            texts, _ = token_texts(smk.input.tokenizer)
             ledger = Ledger(output.parents[1] / ".replies" / f"{name}.jsonl")
             rows = interpretation.ask_endpoint(
                 chosen, evidence, texts, Endpoint(Service(**params.language_model), ledger)

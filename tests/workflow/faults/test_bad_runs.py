@@ -82,7 +82,7 @@ def test_documents_that_cannot_be_read_are_named_each_by_its_own_job(bare, tmp_p
     told(run, "data/wide.txt: ", "NUL characters", "convert")
     told(run, "corpus one: ", "left of 1 read", "corpora.one")
     told(run, "data/empty.jsonl.gz: ", "0 bytes", "replace")
-    told(run, "data/packed.txt: ", "not UTF-8", "convert")
+    told(run, "data/packed.txt: ", "packed by gzip", "add .gz")
     told(run, "data/code: ", "a folder", "data/code/**/*.txt", "`files`")
     told(run, "data/prose.jsonl:1: ", "no key 'body', only 'text', 'topic'", "`text`")
     assert len(errors(run)) == len(targets) - 1, run
