@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from feature_lineage.hooks import LAYERS, width
 from feature_lineage.study import Architecture, Study, TrainedModel, TrainedTokenizer, Training
 
 LONGEST = 24 * 60  # minutes, as long as most partitions take jobs: one that asks for more would wait for ever
@@ -78,8 +78,7 @@ class _Sizes(NamedTuple):
     @property
     def elements(self) -> int:
         """Of an activation at the hook point, n."""
-        inside = re.search(r"\.mlp\.hook_(pre|post)", self.study.autoencoder.hook)
-        return self.shape.intermediate_size if inside else self.shape.hidden_size
+        return width(self.study.autoencoder.hook, self.shape, self.vocabulary)
 
     @property
     def features(self) -> int:
@@ -354,7 +353,7 @@ _KEYS = {
         "ffn_hidden_size",
         "d_ff",
     ),
-    "num_hidden_layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    "num_hidden_layers": LAYERS,
     "num_attention_heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
     "num_key_value_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv"),
     "head_dim": ("head_dim",),
