@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from queue import Full, Queue
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,9 +54,23 @@ def load_hooked(path: str | Path, hook: str, length: int = _PROBE) -> Transforme
     with torch.no_grad():
         plain = model(tokens).logits  # before the bridge changes the model
     bridge = _bridge(path, model, place)
-    _check_hook(bridge, path, hook, tokens)
+    _check_point(bridge, path, hook, tokens)
     _check_logits(bridge, path, hook, tokens, plain)
     return bridge
+
+
+def check_hook(path: str | Path, hook: str, length: int) -> dict[str, Any]:
+    """Check a checkpoint at a hook point, before corpora are built for it.
+
+    Returns:
+        What was checked, and the `elements` of an activation there.
+
+    Raises:
+        InputError: as for `load_hooked`.
+    """
+    bridge = load_hooked(path, hook, length)
+    elements = _size(bridge, hook, _probe(bridge.original_model, length))
+    return {"hook": hook, "architecture": type(bridge.original_model).__name__, "elements": elements}
 
 
 def _bridge(path: str | Path, model: PreTrainedModel, place: torch.device) -> TransformerBridge:
@@ -82,7 +97,7 @@ def _probe(model: PreTrainedModel, length: int) -> torch.Tensor:
     return ids.to(model.device)
 
 
-def _check_hook(bridge: TransformerBridge, path: str | Path, hook: str, tokens: torch.Tensor) -> None:
+def _check_point(bridge: TransformerBridge, path: str | Path, hook: str, tokens: torch.Tensor) -> None:
     """Refuse a hook point that does not exist, is not reached or gives no vector per token."""
     layers = len(getattr(bridge, "blocks", ()))
     points = {re.sub(r"^blocks\.\d+\.", "blocks.*.", name) for name in bridge.hook_dict}
@@ -107,6 +122,8 @@ def _check_hook(bridge: TransformerBridge, path: str | Path, hook: str, tokens: 
             problem = f"{hook} gives no vector per token"
         elif sizes == {1}:
             problem = f"{hook} gives a single number per token, not a vector"
+        elif hook.endswith(".hook_resid_mid") and _after_mlp(bridge, hook, tokens):
+            problem = f"{hook} does not exist: what TransformerLens gives there comes after the MLP; choose another"
     if problem is not None:
         raise InputError(f"model {path}: {problem} (autoencoder.hook)")
 
@@ -117,6 +134,19 @@ def _mixture(bridge: TransformerBridge, hook: str) -> bool:
         if hook.endswith(neurons):
             return bridge.hook_dict[hook] is bridge.hook_dict.get(hook.replace(neurons, whole))
     return False
+
+
+def _after_mlp(bridge: TransformerBridge, hook: str, tokens: torch.Tensor) -> bool:
+    """Whether a block's MLP has run when a hook point is reached."""
+    order: list[str | None] = []
+    names = [hook, hook.replace("hook_resid_mid", "mlp.out.hook_out")]
+
+    def note(value: torch.Tensor, hook: HookPoint) -> None:
+        order.append(hook.name)
+
+    with torch.no_grad(), _hooks:
+        bridge.run_with_hooks(tokens, fwd_hooks=[(name, note) for name in names if name in bridge.hook_dict])
+    return bool(order) and order[0] != bridge.hook_dict[hook].name
 
 
 def _size(bridge: TransformerBridge, hook: str, tokens: torch.Tensor) -> int | None:

@@ -155,6 +155,11 @@ def _import_model(s: _Sizes) -> _Need:
 # --- autoencoders ------------------------------------------------------------------------------------------
 
 
+def _check_hook(s: _Sizes) -> _Need:
+    """A model, as it is read, and passes of two windows."""
+    return _Need(s.forward(2 * s.study.autoencoder.context) + FLOAT * s.parameters, HOUR / 4)
+
+
 def _train_autoencoder(s: _Sizes) -> _Need:
     """Weights, gradient, Adam's moments, what is exported to be measured and what a checkpoint is written from; a batch's
     pre-activations, activations and two of resampling; batches read ahead, queued and sampled; the language model, which reads
@@ -263,6 +268,7 @@ _NEEDS: dict[str, Callable[[_Sizes], _Need]] = {
     "encode_corpus": lambda s: _Need(3 * GIGABYTE, 4 * HOUR),
     "train_model": _train_model,
     "import_model": _import_model,
+    "check_hook": _check_hook,
     "make_untrained": _import_model,
     "sweep_merge": _sweep_merge,
     "merge_models": _merge_models,
@@ -292,6 +298,7 @@ ON_GPU = frozenset(
         "train_model",
         "sweep_merge",
         "evaluate_model",
+        "check_hook",
         "train_autoencoder",
         "evaluate_autoencoder",
         "collect_features",

@@ -67,6 +67,7 @@ else:
             "<benchmarks>/import_tokenizer.tsv"
         conda:
             CONDA
+        priority: 1  # published models wait for it
         threads: 1
         params:
             source=study.tokenizer.pretrained,

@@ -54,6 +54,7 @@ rule import_model:
         model=names(PretrainedModel),
     conda:
         CONDA
+    priority: 1  # what cannot be used is refused before corpora are built
     threads: 1
     resources:
         **needs("import_model"),
