@@ -52,7 +52,7 @@ def load_hooked(path: str | Path, hook: str, length: int = _PROBE) -> Transforme
     model = load_model(path).to(place)  # the bridge takes note of the device, and moves nothing
     tokens = _probe(model, length)
     with torch.no_grad():
-        plain = model(tokens).logits  # before the bridge changes the model
+        plain = _last(model(tokens).logits)  # before the bridge changes the model
     bridge = _bridge(path, model, place)
     _check_point(bridge, path, hook, tokens)
     _check_logits(bridge, path, hook, tokens, plain)
@@ -69,8 +69,8 @@ def check_hook(path: str | Path, hook: str, length: int) -> dict[str, Any]:
         InputError: as for `load_hooked`.
     """
     bridge = load_hooked(path, hook, length)
-    elements = _size(bridge, hook, _probe(bridge.original_model, length))
-    return {"hook": hook, "architecture": type(bridge.original_model).__name__, "elements": elements}
+    vectors = _read(bridge, hook, _probe(bridge.original_model, 2))
+    return {"hook": hook, "architecture": type(bridge.original_model).__name__, "elements": vectors.shape[1]}
 
 
 def _bridge(path: str | Path, model: PreTrainedModel, place: torch.device) -> TransformerBridge:
@@ -113,12 +113,10 @@ def _check_point(bridge: TransformerBridge, path: str | Path, hook: str, tokens:
     if problem is None:
         if hook.endswith("hook_mlp_in"):
             bridge.set_use_hook_mlp_in(True)
-        lengths = {
-            tokens.shape[1],
-            max(1, tokens.shape[1] - 1),
-        }  # of one length, heads or layers may be as many as tokens
-        sizes = {_size(bridge, hook, tokens[:, :length]) for length in lengths}
-        if None in sizes or len(sizes) > 1:
+        # Of one length, heads or layers may be as many as tokens.
+        both = [_read(bridge, hook, tokens[:, :length]) for length in (tokens.shape[1], max(1, tokens.shape[1] - 1))]
+        sizes = {None if vectors is None else vectors.shape[1] for vectors in both}
+        if None in sizes or len(sizes) > 1 or not _in_order(bridge, hook, tokens, both[0]):
             problem = f"{hook} gives no vector per token"
         elif sizes == {1}:
             problem = f"{hook} gives a single number per token, not a vector"
@@ -149,18 +147,25 @@ def _after_mlp(bridge: TransformerBridge, hook: str, tokens: torch.Tensor) -> bo
     return bool(order) and order[0] != bridge.hook_dict[hook].name
 
 
-def _size(bridge: TransformerBridge, hook: str, tokens: torch.Tensor) -> int | None:
-    """Elements of an activation at a hook point, None where there is none for each token."""
-    found: list[int | None] = []
+def _read(bridge: TransformerBridge, hook: str, tokens: torch.Tensor) -> torch.Tensor | None:
+    """Activations at a hook point, None where it gives something else."""
+    found: list[torch.Tensor | None] = []
 
     def look(value: torch.Tensor, hook: HookPoint) -> None:
         floating = isinstance(value, torch.Tensor) and value.is_floating_point()
         vectors = _vectors(value, tokens.shape, hook) if floating else None
-        found.append(None if vectors is None else vectors.shape[1])
+        found.append(None if vectors is None else vectors.clone())
 
     with torch.no_grad(), _hooks:
         bridge.run_with_hooks(tokens, fwd_hooks=[(hook, look)])
     return found[0] if len(found) == 1 else None
+
+
+def _in_order(bridge: TransformerBridge, hook: str, tokens: torch.Tensor, vectors: torch.Tensor) -> bool:
+    """Whether activations follow their tokens; those inside of a mixture of experts may be sorted by expert."""
+    turned = _read(bridge, hook, tokens.flip(0))
+    expected = vectors.unflatten(0, tokens.shape).flip(0).flatten(0, 1)
+    return turned is not None and torch.allclose(turned, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
 def _check_logits(
@@ -169,7 +174,7 @@ def _check_logits(
     """Refuse a model that computes something else with hook points than without, or where what is put in has no effect."""
 
     def put(change: Replacement) -> torch.Tensor:
-        return bridge.run_with_hooks(tokens, fwd_hooks=[(hook, _splice(change, tokens.shape))])
+        return _last(bridge.run_with_hooks(tokens, fwd_hooks=[(hook, _splice(change, tokens.shape))]))
 
     def apart(a: torch.Tensor, b: torch.Tensor) -> float:
         spread = (plain - plain.mean(-1, keepdim=True)).double().square().mean().sqrt()
@@ -177,7 +182,7 @@ def _check_logits(
 
     noise = torch.Generator().manual_seed(0)
     with torch.no_grad(), _hooks:
-        hooked = bridge(tokens)
+        hooked = _last(bridge(tokens))
         same, other = put(torch.clone), put(lambda x: x + (1 + x.std()) * _normal(x, noise))
     architecture = type(bridge.original_model).__name__
     if not apart(hooked, plain) <= _TOLERANCE:
@@ -190,6 +195,11 @@ def _check_logits(
             f"model {path}: the logits of this {architecture} do not follow from what is put in at {hook} (autoencoder.hook), so an "
             "autoencoder there cannot be evaluated; choose another hook point, such as blocks.0.hook_resid_post"
         )
+
+
+def _last(logits: torch.Tensor) -> torch.Tensor:
+    """Those of the last tokens, which have read all others; of long windows and large vocabularies all would not fit."""
+    return logits[:, -_PROBE:].clone()
 
 
 def _normal(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -227,11 +237,14 @@ def activations(bridge: TransformerBridge, hook: str, tokens: np.ndarray) -> tor
     is put before them.
     """
     found: list[torch.Tensor] = []
+    asked = hook
 
     check_windows(bridge.original_model, tokens)
 
     def keep(value: torch.Tensor, hook: HookPoint) -> None:
-        found.append(_vectors(value.detach(), tokens.shape, hook).float())
+        if (vectors := _vectors(value.detach(), tokens.shape, hook)) is None:
+            raise InputError(f"hook point {asked!r} (autoencoder.hook) gives {list(value.shape)}, no vector per token")
+        found.append(vectors.float())
         raise _Reached
 
     try:
