@@ -222,6 +222,23 @@ def test_the_middle_of_a_block_is_refused_where_the_norm_comes_after_the_mlp(zoo
     load_hooked(zoo("openai-gpt")[1], "blocks.1.hook_resid_mid")
 
 
+def test_activations_that_are_not_in_order_of_their_tokens_are_refused(zoo, monkeypatch):
+    """As inside of a mixture of experts with one expert per token, whose rows may be sorted by expert."""
+    given = _vectors
+    monkeypatch.setattr("feature_lineage.activations._vectors", lambda *a: given(*a)[given(*a)[:, 0].argsort()])
+    with pytest.raises(InputError, match=r"blocks\.1\.hook_mlp_out gives no vector per token"):
+        load_hooked(zoo("llama")[1], "blocks.1.hook_mlp_out")
+
+
+@pytest.mark.parametrize(
+    ("name", "hook"), [("qwen2-moe", "blocks.1.mlp.gate.hook_out"), ("gpt-oss", "blocks.1.mlp.router.hook_out")]
+)
+def test_hook_points_without_effect_are_refused(zoo, name, hook):
+    """With reconstructions in their place the loss would be the model's own. All hook points of ten architectures were tried."""
+    with pytest.raises(InputError, match=r"logits of this \w+ do not follow from what is put in at blocks"):
+        load_hooked(zoo(name)[1], hook)
+
+
 # --- refusals ----------------------------------------------------------------------------------------------
 
 
@@ -229,6 +246,8 @@ def test_the_middle_of_a_block_is_refused_where_the_norm_comes_after_the_mlp(zoo
 def test_what_cannot_be_used_is_refused_with_a_reason(tmp_path, tokenizer_dir, name):
     """When it is imported, or right after."""
     folder = publish(name, tmp_path / "published")
+    if "does not know" in REFUSED[name][1]:  # its config.json is enough to tell
+        (folder / "model.safetensors").unlink()
     with pytest.raises(InputError) as error:
         import_model(str(folder), tokenizer_dir, tmp_path / "model", {})
         check_hook(tmp_path / "model", "blocks.0.hook_resid_post", 12)

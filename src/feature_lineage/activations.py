@@ -84,7 +84,7 @@ def _bridge(path: str | Path, model: PreTrainedModel, place: torch.device) -> Tr
         raise InputError(
             f"model {path}: TransformerLens cannot take this {architecture} ({' '.join(str(error).split())[:300]}); choose another model"
         ) from error
-    bridge.tokenizer = load_tokenizer(path)  # TransformerLens builds it again by its class, and adds special tokens
+    bridge._tokenizer = load_tokenizer(path)  # the setter builds it again by its class, and adds special tokens
     return bridge.eval()
 
 
