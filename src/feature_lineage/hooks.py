@@ -187,5 +187,5 @@ def _layers(layers: int) -> str:
 
 def _parts(hook: str) -> tuple[int | None, str]:
     """The layer of a hook point, if it is in one, and its name with `*` for the layer."""
-    found = re.fullmatch(r"blocks\.(0|[1-9][0-9]*)\.(.+)", hook)
+    found = re.fullmatch(r"blocks\.(0|[1-9][0-9]{0,3})\.(.+)", hook)
     return (int(found[1]), f"blocks.*.{found[2]}") if found else (None, hook)

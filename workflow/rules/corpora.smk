@@ -65,9 +65,9 @@ else:
             "<logs>/import_tokenizer.log",
         benchmark:
             "<benchmarks>/import_tokenizer.tsv"
+        priority: 1  # published models wait for it
         conda:
             CONDA
-        priority: 1  # published models wait for it
         threads: 1
         params:
             source=study.tokenizer.pretrained,

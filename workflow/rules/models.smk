@@ -52,9 +52,9 @@ rule import_model:
         "<benchmarks>/import_model/{model}.tsv"
     wildcard_constraints:
         model=names(PretrainedModel),
+    priority: 1  # what cannot be used is refused before corpora are built
     conda:
         CONDA
-    priority: 1  # what cannot be used is refused before corpora are built
     threads: 1
     resources:
         **needs("import_model"),

@@ -14,9 +14,9 @@ rule check_hook:
         "<benchmarks>/check_hook/{model}.tsv"
     wildcard_constraints:
         model=names(PretrainedModel),
+    priority: 1
     conda:
         CONDA
-    priority: 1
     threads: study.threads
     resources:
         **needs("check_hook"),
