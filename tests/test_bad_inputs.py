@@ -312,7 +312,7 @@ CONFIGS = {
         lambda it: it.update(model_type="zzz", auto_map={"AutoConfig": "m.C", "AutoModelForCausalLM": "m.M"}),
         ["no code of a checkpoint is run"],
     ),
-    "an encoder and decoder": (lambda it: it.update(model_type="t5"), ["T5Config"]),
+    "an encoder and decoder": (lambda it: it.update(model_type="t5"), ["(t5)", "predicts next tokens"]),
     "another vocabulary": (lambda it: it.update(vocab_size=500), ["mismatched", "model.embed_tokens.weight"]),
     "another width": (lambda it: it.update(hidden_size=32), ["mismatched"]),
     "a width that is text": (lambda it: it.update(hidden_size="wide"), ["hidden_size", "wide"]),
@@ -404,14 +404,25 @@ def test_tokens_of_another_tokenizer(checkpoint, tmp_path, write_tokens):
     refused(lambda: activations(load_hooked(checkpoint, HOOK), HOOK, windows[np.arange(len(windows))]), *said)
 
 
-def test_hook_points_that_give_no_vector_a_token(checkpoint):
-    for hook in ("blocks.0.mlp.hook_zzz", "blocks.7.mlp.hook_post"):
-        refused(lambda hook=hook: load_hooked(checkpoint, hook), f"model {checkpoint}: ", hook, "autoencoder.hook")
-    hook = "blocks.0.attn.hook_pattern"
-    bridge = load_hooked(checkpoint, hook)
-    refused(
-        lambda: activations(bridge, hook, np.zeros((2, 8), np.int64)), hook, "autoencoder.hook", "one vector a token"
-    )
+@pytest.mark.parametrize(
+    ("hook", "said"),
+    [
+        ("blocks.7.mlp.hook_post", "does not exist: the model has 1 layer, blocks.0"),
+        ("blocks.0.mlp.hook_zzz", "does not exist"),
+        ("blocks.0.mlp.hook_pst", "did you mean blocks.0.mlp.hook_post?"),
+        ("blocks.0.attn.hook_pattern", "attention weights between pairs of tokens"),
+        ("blocks.0.attn.hook_attn_scores", "attention scores of pairs of tokens"),
+        ("blocks.0.attn.hook_result", "for each head"),
+        ("blocks.0.hook_q_input", "for each head"),
+        ("blocks.0.hook_attn_in", "for each head"),
+        ("ln_final.hook_scale", "a single number per token"),
+        ("embed.hook_in", "token ids"),
+        ("rotary_emb.hook_cos", "rotary position embedding"),
+        ("hook_pos_embed", "gives no vector per token"),  # there under this name, and never reached
+    ],
+)
+def test_hook_points_that_give_no_vector_per_token(checkpoint, hook, said):
+    refused(lambda: load_hooked(checkpoint, hook), f"model {checkpoint}: ", hook, "autoencoder.hook", said)
 
 
 def test_training_that_diverges_says_so(tiny_model, tmp_path, write_tokens):

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
 
 from feature_lineage import training_step
-from feature_lineage.autoencoder import save_autoencoder
+from feature_lineage.autoencoder import load_autoencoder, save_autoencoder
 from feature_lineage.language_model import build_model, load_model, save_model
 from feature_lineage.merge import angles, merge_states
 
@@ -70,6 +70,22 @@ def test_saelens_loads_an_autoencoder_and_agrees(tmp_path, variant, normalize, m
     assert 0 < (features > 0).double().mean() < 0.6
     np.testing.assert_allclose(theirs["features"], features.numpy(), rtol=0, atol=1e-5)
     np.testing.assert_allclose(theirs["reconstruction"], ours.decode(features).numpy(), rtol=0, atol=1e-5)
+
+
+def test_saelens_reads_heads_as_transformer_lens_gives_them(tmp_path):
+    """An autoencoder of a hook_z: [tokens, heads, width of a head] goes in and comes out, the features are those of the flat vectors."""
+    x = sample(256)
+    kind, weights, centring = weights_of(x, "l1", False, "elements")
+    ours = training_step.export(kind, weights, centring)
+    save_autoencoder(ours, tmp_path / "sae", "blocks.0.attn.hook_z", 24, {"seed": 0})
+    heads = x.reshape(len(x), 2, -1)
+    np.save(tmp_path / "x.npy", heads.numpy())
+    run(PEERS / "python", "-c", SAELENS, tmp_path / "sae", tmp_path / "x.npy", tmp_path / "out.npz")
+    theirs = np.load(tmp_path / "out.npz")
+    np.testing.assert_allclose(theirs["features"], ours.encode(x).numpy(), rtol=0, atol=1e-5)
+    expected = ours.decode(ours.encode(x)).reshape(heads.shape)
+    np.testing.assert_allclose(theirs["reconstruction"], expected.numpy(), rtol=0, atol=1e-5)
+    assert torch.equal(load_autoencoder(tmp_path / "sae").encode(x), ours.encode(x))
 
 
 SHAPE = {

@@ -86,7 +86,9 @@ def save_autoencoder(
         "device": "cpu",
         "apply_b_dec_to_input": True,
         "normalize_activations": "none",
-        "reshape_activations": "none",
+        "reshape_activations": "hook_z"
+        if hook.endswith(".attn.hook_z")
+        else "none",  # SAELens reads heads, and flattens them
         "metadata": {
             "sae_lens_version": SAELENS_FORMAT,
             "hook_name": hook,
@@ -110,7 +112,7 @@ def load_autoencoder(folder: str | Path, place: torch.device | str = "cpu") -> S
     file = Path(folder) / "cfg.json"
     config = read_json(file)
     kinds = {"architecture": ("standard", "topk", "jumprelu"), "apply_b_dec_to_input": (True,), "dtype": ("float32",)}
-    kinds |= {"normalize_activations": ("none",), "reshape_activations": ("none",)}
+    kinds |= {"normalize_activations": ("none",), "reshape_activations": ("none", "hook_z")}
     for key, known in kinds.items():
         if (found := config.get(key, "nothing")) not in known:
             raise InputError(

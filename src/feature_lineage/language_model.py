@@ -11,7 +11,15 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging as transformers_logging
 
 from feature_lineage.artifacts import digests, seal, staged, tensor_metadata, verify_files
@@ -20,6 +28,12 @@ from feature_lineage.logs import InputError, logger
 from feature_lineage.tokens import Windows, load_tokenizer, vocabulary_size
 
 transformers_logging.disable_progress_bar()
+
+KNOWN = (
+    "known are causal language models such as GPT-2, GPT-NeoX, Llama, Mistral, Qwen, Gemma, Phi, OPT, BLOOM, OLMo, Granite and Cohere; "
+    "choose another"
+)
+_AGAIN = "check it, or if it is one of the results, delete it and run Snakemake again"
 
 
 def build_model(architecture: Mapping[str, Any], tokenizer: str | Path, seed: int) -> MistralForCausalLM:
@@ -55,21 +69,58 @@ def load_model(path: str | Path) -> PreTrainedModel:
     return published_model(path)
 
 
+def check_architecture(path: str | Path, architecture: str) -> None:
+    """Refuse an architecture of which TransformerLens knows no hook points.
+
+    Raises:
+        InputError: names it.
+    """
+    # Takes seconds, and only what is published can be of another architecture.
+    from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+
+    if architecture not in SUPPORTED_ARCHITECTURES:
+        raise InputError(f"model {path}: is a {architecture}, which TransformerLens does not know; {KNOWN}")
+
+
+def published_config(path: str, revision: str | None = None) -> PreTrainedConfig:
+    """The configuration of a checkpoint, whoever made it, without running any of its code.
+
+    Raises:
+        InputError: it cannot be read, or is not of a causal language model; names the path.
+    """
+    try:
+        config = AutoConfig.from_pretrained(path, revision=revision or "main", trust_remote_code=False)
+    except Exception as error:  # transformers and the hub raise many kinds
+        raise _unloadable(path, error) from error
+    if "/" in str(config._attn_implementation):
+        raise InputError(
+            f"model {path}: its config.json asks for {config._attn_implementation!r}, an attention kernel from the hub, which is "
+            "code that is not run here; remove `_attn_implementation` from it"
+        )
+    made, meant = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None), config.architectures
+    if made is None or (meant and (not isinstance(meant, list) or made.__name__ not in meant)):
+        name = " or ".join(map(str, meant)) if isinstance(meant, list) else meant or "model"
+        raise InputError(
+            f"model {path}: is a {name} ({config.model_type}), not a language model that predicts next tokens; {KNOWN}"
+        )
+    return config
+
+
+def _unloadable(path: str, error: Exception) -> InputError:
+    return InputError(
+        f"model {path}: cannot be loaded ({' '.join(str(error).split())}); only safetensors are read, and no code of a checkpoint is run; "
+        f"{_AGAIN}"
+    )
+
+
 def published_model(path: str | Path, revision: str | None = None) -> PreTrainedModel:
     """Load a checkpoint, whoever made it, in float32, from safetensors, running none of its code.
 
     Raises:
-        InputError: it cannot be loaded, is no causal language model, or has tensors that are missing, misshapen or not finite; names
-            the path.
+        InputError: as for `published_config`, or its tensors are missing, misshapen or not finite.
     """
-    again = "check it, or if it is one of the results, delete it and run Snakemake again"
+    config = published_config(str(path), revision)
     try:
-        config = AutoConfig.from_pretrained(str(path), revision=revision or "main", trust_remote_code=False)
-        if "/" in str(config._attn_implementation):
-            raise InputError(
-                f"model {path}: its config.json asks for {config._attn_implementation!r}, an attention kernel from the hub, which is "
-                "code that is not run here; remove `_attn_implementation` from it"
-            )
         model, report = AutoModelForCausalLM.from_pretrained(
             str(path),
             config=config,
@@ -80,25 +131,18 @@ def published_model(path: str | Path, revision: str | None = None) -> PreTrained
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that the report names them
         )
-    except InputError:
-        raise
     except Exception as error:  # transformers, safetensors and the hub raise many kinds
-        raise InputError(
-            f"model {path}: cannot be loaded ({' '.join(str(error).split())}); only safetensors are read, and no code of a checkpoint is run; {again}"
-        ) from error
+        raise _unloadable(str(path), error) from error
     wrong = [
         f"{len(names)} {kind} ({', '.join(map(str, sorted(names)[:3]))}{', …' * (len(names) > 3)})"
         for kind in ("missing", "mismatched", "unexpected")
         if (names := report.get(f"{kind}_keys"))
     ]
     if wrong:
-        raise InputError(f"model {path}: its tensors do not fit its config.json: {'; '.join(wrong)}; {again}")
-    meant = model.config.architectures
-    if meant and (not isinstance(meant, list) or type(model).__name__ not in meant):
-        raise InputError(f"model {path}: is a {meant}, not a language model that predicts next tokens; choose another")
+        raise InputError(f"model {path}: its tensors do not fit its config.json: {'; '.join(wrong)}; {_AGAIN}")
     for name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
-            raise InputError(f"model {path}: tensor {name} holds NaN or infinity; {again}")
+            raise InputError(f"model {path}: tensor {name} holds NaN or infinity; {_AGAIN}")
     return model.eval()
 
 
@@ -176,15 +220,50 @@ def import_model(
     """Copy a published checkpoint into the study.
 
     Raises:
-        InputError: its embedding holds fewer tokens than the study's tokenizer.
+        InputError: as for `published_model`, `check_architecture` and `check_causal`, or its embedding holds fewer tokens than the
+            study's tokenizer.
     """
+    config = published_config(source, revision)  # what it tells is checked before the weights are read
+    check_architecture(source, MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__)
+    needed = vocabulary_size(load_tokenizer(tokenizer))
+    _check_embedding(source, getattr(config.get_text_config(), "vocab_size", needed), needed)
     model = published_model(source, revision)
-    size, needed = model.get_input_embeddings().num_embeddings, vocabulary_size(load_tokenizer(tokenizer))
+    _check_embedding(source, model.get_input_embeddings().num_embeddings, needed)
+    check_causal(model)
+    save_model(model, tokenizer, path, record)
+
+
+def _check_embedding(source: str, size: int, needed: int) -> None:
     if size < needed:
         raise InputError(
             f"model {source}: its embedding has {size} tokens, the study's tokenizer {needed}; name its own tokenizer under `tokenizer`"
         )
-    save_model(model, tokenizer, path, record)
+
+
+@torch.no_grad()
+def check_causal(model: PreTrainedModel) -> None:
+    """Refuse a model that cannot be run, or whose prediction of a token knows that token.
+
+    Raises:
+        InputError: names the model.
+    """
+    name, architecture = model.name_or_path, type(model).__name__
+    bound = longest_window(model)
+    length = min(8, bound[1]) if bound else 8
+    size = model.get_input_embeddings().num_embeddings
+    ids = torch.randint(size, (1, length), generator=torch.Generator().manual_seed(0)).to(model.device)
+    other = ids.clone()
+    other[:, -1] = (ids[:, -1] + 1) % size
+    try:
+        first, second = (model(tokens).logits[:, :-1] for tokens in (ids, other))
+    except Exception as error:  # of many kinds, from inside transformers
+        raise InputError(
+            f"model {name}: transformers cannot run this {architecture} ({' '.join(str(error).split())[:300]}); {KNOWN}"
+        ) from error
+    if not torch.allclose(first, second, rtol=1e-3, atol=1e-3 * float(first.abs().max())):
+        raise InputError(
+            f"model {name}: this {architecture} reads later tokens when it predicts a token, so it is no causal language model; {KNOWN}"
+        )
 
 
 # --- evaluation --------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ def path_to_logits(model: PreTrainedModel, hook: str) -> tuple[torch.Tensor | No
     Raises:
         NoDirectPathError: the hook point or the architecture has no such way.
     """
-    layer, point = re.fullmatch(r"blocks\.(\d+)\.(.+)", hook).groups()
+    layer, point = re.fullmatch(r"(?:blocks\.(\d+)\.)?(.+)", hook).groups()
     decoder = getattr(model, "model", None)
     if not hasattr(decoder, "layers") or "RMSNorm" not in type(getattr(decoder, "norm", None)).__name__:
         raise NoDirectPathError(f"{type(model).__name__} does not end in an RMS norm over a plain residual stream")

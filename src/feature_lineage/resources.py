@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from feature_lineage.hooks import LAYERS, width
 from feature_lineage.study import Architecture, Study, TrainedModel, TrainedTokenizer, Training
 
 LONGEST = 24 * 60  # minutes, as long as most partitions take jobs: one that asks for more would wait for ever
@@ -78,8 +78,7 @@ class _Sizes(NamedTuple):
     @property
     def elements(self) -> int:
         """Of an activation at the hook point, n."""
-        inside = re.search(r"\.mlp\.hook_(pre|post)", self.study.autoencoder.hook)
-        return self.shape.intermediate_size if inside else self.shape.hidden_size
+        return width(self.study.autoencoder.hook, self.shape, self.vocabulary)
 
     @property
     def features(self) -> int:
@@ -154,6 +153,11 @@ def _import_model(s: _Sizes) -> _Need:
 
 
 # --- autoencoders ------------------------------------------------------------------------------------------
+
+
+def _check_hook(s: _Sizes) -> _Need:
+    """A model, as it is read, and passes of two windows."""
+    return _Need(s.forward(2 * s.study.autoencoder.context) + FLOAT * s.parameters, HOUR / 4)
 
 
 def _train_autoencoder(s: _Sizes) -> _Need:
@@ -272,6 +276,7 @@ _NEEDS: dict[str, Callable[[_Sizes], _Need]] = {
     "encode_corpus": lambda s: _Need(3 * GIGABYTE, 4 * HOUR),
     "train_model": _train_model,
     "import_model": _import_model,
+    "check_hook": _check_hook,
     "make_untrained": _import_model,
     "sweep_merge": _sweep_merge,
     "merge_models": _merge_models,
@@ -301,6 +306,7 @@ ON_GPU = frozenset(
         "train_model",
         "sweep_merge",
         "evaluate_model",
+        "check_hook",
         "train_autoencoder",
         "evaluate_autoencoder",
         "collect_features",
@@ -363,7 +369,7 @@ _KEYS = {
         "d_ff",
         "dff",
     ),
-    "num_hidden_layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    "num_hidden_layers": LAYERS,
     "num_attention_heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
     "num_key_value_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv"),
     "head_dim": ("head_dim",),

@@ -34,6 +34,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from feature_lineage import hooks
+
 
 class StudyError(ValueError):
     """The configuration is refused; the message names each key, what was found and what is allowed."""
@@ -396,8 +398,10 @@ class Resampling(Block):
 class Autoencoder(Block):
     """The sparse autoencoder of every model; defaults are the paper's (appendix B)."""
 
-    hook: Annotated[str, StringConstraints(pattern=r"^blocks\.(0|[1-9][0-9]{0,3})(\.[a-z0-9_]+)+$")] = Field(
-        "blocks.0.mlp.hook_post", description="TransformerLens hook point whose activations it reads."
+    hook: Annotated[str, StringConstraints(pattern=hooks.PATTERN, max_length=200)] = Field(
+        hooks.EXAMPLE,
+        description="TransformerLens hook point whose activations it reads, the same for every model: any that gives one vector per "
+        "token, such as `blocks.0.hook_resid_post`, `blocks.0.attn.hook_z` (the heads side by side) or `ln_final.hook_normalized`.",
     )
     expansion: int = Field(16, gt=0, le=1 << 12, description="Features per activation element, m / n.")
     tokens: int = Field(15_000_000, gt=0, description="Tokens that it is trained on, each seen once.")
@@ -720,7 +724,6 @@ class Study(Block):
                 except (re.error, OverflowError, RecursionError) as error:  # too large a number, too many parentheses
                     yield f"cases.{name}.pattern", case.pattern, f"a regular expression ({error})"
 
-        layer = int(self.autoencoder.hook.split(".")[1])
         for name, model in self.models.items():
             steps = model.training.most_steps(len(model.train)) if hasattr(model, "training") else None
             if steps is not None and model.training.warmup_steps >= steps:
@@ -753,16 +756,15 @@ class Study(Block):
                         self.autoencoder.context,
                         f"at most max_position_embeddings ({longest})",
                     )
-                if layer >= (layers := root.architecture.num_hidden_layers):
-                    yield "autoencoder.hook", self.autoencoder.hook, f"a layer below {layers} (models.{name})"
+        yield from self._hook_problems()
         if self.flow.min_active > self.flow.tokens:
             yield "flow.min_active", self.flow.min_active, f"at most flow.tokens ({self.flow.tokens})"
         for name, root in self.models.items():
             if isinstance(root, TrainedModel):
-                # No hook point gives more; how many this one gives is known when the model is there.
-                shape = root.architecture
-                widest = max(shape.intermediate_size, shape.hidden_size, shape.num_attention_heads * shape.head_width)
-                features = widest * self.autoencoder.expansion
+                vocabulary = getattr(self.tokenizer, "vocab_size", LARGEST)
+                features = self.autoencoder.expansion * hooks.width(
+                    self.autoencoder.hook, root.architecture, vocabulary
+                )
                 if self.autoencoder.l0 is not None and self.autoencoder.l0 >= features:
                     yield "autoencoder.l0", self.autoencoder.l0, f"fewer than the {features} features (models.{name})"
                 for case, block in self.cases.items():
@@ -817,6 +819,23 @@ class Study(Block):
                     None,
                     "the most that may be spent, where interpretation.model has a price",
                 )
+
+    def _hook_problems(self) -> Iterator[tuple[str, Any, str]]:
+        """What is wrong with the hook point, or with the checkpoints that are read there, as far as configurations tell."""
+        hook = self.autoencoder.hook
+        for name, root in self.models.items():
+            if isinstance(root, TrainedModel):
+                problem = hooks.hook_problem(hook, root.architecture.num_hidden_layers, hooks.TRAINED)
+            elif isinstance(root, PretrainedModel):
+                config = hooks.checkpoint_config(root.pretrained)
+                if allowed := hooks.architecture_problem(config):
+                    yield f"models.{name}.pretrained", root.pretrained, allowed
+                    continue
+                problem = hooks.published_problem(config, hook)
+            else:
+                continue
+            if problem is not None:
+                yield "autoencoder.hook", hook, f"a hook point of models.{name}: {problem}"
 
     def _cycle(self) -> list[str] | None:
         """The first cycle, from child to parent, if there is one."""
@@ -1078,6 +1097,9 @@ def _problem(entry: Any) -> tuple[str, Any, str]:
         return key, _NOTHING, "this key must be given"
     if kind == "invalid_key" or (kind == "string_type" and entry["loc"][-1] == "[key]"):
         return key, entry["input"], "a name; quotes make one of what YAML reads as a number, true, false or null"
+    if key == "autoencoder.hook":
+        near = hooks.nearest(entry["input"], hooks.TRAINED) if isinstance(entry["input"], str) else ""
+        return key, entry["input"], f"one TransformerLens hook point, such as {hooks.EXAMPLE}{near}"
     if kind == "string_type":
         return key, entry["input"], "a text; quotes make one of a number"
     if kind == "string_pattern_mismatch" and entry["ctx"]["pattern"] == NAME_PATTERN:

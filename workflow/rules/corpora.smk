@@ -65,6 +65,7 @@ else:
             "<logs>/import_tokenizer.log",
         benchmark:
             "<benchmarks>/import_tokenizer.tsv"
+        priority: 1  # published models wait for it
         conda:
             CONDA
         threads: 1

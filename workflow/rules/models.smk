@@ -52,6 +52,7 @@ rule import_model:
         "<benchmarks>/import_model/{model}.tsv"
     wildcard_constraints:
         model=names(PretrainedModel),
+    priority: 1  # what cannot be used is refused before corpora are built
     conda:
         CONDA
     threads: 1

@@ -1,9 +1,45 @@
 # One sparse autoencoder per model and seed, trained on the activations of all that the model was trained on.
 
 
+# Of a published model, what it gives at the hook point is known once it is there. Then it is checked, before corpora are built and
+# encoded for it.
+rule check_hook:
+    input:
+        model=lambda w: checkpoint_files(w.model),
+    output:
+        hook="<results>/models/{model}/hook.json",
+    log:
+        "<logs>/check_hook/{model}.log",
+    benchmark:
+        "<benchmarks>/check_hook/{model}.tsv"
+    wildcard_constraints:
+        model=names(PretrainedModel),
+    priority: 1
+    conda:
+        CONDA
+    threads: study.threads
+    resources:
+        **needs("check_hook"),
+    params:
+        threads=study.threads,
+        hook=study.autoencoder.hook,
+        context=study.autoencoder.context,
+        code=code("check_hook"),
+    script:
+        "../scripts/check_hook.py"
+
+
 rule train_autoencoder:
     input:
         model=lambda w: checkpoint_files(w.model),
+        hook=lambda w: expand(
+            "<results>/models/{root}/hook.json",
+            root=[
+                root
+                for root in study.roots(w.model)
+                if isinstance(study.models.get(root), PretrainedModel)
+            ],
+        ),
         train=lambda w: tokens(study.trace(w.model), "train"),
         validation=lambda w: tokens(study.trace(w.model), "validation"),
         parent=lambda w: parent_autoencoder(w.model, w.seed),
