@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from feature_lineage.artifacts import digests, seal, staged, tensor_metadata, verify_files
 from feature_lineage.devices import windows_at_once
 from feature_lineage.logs import InputError, logger
+from feature_lineage.places import wrong_folder
 from feature_lineage.tokens import Windows, load_tokenizer, vocabulary_size
 
 transformers_logging.disable_progress_bar()
@@ -63,6 +64,8 @@ def published_model(path: str | Path, revision: str | None = None) -> PreTrained
             the path.
     """
     again = "check it, or if it is one of the results, delete it and run Snakemake again"
+    if problem := wrong_folder(path, revision):
+        raise InputError(f"model {path}: cannot be loaded ({problem}); {again}")
     try:
         config = AutoConfig.from_pretrained(str(path), revision=revision or "main", trust_remote_code=False)
         if "/" in str(config._attn_implementation):

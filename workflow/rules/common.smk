@@ -1,5 +1,4 @@
 # The study, read and checked once, and the functions that tell rules their inputs from it.
-import glob
 import platform
 import re
 from functools import cache
@@ -7,6 +6,8 @@ from importlib import metadata
 
 from feature_lineage.fingerprint import fingerprint
 from feature_lineage.devices import has_gpu
+from feature_lineage.local_inputs import Checksums, LocalInputs, named_files
+from feature_lineage.places import on_disk
 from feature_lineage.resources import ON_GPU, request
 from feature_lineage.study import (
     NAME_PATTERN,
@@ -25,6 +26,9 @@ from snakemake.logging import logger
 try:
     each_key_once(workflow.configfiles)
     study = load_study(config)
+    inputs = LocalInputs(study, Checksums(".snakemake/checksums.json", logger.info))
+    if workflow.is_main_process:
+        inputs.check()
 except StudyError as error:
     files = ", ".join(map(os.path.relpath, workflow.overwrite_configfiles))
     hint = f"\n(read from {files}; a target goes before --configfile, which takes all that follows)"
@@ -114,42 +118,47 @@ def checkpoint_files(model):
     return expand("<results>/models/{model}/{file}", model=model, file=CHECKPOINT)
 
 
-def corpus_source(corpus):
-    """(kind, arguments) of the function that reads a corpus's documents."""
-    block = study.corpora[corpus].model_dump()
-    shared = ("license", "fraction", "validation", "strip_license_headers")
-    kind = next(kind for kind in ("package", "files", "huggingface") if kind in block)
-    return kind, {key: value for key, value in block.items() if key not in shared}
+def planned(identity):
+    """No files: takes an identity while the job is planned.
+
+    Snakemake would ask for it when the job has ended, and record what may have come into its place meanwhile.
+    """
+
+    def take(wildcards):
+        if workflow.is_main_process:
+            identity(wildcards)
+        return []
+
+    return take
+
+
+def corpus_identity(wildcards):
+    return inputs.corpus(wildcards.corpus)
+
+
+def model_identity(wildcards):
+    return inputs.model(wildcards.model)
+
+
+def tokenizer_identity(wildcards):
+    return inputs.tokenizer()
 
 
 def corpus_files(wildcards):
     """Files on disk that a corpus is read from; one that is named and missing is reported by Snakemake."""
-    kind, options = corpus_source(wildcards.corpus)
-    if kind != "files":
-        return []
-    patterns = (
-        [options["files"]] if isinstance(options["files"], str) else options["files"]
-    )
-    found = [
-        (
-            glob.glob(p, recursive=True)
-            if glob.has_magic(p) and not os.path.exists(p)
-            else [p]
-        )
-        for p in patterns
-    ]
-    files = {path for paths in found for path in paths if not os.path.isdir(path)}
-    for path in sorted(files):
+    kind, options = inputs.source(wildcards.corpus)
+    files = named_files(options["files"]) if kind == "files" else []
+    for path in files:
         if "{" in path:
             raise WorkflowError(
                 f"corpora.{wildcards.corpus}.files: {path!r} has a brace in its name, which Snakemake takes for a wildcard; rename it"
             )
-    return sorted(files)
+    return files
 
 
 def package_version(wildcards):
     """Version of the package that a corpus is read from, so that another one is read anew."""
-    kind, options = corpus_source(wildcards.corpus)
+    kind, options = inputs.source(wildcards.corpus)
     if kind != "package":
         return None
     if options["package"] == "python":
