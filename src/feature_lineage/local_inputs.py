@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,8 @@ class Checksums:
             aside.write_text(json.dumps(whole), encoding="utf-8")
             aside.replace(self._store)
         except OSError:
-            aside.unlink(missing_ok=True)
+            with suppress(OSError):
+                aside.unlink()
 
 
 class LocalInputs:

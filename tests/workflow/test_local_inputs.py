@@ -67,10 +67,6 @@ def edit(path, old, new):
     overwrite(path, content.replace(old, new, 1))
 
 
-def model_config(root):
-    edit(root / "base/config.json", b'"rms_norm_eps": 1e-06', b'"rms_norm_eps": 1e-05')
-
-
 def model_shard(root):
     from safetensors.torch import load_file, save_file
 
@@ -79,58 +75,12 @@ def model_shard(root):
     save_file({name: tensor + 1 for name, tensor in tensors.items()}, shard, metadata={"format": "pt"})
 
 
-def model_in_one_file(root):
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(root / "base")
-    shutil.rmtree(root / "base")
-    model.save_pretrained(root / "base")
-
-
 def tokenizer(root):
     edit(root / "tokenizer/tokenizer.json", b'"add_prefix_space": false', b'"add_prefix_space": true')
 
 
-def tokenizer_config(root):
-    edit(root / "tokenizer/tokenizer_config.json", b"{", b'{"pad_token": "<|endoftext|>",')
-
-
-def special_tokens(root):
-    overwrite(root / "tokenizer/special_tokens_map.json", b'{"pad_token": "<|endoftext|>"}')
-
-
-def chat_template(root):
-    overwrite(root / "tokenizer/chat_template.jinja", b"{{ messages }}")
-
-
 def replaced_rows(root):
-    write_lines(root / "stories/train.jsonl", LINES[:-1])
-    os.utime(root / "stories/train.jsonl", (1e9, 1e9))
-
-
-def another_format(root):
-    import pandas as pd
-
-    (root / "stories/train.jsonl").unlink()
-    pd.DataFrame(LINES).to_parquet(root / "stories/train.parquet")
-    (root / "stories/validation.jsonl").unlink()
-
-
-def shards_in_a_folder(root):
-    (root / "stories/train.jsonl").unlink()
-    write_lines(root / "stories/train/0.jsonl", LINES[:30])
-    write_lines(root / "stories/train/1.jsonl", LINES[30:])
-
-
-def saved_to_disk(root):
-    import datasets
-
-    shutil.rmtree(root / "stories")
-    datasets.DatasetDict(train=datasets.Dataset.from_list(LINES)).save_to_disk(root / "stories")
-
-
-def another_card(root):
-    (root / "stories/README.md").write_text("---\nconfigs:\n- {config_name: x, data_files: train.jsonl}\n---\nA card.\n")
+    overwrite(root / "stories/train.jsonl", (root / "stories/train.jsonl").read_bytes().replace(b"once", b"twice"))
 
 
 def another_link(root):
@@ -139,26 +89,12 @@ def another_link(root):
     (root / "stories").symlink_to("v2")
 
 
-CHANGES = {
-    model_config: MODEL,
-    model_shard: MODEL,
-    model_in_one_file: MODEL,
-    tokenizer: TOKENIZER,
-    tokenizer_config: TOKENIZER,
-    special_tokens: TOKENIZER,
-    chat_template: TOKENIZER,
-    replaced_rows: CORPUS,
-    another_format: CORPUS,
-    shards_in_a_folder: CORPUS,
-    saved_to_disk: CORPUS,
-    another_card: CORPUS,
-    another_link: CORPUS,
-}
+CHANGES = {model_shard: MODEL, tokenizer: TOKENIZER, replaced_rows: CORPUS, another_link: CORPUS}
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_what_changes_on_disk_reruns_with_everything_downstream(place, change):
-    """Once nothing reran. Each kind of file that is read was tried: configs, shards, templates, cards, links."""
+    """Once nothing reran. All other files that are read: `tests/test_local_inputs.py`."""
     change(place.root / "published")
     assert set(place.plan(*TARGETS)) == CHANGES[change]
 
