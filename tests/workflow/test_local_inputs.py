@@ -137,6 +137,20 @@ def test_what_is_missing_is_refused_with_key_and_remedy_before_any_job(place):
     assert "hub" not in run.output.replace("a name on the hub", "")
 
 
+def test_what_changes_while_it_is_read_is_read_once_more(place):
+    """Snakemake records parameters when a job has ended: they must be those from before it started."""
+    saved = "save_tokenizer(tokenizer, Path(smk.output[0]).parent, provenance(smk.input, smk.params))"
+    later = "Path(smk.params.source, 'chat_template.jinja').write_text('{{ messages }}')"
+    place.edit("workflow/scripts/import_tokenizer.py", saved, f"{saved}\n        {later}")
+    shutil.rmtree(place.results / "tokenizer")
+    target = "results/tiny/tokenizer/tokenizer.json"
+    run = place.snakemake("-c2", target)
+    assert run.code == 0, run
+    plan = place.plan(target)
+    assert set(plan) == {"import_tokenizer"}
+    assert "Params have changed" in plan["import_tokenizer"]
+
+
 @pytest.mark.parametrize("name", ["someone/model", "gpt2"])
 def test_a_name_on_the_hub_reruns_its_import_when_it_changes(place, name):
     place.config["models"]["base"]["pretrained"] = name
