@@ -24,7 +24,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 try:
-    each_key_once(workflow.configfiles)
+    each_key_once(workflow.configfiles, config.get("study") if IS_MODULE else None)
     study = load_study(config)
     inputs = LocalInputs(study, Checksums(".snakemake/checksums.json", logger.info))
     if workflow.is_main_process:
@@ -32,7 +32,11 @@ try:
 except StudyError as error:
     files = ", ".join(map(os.path.relpath, workflow.overwrite_configfiles))
     hint = f"\n(read from {files}; a target goes before --configfile, which takes all that follows)"
-    raise WorkflowError(f"{error}{hint if ', ' in files else ''}")
+    if IS_MODULE:
+        hint = (
+            f"\n(what module {workflow.modifier.namespace} is given as its `config:`)"
+        )
+    raise WorkflowError(f"{error}{hint if IS_MODULE or ', ' in files else ''}")
 
 
 if workflow.is_main_process:
@@ -42,16 +46,16 @@ if workflow.is_main_process:
                 f"corpora.{corpus} is not read: no model or tokenizer is trained on it, and flow.corpora leaves it out"
             )
 
-RESULTS = f"results/{study.study}"
+PATHS = workflow.modifier  # as a module, paths may have a prefix
 
 
 pathvars:
-    results=RESULTS,
+    results=f"results/{study.study}",
     logs=f"results/{study.study}/logs",
     benchmarks=f"results/{study.study}/benchmarks",
 
 
-CONDA = os.path.join(workflow.basedir, "envs", "environment.yaml")
+CONDA = os.path.join(CHECKOUT, "envs", "environment.yaml")
 SAMPLE = "validation"  # the one sample on which all models are compared
 
 
@@ -72,7 +76,7 @@ def code(script):
 
     Taken when a job asks for it: on a cluster every job reads these rules, and needs one of them.
     """
-    path = os.path.join(workflow.basedir, "workflow", "scripts", f"{script}.py")
+    path = os.path.join(CHECKOUT, "workflow", "scripts", f"{script}.py")
     return lambda wildcards: fingerprint(path)
 
 
@@ -153,7 +157,9 @@ def corpus_files(wildcards):
             raise WorkflowError(
                 f"corpora.{wildcards.corpus}.files: {path!r} has a brace in its name, which Snakemake takes for a wildcard; rename it"
             )
-    return files
+    return list(
+        map(local, files)
+    )  # no prefix is theirs: the job reads them as they are named
 
 
 def package_version(wildcards):
@@ -335,7 +341,9 @@ def images(wildcards):
     found = []
     for figure, source in FIGURES.items():
         for path in (f"<results>/figures/{figure}.{kind}" for kind in ("svg", "png")):
-            drawn, of = (p.replace("<results>", RESULTS) for p in (path, source))
+            drawn, of = (
+                PATHS.modify_path(PATHS.pathvars.apply(p)) for p in (path, source)
+            )
             if (
                 browser()
                 if workflow.is_main_process

@@ -136,6 +136,7 @@ rule draw_sankey:
         "<logs>/draw_sankey.log",
     benchmark:
         "<benchmarks>/draw_sankey.tsv"
+    localrule: True
     conda:
         CONDA
     threads: 1
@@ -170,6 +171,7 @@ rule draw_curves:
         "<logs>/draw_curves.log",
     benchmark:
         "<benchmarks>/draw_curves.tsv"
+    localrule: True
     conda:
         CONDA
     threads: 1
