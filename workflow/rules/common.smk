@@ -341,6 +341,7 @@ def images(wildcards):
     found = []
     for figure, source in FIGURES.items():
         for path in (f"<results>/figures/{figure}.{kind}" for kind in ("svg", "png")):
+            # As they are on disk; another workflow may ask for the input of `figures`, in whose rules <results> is another folder.
             drawn, of = (
                 PATHS.modify_path(PATHS.pathvars.apply(p)) for p in (path, source)
             )
@@ -350,5 +351,5 @@ def images(wildcards):
                 else os.path.exists(drawn)
                 and os.path.getmtime(drawn) >= os.path.getmtime(of)
             ):
-                found.append(path)
+                found.append(drawn)
     return found
