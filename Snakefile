@@ -19,12 +19,10 @@ theirs = [p for p in os.getenv("PYTHONPATH", "").split(os.pathsep) if p != SOURC
 os.environ.update(PYTHONPATH=os.pathsep.join([SOURCE, *filter(None, theirs)]))
 import feature_lineage
 
-if os.path.realpath(feature_lineage.__file__) != os.path.realpath(
-    os.path.join(SOURCE, "feature_lineage", "__init__.py")
-):
+LIBRARY = os.path.realpath(feature_lineage.__path__[0])
+if LIBRARY != os.path.realpath(os.path.join(SOURCE, "feature_lineage")):
     raise WorkflowError(
-        f"{CHECKOUT}: Python has already imported {feature_lineage.__file__}; one workflow uses one checkout of Feature Lineage, "
-        "as a folder on disk"
+        f"{CHECKOUT}: Python has imported {LIBRARY} before; the modules of a workflow must be of one checkout of Feature Lineage"
     )
 
 # A config file given on the command line replaces the demo's, it is not laid over it. A module is given its config.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from feature_lineage import local_inputs, tokenizer
-from feature_lineage.local_inputs import Checksums, LocalInputs, checkpoint_files
+from feature_lineage.local_inputs import Checksums, LocalInputs, checkpoint_files, tokenizer_files
 from feature_lineage.places import is_path, wrong_folder
 from feature_lineage.study import StudyError, load_study
 
@@ -248,16 +248,26 @@ def test_names_on_the_hub_are_their_own_identity(tmp_path):
 
 def test_the_files_of_a_checkpoint_are_those_that_are_loaded(root):
     loaded = {path.name for path in (root / "base").iterdir()}
-    assert {path.name for path in checkpoint_files(root / "base")} == loaded
+    assert dict(checkpoint_files(root / "base")) == {name: root / "base" / name for name in loaded}
     (root / "base/model.safetensors.index.json").write_text('{"weight_map": [1]}')
-    assert all(path.suffix == ".json" for path in checkpoint_files(root / "base"))
+    assert all(name.endswith(".json") for name in dict(checkpoint_files(root / "base")))
     (root / "base/config.json").write_text("torn")
     (root / "base/model.safetensors").write_text("")
-    assert root / "base/model.safetensors" in checkpoint_files(root / "base")
+    assert "model.safetensors" in dict(checkpoint_files(root / "base"))
 
 
-def test_the_files_of_a_tokenizer_are_those_that_are_loaded():
-    assert set(local_inputs.TOKENIZER) == {"tokenizer.json", *tokenizer._BESIDE}
+def test_the_files_of_a_tokenizer_are_those_that_are_loaded(root):
+    assert set(dict(tokenizer_files(root / "base"))) == {"tokenizer.json", *tokenizer._BESIDE}
+
+
+def test_of_a_model_s_config_a_tokenizer_reads_the_special_tokens(root):
+    """Where both are in one folder, another model must not be another tokenizer."""
+    shutil.copyfile(root / "base/config.json", root / "tokenizer/config.json")
+    before = identities(root)
+    edit(root / "tokenizer/config.json", b'"rms_norm_eps": 1e-06', b'"rms_norm_eps": 1e-05')
+    assert identities(root) == before
+    edit(root / "tokenizer/config.json", b"{", b'{"sep_token_id": 7,')
+    assert changed(before, identities(root)) == {"tokenizer"}
 
 
 # --- checksums ---------------------------------------------------------------------------------------------

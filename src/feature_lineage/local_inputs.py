@@ -27,15 +27,10 @@ from feature_lineage.study import (
     StudyError,
 )
 
-# What `tokenizer.published_tokenizer` reads, which is too slow to import here.
-TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "config.json",
-    "chat_template.jinja",
-)
+# What `tokenizer.published_tokenizer` reads, beside the numbers of special tokens in config.json; it is too slow to import here.
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 _LARGE = 10**9  # bytes, a second or more to read
+Files = list[tuple[str, Path | bytes]]  # by name, the file, or of one that is read in part that part
 _SHARED = ("license", "fraction", "validation", "strip_license_headers")  # keys of a corpus that do not say where it is
 
 
@@ -105,13 +100,13 @@ class LocalInputs:
         Raises:
             StudyError: names each key, what was found and what is allowed.
         """
-        lines = [
-            f"  {key}: found {name!r}, {problem} (in {Path.cwd()}); allowed: the path of a folder, or a name on the hub, "
-            "`name` or `owner/name`" + (", with a `revision` where a folder here has its owner's name" if near else "")
-            for key, name, revision in self._places()
-            if (problem := wrong_folder(name, revision))
-            for near in [not is_path(name, "any")]
-        ]
+        lines = []
+        for key, name, revision in self._places():
+            if problem := wrong_folder(name, revision):
+                allowed = "the path of a folder, or a name on the hub, `name` or `owner/name`"
+                if not is_path(name, revision="any"):
+                    allowed += ", with a `revision` where a folder here has its owner's name"
+                lines.append(f"  {key}: found {name!r}, {problem} (in {Path.cwd()}); allowed: {allowed}")
         if lines:
             count = f"{len(lines)} problem" + "s" * (len(lines) > 1)
             raise StudyError(f"config refused, {count} in study {self._study.study!r}:\n" + "\n".join(lines))
@@ -138,11 +133,10 @@ class LocalInputs:
         """Identity of a published tokenizer."""
         return self._identity(self._study.tokenizer, tokenizer_files)
 
-    def _identity(self, block: Any, files: Callable[[Path], list[Path]]) -> str:
+    def _identity(self, block: Any, files: Callable[[Path], Files]) -> str:
         if not is_path(block.pretrained, block.revision):
             return block.pretrained
-        folder = Path(on_disk(block.pretrained))
-        return self._digest((path.relative_to(folder).as_posix(), path) for path in files(folder))
+        return self._digest(files(Path(on_disk(block.pretrained))))
 
     def source(self, corpus: str) -> tuple[str, dict[str, Any]]:
         """(kind, arguments) of the function of `sources` that reads a corpus's documents."""
@@ -158,13 +152,13 @@ class LocalInputs:
         kind, options = self.source(name)
         block = self._study.corpora[name]
         if isinstance(block, FilesCorpus):
-            return kind, options, self._digest((path, Path(path)) for path in named_files(block.files))
+            return kind, options, self._digest([(path, Path(path)) for path in named_files(block.files)])
         if isinstance(block, HuggingFaceCorpus) and is_path(block.huggingface, block.revision):
             files = data_set_files(Path(options.pop(kind)), block.subset, block.split)
             return kind, options, self._digest(files)
         return kind, options, None
 
-    def _digest(self, files: Iterable[tuple[str, Path | bytes]]) -> str:
+    def _digest(self, files: Files) -> str:
         """SHA-256 over names and contents."""
         named = [(name, content) for name, content in files if isinstance(content, bytes) or content.is_file()]
         try:
@@ -190,23 +184,26 @@ def named_files(patterns: str | list[str]) -> list[str]:
     return sorted(path for path in found if not Path(path).is_dir())
 
 
-def tokenizer_files(folder: Path) -> list[Path]:
-    """The files of a published tokenizer that are read."""
-    return [folder / name for name in TOKENIZER]
+def tokenizer_files(folder: Path) -> Files:
+    """What is read of a published tokenizer."""
+    settings = _json(folder / "config.json")  # the model's, mostly: another model may have the same tokens
+    special = {key: value for key, value in settings.items() if key.endswith("_token_id")}
+    found: Files = [(name, folder / name) for name in TOKENIZER]
+    return [*found, ("config.json", json.dumps(special, sort_keys=True).encode())]
 
 
-def checkpoint_files(folder: Path) -> list[Path]:
-    """The files of a published checkpoint that `language_model.published_model` reads: its configs and its safetensors."""
+def checkpoint_files(folder: Path) -> Files:
+    """What `language_model.published_model` reads: configs and safetensors."""
     weights = _json(folder / "config.json").get("transformers_weights")
     if not isinstance(weights, str):
         whole = (folder / "model.safetensors").is_file()
         weights = "model.safetensors" if whole else "model.safetensors.index.json"
-    files = [folder / "config.json", folder / "generation_config.json", folder / weights]
+    names = ["config.json", "generation_config.json", weights]
     if weights.endswith(".index.json"):
         shards = _json(folder / weights).get("weight_map")
-        names = shards.values() if isinstance(shards, dict) else ()
-        files += [folder / name for name in sorted({name for name in names if isinstance(name, str)})]
-    return files
+        named = shards.values() if isinstance(shards, dict) else ()
+        names += sorted({name for name in named if isinstance(name, str)})
+    return [(name, folder / name) for name in names]
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -220,8 +217,8 @@ def _json(file: Path) -> dict[str, Any]:
 _HEADER = re.compile(rb"\A\s*---\r?\n.*?^---", re.DOTALL | re.MULTILINE)
 
 
-def data_set_files(folder: Path, subset: str | None, split: str) -> list[tuple[str, Path | bytes]]:
-    """(name, file or content) of what is read of a data set: the files of the split, and what says how they are read.
+def data_set_files(folder: Path, subset: str | None, split: str) -> Files:
+    """What is read of a data set: the files of the split, and what says how they are read.
 
     All files of the folder where `datasets` cannot tell.
     """
@@ -234,7 +231,7 @@ def data_set_files(folder: Path, subset: str | None, split: str) -> list[tuple[s
         files = [str(file) for file in (builder.config.data_files or {})[split]]
     except Exception:  # of many kinds; the step that reads it says what is wrong
         files = [str(file) for file in folder.rglob("*") if not file.relative_to(folder).name.startswith(".")]
-    found: list[tuple[str, Path | bytes]] = []
+    found: Files = []
     for file in sorted(files):
         inside = Path(file).is_relative_to(folder)
         found.append((Path(file).relative_to(folder).as_posix() if inside else file, Path(file)))

@@ -147,4 +147,4 @@ def test_what_is_wrong_with_a_module_is_said_of_its_own_part(host):
     second = module("other").replace("../checkout", "../second")
     host.write(workflow(module("lineage"), second), lineage=study(), other=study(study="other"))
     run = host.snakemake("-n")
-    assert run.refused() and "one checkout" in run.output, run
+    assert run.refused() and "must be of one checkout" in run.output, run

@@ -125,7 +125,7 @@ def checkpoint_files(model):
 def planned(identity):
     """No files: takes an identity while the job is planned.
 
-    Snakemake would ask for it when the job has ended, and record what may have come into its place meanwhile.
+    An executor may ask for parameters only when the job has ended, and record those of files that were replaced meanwhile.
     """
 
     def take(wildcards):
@@ -151,15 +151,14 @@ def tokenizer_identity(wildcards):
 def corpus_files(wildcards):
     """Files on disk that a corpus is read from; one that is named and missing is reported by Snakemake."""
     kind, options = inputs.source(wildcards.corpus)
-    files = named_files(options["files"]) if kind == "files" else []
-    for path in files:
+    found = named_files(options["files"]) if kind == "files" else []
+    for path in found:
         if "{" in path:
             raise WorkflowError(
                 f"corpora.{wildcards.corpus}.files: {path!r} has a brace in its name, which Snakemake takes for a wildcard; rename it"
             )
-    return list(
-        map(local, files)
-    )  # no prefix is theirs: the job reads them as they are named
+    # The prefix that a module may have is that of its results.
+    return [local(path) for path in found]
 
 
 def package_version(wildcards):
@@ -341,7 +340,7 @@ def images(wildcards):
     found = []
     for figure, source in FIGURES.items():
         for path in (f"<results>/figures/{figure}.{kind}" for kind in ("svg", "png")):
-            # As they are on disk; another workflow may ask for the input of `figures`, in whose rules <results> is another folder.
+            # Spelt out: in the rules of a workflow that imports this one, <results> is another folder.
             drawn, of = (
                 PATHS.modify_path(PATHS.pathvars.apply(p)) for p in (path, source)
             )

@@ -19,7 +19,7 @@ rule build_corpus:
         **needs("build_corpus"),
     params:
         name=lambda w: w.corpus,
-        # Named `input`, it is no reason to rerun: a data set that has moved is the same.
+        # What takes `input` triggers no rerun: the identity does, whatever the path.
         source=lambda w, input: inputs.source(w.corpus),
         identity=corpus_identity,
         version=package_version,
@@ -74,6 +74,7 @@ else:
             CONDA
         threads: 1
         params:
+            # What takes `input` triggers no rerun: the identity does, whatever the path.
             source=lambda w, input: on_disk(study.tokenizer.pretrained),
             identity=tokenizer_identity,
             revision=study.tokenizer.revision,

@@ -59,6 +59,7 @@ rule import_model:
     resources:
         **needs("import_model"),
     params:
+        # What takes `input` triggers no rerun: the identity does, whatever the path.
         source=lambda w, input: on_disk(study.models[w.model].pretrained),
         identity=model_identity,
         revision=lambda w: study.models[w.model].revision,
