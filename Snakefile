@@ -4,22 +4,34 @@ import os
 import sys
 import time
 
+from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
 min_version("9.27")
 
 BEGAN = time.time()
 
+# Another workflow may use this one as a module: `workflow.basedir` is that one's folder.
+CHECKOUT = workflow.current_basedir.get_path_or_uri(secret_free=True)
+IS_MODULE = not workflow.modifier.is_main_snakefile()
+
 # Jobs run this checkout's library, in whatever environment they are deployed to.
-SOURCE = os.path.join(workflow.basedir, "src")
+SOURCE = os.path.join(CHECKOUT, "src")
 sys.path.insert(0, SOURCE)
 theirs = [p for p in os.getenv("PYTHONPATH", "").split(os.pathsep) if p != SOURCE]
 os.environ.update(PYTHONPATH=os.pathsep.join([SOURCE, *filter(None, theirs)]))
+import feature_lineage
 
-# A config file given on the command line replaces the demo's, it is not laid over it.
-if not workflow.overwrite_configfiles:
+LIBRARY = os.path.realpath(feature_lineage.__path__[0])
+if LIBRARY != os.path.realpath(os.path.join(SOURCE, "feature_lineage")):
+    raise WorkflowError(
+        f"{CHECKOUT}: Python has imported {LIBRARY} before; the modules of a workflow must be of one checkout of Feature Lineage"
+    )
 
-    configfile: os.path.join(workflow.basedir, "config", "config.yaml")
+# A config file given on the command line replaces the demo's, it is not laid over it. A module is given its config.
+if not workflow.overwrite_configfiles and not IS_MODULE:
+
+    configfile: os.path.join(CHECKOUT, "config", "config.yaml")
 
 
 report: "workflow/report/workflow.rst"
@@ -45,31 +57,8 @@ include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
 
 
-localrules:
-    all,
-    models,
-    saes,
-    flows,
-    controls,
-    cases,
-    figures,
-    interpretations,
-
-
-# Seconds each, whatever the study; the images need a browser. On a cluster they run where Snakemake does.
-localrules:
-    summarise_flows,
-    count_categories,
-    compare_transfers,
-    join_control,
-    draw_sankey,
-    draw_curves,
-    draw_sweep,
-    draw_training,
-    draw_autoencoders,
-    draw_scores,
-    tabulate_figures,
-    export_figures,
+# A workflow that uses this one as a module keeps its own target.
+IS_DEFAULT = workflow.default_target is None
 
 
 # What `python -m feature_lineage.report` prints; of a run that did not make the report, the warnings alone.
@@ -124,7 +113,7 @@ rule interpretations:
 
 
 rule all:
-    default_target: True
+    default_target: IS_DEFAULT
     input:
         "<results>/report/index.html",
         rules.models.input,

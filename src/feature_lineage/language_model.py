@@ -25,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 from feature_lineage.artifacts import digests, seal, staged, tensor_metadata, verify_files
 from feature_lineage.devices import windows_at_once
 from feature_lineage.logs import InputError, logger
+from feature_lineage.places import wrong_folder
 from feature_lineage.tokens import Windows, load_tokenizer, vocabulary_size
 
 transformers_logging.disable_progress_bar()
@@ -88,6 +89,8 @@ def published_config(path: str, revision: str | None = None) -> PreTrainedConfig
     Raises:
         InputError: it cannot be read, or is not of a causal language model; names the path.
     """
+    if problem := wrong_folder(path, revision):
+        raise _unloadable(path, problem)
     try:
         config = AutoConfig.from_pretrained(path, revision=revision or "main", trust_remote_code=False)
     except Exception as error:  # transformers and the hub raise many kinds

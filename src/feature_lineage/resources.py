@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from feature_lineage.hooks import LAYERS, width
+from feature_lineage.places import on_disk
 from feature_lineage.study import Architecture, Study, TrainedModel, TrainedTokenizer, Training
 
 LONGEST = 24 * 60  # minutes, as long as most partitions take jobs: one that asks for more would wait for ever
@@ -388,7 +389,7 @@ class Published(NamedTuple):
 
 def published_shape(path: str | Path) -> Published | None:
     """The size of a checkpoint in a local directory, from its `config.json`; None for a name on the hub, or where it is not told."""
-    file = Path(path) / "config.json"
+    file = Path(on_disk(path)) / "config.json"
     try:
         return _published_shape(file, file.stat().st_mtime_ns)
     except (OSError, ValueError):  # not there, no JSON

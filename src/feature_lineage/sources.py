@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_lineage.logs import InputError, logger
+from feature_lineage.places import is_path, wrong_folder
 
 
 class Document(NamedTuple):
@@ -548,14 +549,10 @@ def huggingface_documents(
         raise InputError(
             f"data set {huggingface}: the name of a format, not of a data set; give the folder's path or use `files`"
         )
-    local, near = Path(huggingface).exists(), "/" in huggingface and Path(huggingface).parent.is_dir()
+    local = is_path(huggingface, revision)
     named = f"data set {huggingface} (split {split}, revision {revision})"
-    if not local and (
-        huggingface.count("/") > 1 or huggingface.startswith(("/", ".", "~"))
-    ):  # names are `name` or `owner/name`
-        raise InputError(f"{named}: cannot be read (no such folder); check the path")
-    if local and not Path(huggingface).is_dir():
-        raise InputError(f"{named}: cannot be read (it is a file); name it under `files`")
+    if problem := wrong_folder(huggingface, revision):
+        raise InputError(f"{named}: cannot be read ({problem}); check the path, and name a single file under `files`")
     try:
         builder = datasets.load_dataset_builder(huggingface, subset, revision=revision)
         if local:
@@ -574,7 +571,6 @@ def huggingface_documents(
         raise
     except Exception as error:  # the builders raise many kinds, down to a bare RuntimeError
         hint = "check the folder, `subset` and `split`" if local else "check the name, the revision and the network"
-        hint = "no such folder; check the path, or the name on the hub" if near and not local else hint
         raise InputError(f"{named}: cannot be read ({' '.join(str(error).split())}); {hint}") from error
 
 

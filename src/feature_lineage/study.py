@@ -955,8 +955,12 @@ class Study(Block):
         return [corpus for corpus in self.corpora if corpus in used]
 
 
-def each_key_once(paths: Iterable[str | Path]) -> None:
+def each_key_once(paths: Iterable[str | Path], study: str | None = None) -> None:
     """Refuse files that give a key twice: YAML would take the last and say nothing.
+
+    Args:
+        paths: YAML files.
+        study: in files that hold more than one study's configuration, the name of the study whose block is looked at.
 
     Raises:
         StudyError: names the keys and their lines.
@@ -966,25 +970,26 @@ def each_key_once(paths: Iterable[str | Path]) -> None:
             root = yaml.compose(Path(path).read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         except (OSError, yaml.YAMLError):  # a pipe that has been read, JSON that is no YAML
             continue
-        problems, seen, todo = [], set(), [("", root)]
+        problems, seen, todo = [], set(), [("", root, study is None)]
         while todo:
-            place, node = todo.pop()
-            if id(node) in seen:  # an anchor that is used again
+            place, node, ours = todo.pop()
+            if (id(node), ours) in seen:  # an anchor that is used again
                 continue
-            seen.add(id(node))
+            seen.add((id(node), ours))
             if isinstance(node, yaml.SequenceNode):
-                todo += [(place, part) for part in node.value]
+                todo += [(place, part, ours) for part in node.value]
             elif isinstance(node, yaml.MappingNode):
+                ours = ours or any((key.value, value.value) == ("study", study) for key, value in node.value)
                 first: dict[str, int] = {}
                 for key, value in node.value:
                     name, line = place + str(key.value), key.start_mark.line + 1
-                    if before := first.get(str(key.value)):
+                    if ours and (before := first.get(str(key.value))):
                         found = (
                             f"found in lines {before} and {line}" if line > before else f"found twice in line {line}"
                         )
                         problems.append((before, f"  {name}: {found}; allowed: each key once"))
                     first.setdefault(str(key.value), line)
-                    todo.append((f"{name}.", value))
+                    todo.append((f"{name}.", value, ours))
         if problems:
             raise _refusal([line for _, line in sorted(problems)], str(path))
 

@@ -12,6 +12,7 @@ from tokenizers import AddedToken
 
 from feature_lineage.artifacts import digests, read_batches, staged, verify_files, write_json
 from feature_lineage.logs import InputError, progress
+from feature_lineage.places import wrong_folder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -120,9 +121,8 @@ def _tokenizer_files(path: str | Path, revision: str | None) -> dict[str, Path |
     folder, names = Path(path), ("tokenizer.json", *_BESIDE)
     if folder.is_dir():
         files = {name: folder / name if (folder / name).is_file() else None for name in names}
-    elif _is_path(path):
-        found = "is a file; name its folder" if folder.exists() else "no such folder; check the path"
-        raise InputError(f"tokenizer {path}: cannot be loaded ({found})")
+    elif problem := wrong_folder(path, revision):
+        raise InputError(f"tokenizer {path}: cannot be loaded ({problem}); check the path")
     else:
         try:
             found = {
@@ -132,11 +132,8 @@ def _tokenizer_files(path: str | Path, revision: str | None) -> dict[str, Path |
                 for name in names
             }
         except Exception as error:  # the hub's client raises many kinds
-            near = "/" in str(path) and folder.parent.is_dir()
-            hint = "no such folder; check the path, or the name on the hub" if near else None
             raise InputError(
-                f"tokenizer {path}: cannot be loaded ({' '.join(str(error).split())}); "
-                f"{hint or 'check the name, the revision and the network'}"
+                f"tokenizer {path}: cannot be loaded ({' '.join(str(error).split())}); check the name, the revision and the network"
             ) from error
         files = {name: Path(file) if file else None for name, file in found.items()}
     if files["tokenizer.json"] is None:
@@ -145,11 +142,6 @@ def _tokenizer_files(path: str | Path, revision: str | None) -> dict[str, Path |
             "folder of the result"
         )
     return files
-
-
-def _is_path(path: str | Path) -> bool:
-    """Whether a name can only be a local path: on the hub, names are `name` or `owner/name`."""
-    return Path(path).exists() or str(path).count("/") > 1 or str(path).startswith(("/", ".", "~"))
 
 
 def _json_object(path: str | Path, file: Path) -> dict[str, Any]:

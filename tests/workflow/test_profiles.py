@@ -20,11 +20,9 @@ TEXT = "".join(
 )
 RULES = set(re.findall(r"^ *rule (\w+):", TEXT, re.MULTILINE))
 MADE_FROM = {name: base for base, name in re.findall(r"^use rule (\w+) as (\w+) with:", TEXT, re.MULTILINE)}
-LOCAL = {
-    name
-    for block in re.findall(r"^localrules:\n((?: +\w+,\n)+)", TEXT, re.MULTILINE)
-    for name in re.findall(r"\w+", block)
-}
+BODIES = {name: body for _, name, body in re.findall(r"^( *)rule (\w+):\n((?:(?: {4,}.*)?\n)+)", TEXT, re.MULTILINE)}
+# Those that only name their inputs are local to Snakemake anyway.
+LOCAL = {name for name, body in BODIES.items() if "localrule: True\n" in body or "output:\n" not in body}
 # Submitted with what the profile asks for by default: they read and write tables with a row a pair or a feature, or one sample of tokens.
 SMALL = {
     "import_tokenizer",

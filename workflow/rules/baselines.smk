@@ -81,6 +81,7 @@ rule compare_transfers:
         "<logs>/compare_transfers.log",
     benchmark:
         "<benchmarks>/compare_transfers.tsv"
+    localrule: True
     conda:
         CONDA
     threads: 1

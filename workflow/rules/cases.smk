@@ -57,6 +57,7 @@ rule count_categories:
         "<logs>/count_categories.log",
     benchmark:
         "<benchmarks>/count_categories.tsv"
+    localrule: True
     conda:
         CONDA
     threads: 1

@@ -1,5 +1,4 @@
 # The study, read and checked once, and the functions that tell rules their inputs from it.
-import glob
 import platform
 import re
 from functools import cache
@@ -7,6 +6,8 @@ from importlib import metadata
 
 from feature_lineage.fingerprint import fingerprint
 from feature_lineage.devices import has_gpu
+from feature_lineage.local_inputs import Checksums, LocalInputs, named_files
+from feature_lineage.places import on_disk
 from feature_lineage.resources import ON_GPU, request
 from feature_lineage.study import (
     NAME_PATTERN,
@@ -23,12 +24,19 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 try:
-    each_key_once(workflow.configfiles)
+    each_key_once(workflow.configfiles, config.get("study") if IS_MODULE else None)
     study = load_study(config)
+    inputs = LocalInputs(study, Checksums(".snakemake/checksums.json", logger.info))
+    if workflow.is_main_process:
+        inputs.check()
 except StudyError as error:
     files = ", ".join(map(os.path.relpath, workflow.overwrite_configfiles))
     hint = f"\n(read from {files}; a target goes before --configfile, which takes all that follows)"
-    raise WorkflowError(f"{error}{hint if ', ' in files else ''}")
+    if IS_MODULE:
+        hint = (
+            f"\n(what module {workflow.modifier.namespace} is given as its `config:`)"
+        )
+    raise WorkflowError(f"{error}{hint if IS_MODULE or ', ' in files else ''}")
 
 
 if workflow.is_main_process:
@@ -38,16 +46,16 @@ if workflow.is_main_process:
                 f"corpora.{corpus} is not read: no model or tokenizer is trained on it, and flow.corpora leaves it out"
             )
 
-RESULTS = f"results/{study.study}"
+PATHS = workflow.modifier  # as a module, paths may have a prefix
 
 
 pathvars:
-    results=RESULTS,
+    results=f"results/{study.study}",
     logs=f"results/{study.study}/logs",
     benchmarks=f"results/{study.study}/benchmarks",
 
 
-CONDA = os.path.join(workflow.basedir, "envs", "environment.yaml")
+CONDA = os.path.join(CHECKOUT, "envs", "environment.yaml")
 SAMPLE = "validation"  # the one sample on which all models are compared
 
 
@@ -68,7 +76,7 @@ def code(script):
 
     Taken when a job asks for it: on a cluster every job reads these rules, and needs one of them.
     """
-    path = os.path.join(workflow.basedir, "workflow", "scripts", f"{script}.py")
+    path = os.path.join(CHECKOUT, "workflow", "scripts", f"{script}.py")
     return lambda wildcards: fingerprint(path)
 
 
@@ -114,42 +122,48 @@ def checkpoint_files(model):
     return expand("<results>/models/{model}/{file}", model=model, file=CHECKPOINT)
 
 
-def corpus_source(corpus):
-    """(kind, arguments) of the function that reads a corpus's documents."""
-    block = study.corpora[corpus].model_dump()
-    shared = ("license", "fraction", "validation", "strip_license_headers")
-    kind = next(kind for kind in ("package", "files", "huggingface") if kind in block)
-    return kind, {key: value for key, value in block.items() if key not in shared}
+def planned(identity):
+    """No files: takes an identity while the job is planned.
+
+    An executor may ask for parameters only when the job has ended, and record those of files that were replaced meanwhile.
+    """
+
+    def take(wildcards):
+        if workflow.is_main_process:
+            identity(wildcards)
+        return []
+
+    return take
+
+
+def corpus_identity(wildcards):
+    return inputs.corpus(wildcards.corpus)
+
+
+def model_identity(wildcards):
+    return inputs.model(wildcards.model)
+
+
+def tokenizer_identity(wildcards):
+    return inputs.tokenizer()
 
 
 def corpus_files(wildcards):
     """Files on disk that a corpus is read from; one that is named and missing is reported by Snakemake."""
-    kind, options = corpus_source(wildcards.corpus)
-    if kind != "files":
-        return []
-    patterns = (
-        [options["files"]] if isinstance(options["files"], str) else options["files"]
-    )
-    found = [
-        (
-            glob.glob(p, recursive=True)
-            if glob.has_magic(p) and not os.path.exists(p)
-            else [p]
-        )
-        for p in patterns
-    ]
-    files = {path for paths in found for path in paths if not os.path.isdir(path)}
-    for path in sorted(files):
+    kind, options = inputs.source(wildcards.corpus)
+    found = named_files(options["files"]) if kind == "files" else []
+    for path in found:
         if "{" in path:
             raise WorkflowError(
                 f"corpora.{wildcards.corpus}.files: {path!r} has a brace in its name, which Snakemake takes for a wildcard; rename it"
             )
-    return sorted(files)
+    # The prefix that a module may have is that of its results.
+    return [local(path) for path in found]
 
 
 def package_version(wildcards):
     """Version of the package that a corpus is read from, so that another one is read anew."""
-    kind, options = corpus_source(wildcards.corpus)
+    kind, options = inputs.source(wildcards.corpus)
     if kind != "package":
         return None
     if options["package"] == "python":
@@ -326,12 +340,15 @@ def images(wildcards):
     found = []
     for figure, source in FIGURES.items():
         for path in (f"<results>/figures/{figure}.{kind}" for kind in ("svg", "png")):
-            drawn, of = (p.replace("<results>", RESULTS) for p in (path, source))
+            # Spelt out: in the rules of a workflow that imports this one, <results> is another folder.
+            drawn, of = (
+                PATHS.modify_path(PATHS.pathvars.apply(p)) for p in (path, source)
+            )
             if (
                 browser()
                 if workflow.is_main_process
                 else os.path.exists(drawn)
                 and os.path.getmtime(drawn) >= os.path.getmtime(of)
             ):
-                found.append(path)
+                found.append(drawn)
     return found

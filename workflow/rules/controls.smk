@@ -101,6 +101,7 @@ rule join_control:
         "<benchmarks>/join_control/{control}.tsv"
     wildcard_constraints:
         control="alignment_null|neurons|as_published",
+    localrule: True
     conda:
         CONDA
     threads: 1

@@ -3,6 +3,7 @@
 
 rule build_corpus:
     input:
+        planned(corpus_identity),
         files=corpus_files,
     output:
         train="<results>/corpora/{corpus}/train.parquet",
@@ -18,7 +19,9 @@ rule build_corpus:
         **needs("build_corpus"),
     params:
         name=lambda w: w.corpus,
-        source=lambda w: corpus_source(w.corpus),
+        # What takes `input` triggers no rerun: the identity does, whatever the path.
+        source=lambda w, input: inputs.source(w.corpus),
+        identity=corpus_identity,
         version=package_version,
         license=lambda w: study.corpora[w.corpus].license,
         fraction=lambda w: study.corpora[w.corpus].fraction,
@@ -58,6 +61,8 @@ if isinstance(study.tokenizer, TrainedTokenizer):
 else:
 
     rule import_tokenizer:
+        input:
+            planned(tokenizer_identity),
         output:
             "<results>/tokenizer/tokenizer.json",
             "<results>/tokenizer/tokenizer_config.json",
@@ -70,7 +75,9 @@ else:
             CONDA
         threads: 1
         params:
-            source=study.tokenizer.pretrained,
+            # What takes `input` triggers no rerun: the identity does, whatever the path.
+            source=lambda w, input: on_disk(study.tokenizer.pretrained),
+            identity=tokenizer_identity,
             revision=study.tokenizer.revision,
             code=code("import_tokenizer"),
         script:

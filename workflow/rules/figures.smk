@@ -33,6 +33,7 @@ rule draw_sweep:
         "<benchmarks>/draw_sweep/{model}.tsv"
     wildcard_constraints:
         model=names(MergedModel),
+    localrule: True
     conda:
         CONDA
     threads: 1
@@ -61,6 +62,7 @@ rule draw_training:
         "<logs>/draw_training.log",
     benchmark:
         "<benchmarks>/draw_training.tsv"
+    localrule: True
     conda:
         CONDA
     threads: 1
@@ -91,6 +93,7 @@ rule draw_autoencoders:
         "<logs>/draw_autoencoders.log",
     benchmark:
         "<benchmarks>/draw_autoencoders.tsv"
+    localrule: True
     conda:
         CONDA
     threads: 1
@@ -126,6 +129,7 @@ rule tabulate_figures:
         "<logs>/tabulate_figures.log",
     benchmark:
         "<benchmarks>/tabulate_figures.tsv"
+    localrule: True
     conda:
         CONDA
     threads: 1
@@ -146,6 +150,7 @@ rule export_figures:
         "<logs>/export_figures.log",
     benchmark:
         "<benchmarks>/export_figures.tsv"
+    localrule: True
     conda:
         CONDA
     threads: 1

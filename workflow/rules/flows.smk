@@ -132,6 +132,7 @@ rule summarise_flows:
         "<logs>/summarise_flows.log",
     benchmark:
         "<benchmarks>/summarise_flows.tsv"
+    localrule: True
     conda:
         CONDA
     threads: 1
@@ -158,6 +159,7 @@ rule draw_sankey:
         "<logs>/draw_sankey.log",
     benchmark:
         "<benchmarks>/draw_sankey.tsv"
+    localrule: True
     conda:
         CONDA
     threads: 1
@@ -192,6 +194,7 @@ rule draw_curves:
         "<logs>/draw_curves.log",
     benchmark:
         "<benchmarks>/draw_curves.tsv"
+    localrule: True
     conda:
         CONDA
     threads: 1

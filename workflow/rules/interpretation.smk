@@ -51,6 +51,7 @@ rule draw_scores:
         "<logs>/draw_scores.log",
     benchmark:
         "<benchmarks>/draw_scores.tsv"
+    localrule: True
     conda:
         CONDA
     threads: 1

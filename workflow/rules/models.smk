@@ -42,6 +42,7 @@ rule train_model:
 
 rule import_model:
     input:
+        planned(model_identity),
         tokenizer="<results>/tokenizer/tokenizer.json",
         tokenizer_config="<results>/tokenizer/tokenizer_config.json",
     output:
@@ -59,7 +60,9 @@ rule import_model:
     resources:
         **needs("import_model"),
     params:
-        source=lambda w: study.models[w.model].pretrained,
+        # What takes `input` triggers no rerun: the identity does, whatever the path.
+        source=lambda w, input: on_disk(study.models[w.model].pretrained),
+        identity=model_identity,
         revision=lambda w: study.models[w.model].revision,
         code=code("import_model"),
     script:
