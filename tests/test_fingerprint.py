@@ -105,17 +105,19 @@ def test_definitions_that_are_not_reached_do_not_count(package):
     for old, new in (
         ("y = 5", "y = 6"),
         ("class Z: pass", "class Z: a = 1"),
-        ("import numpy\n", "import numpy\nw = 1\n"),
+        ("import numpy\n", "import math\nimport os.path as p\nimport numpy\nw = math.pi\n"),
     ):
         text = (folder / "aside.py").read_text()
         (folder / "aside.py").write_text(text.replace(old, new))
         assert hashed() == before, new
-    for old, new in (("import numpy", "import numpy\nnumpy.seterr(all='raise')"), ("x = 2", "x = y")):
+    for old, new in (("import numpy", "import numpy\nnumpy.seterr(all='raise')"), ("x = 2", "x = y"), ("x = y", "x = y + w")):
         (folder / "aside.py").write_text((folder / "aside.py").read_text().replace(old, new))
         assert hashed() != before, new
         before = hashed()
-    (folder / "aside.py").write_text((folder / "aside.py").read_text().replace("y = 6", "y = 7"))
-    assert hashed() != before, "x is y now"
+    for old, new in (("y = 6", "y = 7"), ("import math", "import cmath as math")):
+        (folder / "aside.py").write_text((folder / "aside.py").read_text().replace(old, new))
+        assert hashed() != before, "x is y + math.pi now"
+        before = hashed()
 
 
 @pytest.mark.parametrize(

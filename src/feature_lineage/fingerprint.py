@@ -100,7 +100,10 @@ class _Module:
         self.rest: list[ast.stmt] = []
         for node in tree.body:
             if isinstance(node, Import):
-                self.rest += [] if _package_names(node, path) else [node]
+                for alias in node.names:  # of other packages, each name is a definition; those of this one are followed
+                    name = alias.asname or alias.name.split(".")[0]
+                    if name in self.imports and _counts(self.imports[name]) is None:
+                        self.definitions.setdefault(name, []).append(_alone(node, alias))
             elif path.is_relative_to(PACKAGE) and isinstance(node, ast.If) and "__name__" in ast.dump(node.test):
                 continue  # `if __name__ == "__main__"` does not run on import
             elif names := _bound(node):
@@ -138,8 +141,9 @@ def _needs(module: _Module, node: ast.AST) -> Iterator[Reached]:
             dotted, inner = [part.attr], part.value
             while isinstance(inner, ast.Attribute):
                 dotted, inner = [inner.attr, *dotted], inner.value
-            if isinstance(inner, ast.Name) and inner.id in module.imports and id(inner) not in attributes:
-                full = ".".join([module.imports[inner.id], *dotted])
+            known = isinstance(inner, ast.Name) and id(inner) not in attributes and module.imports.get(inner.id)
+            if known and _counts(known) is not None:
+                full = ".".join([known, *dotted])
                 attributes.add(id(inner))
                 yield from _find(full)
         elif isinstance(part, Import):  # in a function
@@ -196,6 +200,11 @@ def _counts(full: str) -> bool | None:
     """Whether a full name is of code that counts; None if it is not of this package."""
     head, *inner = full.split(".")
     return None if head != PACKAGE.name else not (inner and inner[0] in NOT_COUNTED)
+
+
+def _alone(node: ast.Import | ast.ImportFrom, alias: ast.alias) -> ast.stmt:
+    """An import of one name."""
+    return ast.Import([alias]) if isinstance(node, ast.Import) else ast.ImportFrom(node.module, [alias], node.level)
 
 
 def _package_names(node: ast.Import | ast.ImportFrom, path: Path) -> list[str]:
