@@ -83,7 +83,7 @@ lint: environment
 	$(BIN)/snakemake --lint
 
 docs: environment
-	$(BIN)/python -m feature_lineage.config_docs
+	$(BIN)/python -m feature_lineage.study.reference
 	$(BIN)/python envs/sync.py
 
 clean:

@@ -63,9 +63,9 @@ IS_DEFAULT = workflow.default_target is None
 
 # What `python -m feature_lineage.report` prints; of a run that did not make the report, the warnings alone.
 onsuccess:
-    from feature_lineage import report
+    from feature_lineage.report import page
 
-    report.main(f"results/{study.study}", since=BEGAN)
+    page.main(f"results/{study.study}", since=BEGAN)
 
 
 rule models:

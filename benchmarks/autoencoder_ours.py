@@ -8,10 +8,12 @@ from collections.abc import Callable
 import torch
 from safetensors.torch import load_file
 
-from feature_lineage import active_entries, training_step
-from feature_lineage.active_entries import Capacity
-from feature_lineage.autoencoder_training import variant_of
-from feature_lineage.training_step import BETAS, Centring, Weights, loss_and_gradients
+from feature_lineage.autoencoders import active_entries
+from feature_lineage.autoencoders import step as training_step
+from feature_lineage.autoencoders.active_entries import Capacity
+from feature_lineage.autoencoders.start import variant_of
+from feature_lineage.autoencoders.step import BETAS, loss_and_gradients
+from feature_lineage.autoencoders.weights import Centring, Weights
 
 FAST = active_entries.has_fast_bfloat16
 

@@ -26,10 +26,10 @@ from images import write_image
 from plotly.subplots import make_subplots
 from scipy import sparse
 
-from feature_lineage.artifacts import write_table
-from feature_lineage.correlation import ActivationFile
-from feature_lineage.features import ACTIVATIONS
-from feature_lineage.figures import COLOURS
+from feature_lineage.features.activations import ActivationFile
+from feature_lineage.features.collect import ACTIVATIONS
+from feature_lineage.report.figures import COLOURS
+from feature_lineage.store.formats import write_table
 
 HERE = Path(__file__).resolve().parent
 STEP = 1 << 15  # tokens drawn at once

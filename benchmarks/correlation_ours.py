@@ -7,7 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from feature_lineage.correlation import ActivationFile, correlate
+from feature_lineage.features.activations import ActivationFile
+from feature_lineage.flow.correlation import correlate
 
 
 def main() -> None:

@@ -109,7 +109,7 @@ def tokenizer(folder: Path) -> Path:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    from feature_lineage.tokens import save_tokenizer
+    from feature_lineage.text.tokenizer import save_tokenizer
 
     words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(SIZE.vocabulary)}, unk_token="w0"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -121,7 +121,8 @@ def tokenizer(folder: Path) -> Path:
 
 def token_directory(path: Path, count: int, seed: int) -> Path:
     """Tokens by Zipf's law, as a corpus's token directory."""
-    from feature_lineage.artifacts import sha256, write_json
+    from feature_lineage.store.checksums import sha256
+    from feature_lineage.store.formats import write_json
 
     path.mkdir(parents=True)
     share = 1 / np.arange(1, SIZE.vocabulary + 1)
@@ -135,7 +136,7 @@ def token_directory(path: Path, count: int, seed: int) -> Path:
 
 def language_models(folder: Path, words: Path, count: int = 2) -> list[Path]:
     """Random models of the paper's shape, saved."""
-    from feature_lineage.language_model import build_model, save_model
+    from feature_lineage.models.checkpoint import build_model, save_model
 
     paths = [folder / f"model{seed}" for seed in range(count)]
     for seed, path in enumerate(paths):

@@ -11,19 +11,23 @@ import pyarrow as pa
 import torch
 from gpu_common import HOOK, SIZE, TINY, Part, language_models, run_parts, token_directory, tokenizer
 
-from feature_lineage import active_entries, training_step
-from feature_lineage.activations import load_hooked, paired_activations
-from feature_lineage.active_entries import Batch, Capacity
-from feature_lineage.autoencoder import load_autoencoder, save_autoencoder
-from feature_lineage.autoencoder_training import start, train_autoencoder, variant_of
-from feature_lineage.controls import neuron_correlations
-from feature_lineage.evaluation import evaluate_autoencoder
-from feature_lineage.features import feature_batches
-from feature_lineage.language_model import load_model
-from feature_lineage.logit_effects import logit_effects
-from feature_lineage.merge import sweep
-from feature_lineage.tokens import Windows
-from feature_lineage.training_step import BETAS, Centring, Weights, loss_and_gradients
+from feature_lineage.autoencoders import active_entries, variants
+from feature_lineage.autoencoders import step as training_step
+from feature_lineage.autoencoders import variants as variants_module
+from feature_lineage.autoencoders.active_entries import Batch, Capacity
+from feature_lineage.autoencoders.autoencoder import load_autoencoder, save_autoencoder
+from feature_lineage.autoencoders.evaluation import evaluate_autoencoder
+from feature_lineage.autoencoders.start import start, variant_of
+from feature_lineage.autoencoders.step import BETAS, loss_and_gradients
+from feature_lineage.autoencoders.training import train_autoencoder
+from feature_lineage.autoencoders.weights import Centring, Weights
+from feature_lineage.controls.neurons import neuron_correlations
+from feature_lineage.features.collect import feature_batches
+from feature_lineage.meaning.logit_effects import logit_effects
+from feature_lineage.models.checkpoint import load_model
+from feature_lineage.models.hooks import load_hooked, paired_activations
+from feature_lineage.models.merge import sweep
+from feature_lineage.text.windows import Windows
 
 LOSS, GRADIENTS, REST, SAME = 1e-6, 1e-5, 1e-4, 0.9999
 TOKENS = 96 if TINY else 768
@@ -38,7 +42,7 @@ def to(place: torch.device, weights: Weights) -> Weights:
     return Weights(**{field.name: getattr(weights, field.name).to(place, copy=True) for field in fields(Weights)})
 
 
-def clear(kind: training_step.Variant, weights: Weights, centring: Centring, x: torch.Tensor) -> torch.Tensor:
+def clear(kind: variants_module.Variant, weights: Weights, centring: Centring, x: torch.Tensor) -> torch.Tensor:
     """The tokens of which no entry is so close to being active, or not, that rounding decides."""
     y = centring.target(x).double()
     pre = (centring.input(y) - weights.decoder_bias) @ weights.encoder.double().T + weights.encoder_bias
@@ -200,7 +204,7 @@ def everything(part: Part, folder: Path) -> None:
     sample = torch.randn(256, n, generator=random) * 0.1
     kind = variant_of("l1", None)
     weights, centring = start(kind, SIZE.m, sample, seed=0, normalize=False, mean="elements", init="transpose")
-    save_autoencoder(training_step.export(kind, weights, centring), folder / "autoencoder", HOOK, SIZE.context, {})
+    save_autoencoder(variants.export(kind, weights, centring), folder / "autoencoder", HOOK, SIZE.context, {})
 
     def results(place: str) -> dict[str, np.ndarray]:
         found = {}

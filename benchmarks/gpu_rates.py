@@ -16,6 +16,10 @@ import numpy as np
 import torch
 from gpu_common import HOOK, SIZE, TINY, Part, language_models, run_parts, token_directory, tokenizer
 
+from feature_lineage.autoencoders import resume
+from feature_lineage.autoencoders import resume as resume_module
+from feature_lineage.autoencoders import start as start_module
+
 PEER_TARGET = 5.0  # how many times as fast as SAELens in float32
 
 
@@ -53,8 +57,8 @@ def probe(part: Part, folder: Path) -> None:
 
 def train_steps(part: Part, folder: Path, words: Path, steps: int) -> tuple[float, float]:
     """Train through the library; median seconds of a step, and the last loss."""
-    from feature_lineage import training
-    from feature_lineage.language_model import build_model
+    from feature_lineage.models import training
+    from feature_lineage.models.checkpoint import build_model
 
     count = steps * SIZE.batch * SIZE.block
     train, held_out = (
@@ -168,9 +172,9 @@ train_autoencoder(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), torch.
 
 def train_autoencoder(model: Path, folder: Path, steps: int, place: torch.device) -> None:
     """Train an autoencoder on a model's activations for some steps, as the workflow does."""
-    from feature_lineage.activations import load_hooked
-    from feature_lineage.autoencoder import save_autoencoder
-    from feature_lineage.autoencoder_training import train_on_model
+    from feature_lineage.autoencoders.autoencoder import save_autoencoder
+    from feature_lineage.autoencoders.training import train_on_model
+    from feature_lineage.models.hooks import load_hooked
 
     batch = SIZE.tokens // SIZE.context
     train = token_directory(folder / "train", 2 * steps * SIZE.tokens, 0)
@@ -210,14 +214,14 @@ def chain(part: Part, folder: Path) -> None:
 
 def one_study(part: Part, folder: Path, models: list[Path], steps: int, place: torch.device) -> None:
     """Train an autoencoder, collect its features, evaluate it, sweep between two models."""
-    from feature_lineage.activations import load_hooked
-    from feature_lineage.artifacts import write_table
-    from feature_lineage.autoencoder import load_autoencoder
-    from feature_lineage.evaluation import evaluate_autoencoder
-    from feature_lineage.features import ACTIVATIONS, feature_batches
-    from feature_lineage.language_model import load_model
-    from feature_lineage.merge import sweep
-    from feature_lineage.tokens import Windows
+    from feature_lineage.autoencoders.autoencoder import load_autoencoder
+    from feature_lineage.autoencoders.evaluation import evaluate_autoencoder
+    from feature_lineage.features.collect import ACTIVATIONS, feature_batches
+    from feature_lineage.models.checkpoint import load_model
+    from feature_lineage.models.hooks import load_hooked
+    from feature_lineage.models.merge import sweep
+    from feature_lineage.store.formats import write_table
+    from feature_lineage.text.windows import Windows
 
     count, amount = (4800, 2000) if TINY else (300_000, 100_000)
     held_out = {"a": token_directory(folder / "a", 2 * amount, 2)}
@@ -256,18 +260,18 @@ def one_study(part: Part, folder: Path, models: list[Path], steps: int, place: t
 
 def write_checkpoint(folder: Path, place: torch.device) -> None:
     """Write a checkpoint of an autoencoder in training: weights and both of Adam's moments."""
-    from feature_lineage import autoencoder_training as training
+    from feature_lineage.autoencoders import training
 
-    kind, x = training.variant_of("l1", None), torch.randn(256, SIZE.n, device=place)
-    weights, _ = training.start(kind, SIZE.m, x, seed=0, normalize=False, mean="elements", init="transpose")
+    kind, x = start_module.variant_of("l1", None), torch.randn(256, SIZE.n, device=place)
+    weights, _ = start_module.start(kind, SIZE.m, x, seed=0, normalize=False, mean="elements", init="transpose")
     adam = torch.optim.Adam(kind.trained(weights), fused=True)
     for tensor in kind.trained(weights):
         tensor.grad = torch.zeros_like(tensor)
     adam.step()
-    run = training.Progress(
+    run = resume_module.Progress(
         weights, adam, torch.zeros(SIZE.m, dtype=torch.int64, device=place), training.Steering(1e-3)
     )
-    training._checkpoint(folder / "written.safetensors", run)
+    resume._checkpoint(folder / "written.safetensors", run)
 
 
 def at_once(part: Part, folder: Path, model: Path, count: int, steps: int) -> None:
@@ -288,10 +292,10 @@ def large(part: Part, folder: Path, words: Path) -> None:
     """Import of a random Llama of 1.1 billion parameters, and features of some of its tokens."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from feature_lineage.activations import load_hooked
-    from feature_lineage.autoencoder import SparseAutoencoder
-    from feature_lineage.features import feature_batches
-    from feature_lineage.language_model import import_model
+    from feature_lineage.autoencoders.autoencoder import SparseAutoencoder
+    from feature_lineage.features.collect import feature_batches
+    from feature_lineage.models.checkpoint import import_model
+    from feature_lineage.models.hooks import load_hooked
 
     shape = dict(
         hidden_size=2048, intermediate_size=5632, num_hidden_layers=22, num_attention_heads=32, num_key_value_heads=4

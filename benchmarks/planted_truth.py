@@ -26,8 +26,8 @@ from plotly.subplots import make_subplots
 from scipy import sparse
 
 from feature_lineage import planted
-from feature_lineage.correlation import Activations
-from feature_lineage.figures import COLOURS
+from feature_lineage.features.activations import Activations
+from feature_lineage.report.figures import COLOURS
 
 SHARED = {"kept": 64, "rotated": 16, "split": 16, "removed": 16, "new": 16}
 NOTHING = {"removed": 64, "new": 64}

@@ -18,10 +18,10 @@ import numpy as np
 import pyarrow as pa
 from autoencoder import machine
 
-from feature_lineage import flow
-from feature_lineage.browser import Features
-from feature_lineage.categories import CATEGORIES
-from feature_lineage.report import write_report
+from feature_lineage.flow import fates as flow
+from feature_lineage.meaning.categories import CATEGORIES
+from feature_lineage.report.browser import Features
+from feature_lineage.report.page import write_report
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from chromium import Page

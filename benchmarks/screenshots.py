@@ -9,7 +9,7 @@ from pathlib import Path
 
 from images import IMAGES
 
-from feature_lineage.artifacts import read_json
+from feature_lineage.store.formats import read_json
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from chromium import Page

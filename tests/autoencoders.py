@@ -2,8 +2,9 @@
 
 import torch
 
-from feature_lineage import active_entries, autoencoder_training
-from feature_lineage.autoencoder import SparseAutoencoder
+from feature_lineage.autoencoders import active_entries
+from feature_lineage.autoencoders import start as start_module
+from feature_lineage.autoencoders.autoencoder import SparseAutoencoder
 
 N, M, TOKENS, K = 12, 40, 64, 5
 VARIANTS = ("l1", "topk", "batchtopk", "jumprelu")
@@ -26,8 +27,8 @@ def random_autoencoder(n=24, m=48, seed=0):
 
 def weights_of(x, variant="l1", normalize=False, mean="elements", init="kaiming", features=M):
     """A variant, its weights with biases and thresholds moved from where they start, and the centring."""
-    kind = autoencoder_training.variant_of(variant, K)
-    weights, centring = autoencoder_training.start(kind, features, x, seed=1, normalize=normalize, mean=mean, init=init)
+    kind = start_module.variant_of(variant, K)
+    weights, centring = start_module.start(kind, features, x, seed=1, normalize=normalize, mean=mean, init=init)
     random = torch.Generator().manual_seed(2)
     weights.encoder_bias += torch.randn(features, generator=random) * 0.3
     weights.decoder_bias += torch.randn(x.shape[1], generator=random) * 0.3

@@ -49,8 +49,8 @@ def write_documents():
     """A function that writes texts as a corpus's Parquet file."""
     import pyarrow as pa
 
-    from feature_lineage.artifacts import write_table
-    from feature_lineage.corpora import SCHEMA
+    from feature_lineage.store.formats import write_table
+    from feature_lineage.text.corpora import SCHEMA
 
     def write(path, texts, row_group_size=1 << 20):
         rows = [{"text": text, "source": f"test:{i}", "license": None} for i, text in enumerate(texts)]
@@ -64,7 +64,7 @@ def write_documents():
 @pytest.fixture(scope="session")
 def tokenizer_dir(tmp_path_factory, stdlib_texts, write_documents):
     """A tokenizer of 400 tokens, trained on the standard library."""
-    from feature_lineage.tokens import save_tokenizer, train_tokenizer
+    from feature_lineage.text.tokenizer import save_tokenizer, train_tokenizer
 
     folder = tmp_path_factory.mktemp("tokenizer")
     documents = write_documents(folder / "train.parquet", stdlib_texts)
@@ -75,7 +75,8 @@ def tokenizer_dir(tmp_path_factory, stdlib_texts, write_documents):
 @pytest.fixture(scope="session")
 def write_tokens():
     """A function that writes token shards and their index from given numbers, without a tokenizer."""
-    from feature_lineage.artifacts import sha256, write_json
+    from feature_lineage.store.checksums import sha256
+    from feature_lineage.store.formats import write_json
 
     def write(path, *shards, dtype=np.uint16):
         path.mkdir(parents=True)
@@ -111,7 +112,7 @@ def one_thread():
 @pytest.fixture(scope="module")
 def tiny_model(architecture, tokenizer_dir, one_thread):
     """A function that builds a tiny model from a seed."""
-    from feature_lineage.language_model import build_model
+    from feature_lineage.models.checkpoint import build_model
 
     return lambda seed=0, **changes: build_model(architecture | changes, tokenizer_dir, seed)
 
@@ -126,8 +127,9 @@ def tiny_study(tmp_path_factory, write_documents):
     import inspect
     import textwrap
 
-    from feature_lineage.language_model import build_model, save_model
-    from feature_lineage.tokens import encode_corpus, save_tokenizer, train_tokenizer
+    from feature_lineage.models.checkpoint import build_model, save_model
+    from feature_lineage.text.shards import encode_corpus
+    from feature_lineage.text.tokenizer import save_tokenizer, train_tokenizer
 
     folder = tmp_path_factory.mktemp("study")
     for corpus, module in (("ast", ast), ("wrap", textwrap)):
@@ -152,6 +154,6 @@ def token_directories(tiny_study):
 @pytest.fixture(scope="session")
 def bridge(tiny_study):
     """The model, with hook points."""
-    from feature_lineage.activations import load_hooked
+    from feature_lineage.models.hooks import load_hooked
 
     return load_hooked(tiny_study / "llama-gemma-gpt2", HOOK)

@@ -10,12 +10,13 @@ import pandas as pd
 import plotly.graph_objects as go
 import pyarrow as pa
 
-from feature_lineage import figures, flow
-from feature_lineage.browser import Features
-from feature_lineage.feature_tokens import TOKENS
-from feature_lineage.features import STATISTICS
-from feature_lineage.interpretation import INTERPRETATIONS
-from feature_lineage.logit_effects import EFFECTS
+from feature_lineage.explanations.scores import INTERPRETATIONS
+from feature_lineage.features.collect import STATISTICS
+from feature_lineage.flow import fates as flow
+from feature_lineage.meaning.logit_effects import EFFECTS
+from feature_lineage.meaning.main_token import TOKENS
+from feature_lineage.report import figures
+from feature_lineage.report.browser import Features
 
 EVIL = "</script><script>alert(1)</script>"
 IMAGE = '<img src=x onerror="alert(2)">'

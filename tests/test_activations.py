@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from feature_lineage.activations import (
+from feature_lineage.errors import InputError
+from feature_lineage.models.hooks import (
     ReadAhead,
     activation_batches,
     activations,
@@ -17,8 +18,7 @@ from feature_lineage.activations import (
     next_token_losses,
     spliced_losses,
 )
-from feature_lineage.logs import InputError
-from feature_lineage.tokens import Windows
+from feature_lineage.text.windows import Windows
 
 HOOK = "blocks.0.mlp.hook_post"
 

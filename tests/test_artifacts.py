@@ -15,27 +15,22 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from snakemake.iocontainers import InputFiles
 
-from feature_lineage.artifacts import (
-    _hashes,
-    checkpoint_folder,
-    no_space,
-    provenance,
+from feature_lineage.errors import InputError
+from feature_lineage.store.checksums import _hashes, seal, sha256, verify
+from feature_lineage.store.formats import (
     read_batches,
     read_json,
     read_provenance,
     read_range,
     read_table,
     read_tensors,
-    seal,
-    sha256,
-    staged,
-    verify,
     verify_files,
     write_json,
     write_table,
     write_tensors,
 )
-from feature_lineage.logs import InputError
+from feature_lineage.store.provenance import checkpoint_folder, provenance
+from feature_lineage.store.writing import no_space, staged
 
 SCHEMA = pa.schema([("a", pa.int64()), ("b", pa.string())])
 TABLE = pa.table({"a": [1, 2, 3], "b": ["x", None, "z"]}, schema=SCHEMA)

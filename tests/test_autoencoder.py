@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from feature_lineage.artifacts import read_json, write_json
-from feature_lineage.autoencoder import SparseAutoencoder, load_autoencoder, save_autoencoder
-from feature_lineage.logs import InputError
+from feature_lineage.autoencoders.autoencoder import SparseAutoencoder, load_autoencoder, save_autoencoder
+from feature_lineage.errors import InputError
+from feature_lineage.store.formats import read_json, write_json
 
 N, M = 12, 40
 ARCHITECTURES = ("standard", "jumprelu", "topk")

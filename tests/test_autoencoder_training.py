@@ -11,9 +11,11 @@ import pytest
 import torch
 from autoencoders import TOKENS, VARIANTS, M, reference, sample, weights_of
 
-from feature_lineage import autoencoder_training as at
-from feature_lineage import training_step as ts
-from feature_lineage.logs import InputError, Stopped
+from feature_lineage.autoencoders import resample, resume, variants
+from feature_lineage.autoencoders import resample as resample_module
+from feature_lineage.autoencoders import start as start_module
+from feature_lineage.autoencoders import training as at
+from feature_lineage.errors import InputError, Stopped
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -21,28 +23,28 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_the_decoder_bias_starts_at_the_geometric_median():
     x = sample(200, 2)
     x[:20] += 50  # outliers that move the mean, not the median
-    found = at.geometric_median(x).double()
+    found = start_module.geometric_median(x).double()
     summed = lambda point: (x.double() - point).norm(dim=1).sum()  # noqa: E731
     around = [found + 0.01 * torch.tensor([np.cos(a), np.sin(a)]) for a in np.linspace(0, 6.28, 16)]
     assert all(summed(found) < summed(point) for point in around)
-    weights, _ = at.start(ts.l1(), 4, x, seed=0, normalize=False, mean="elements", init="kaiming")
+    weights, _ = start_module.start(variants.l1(), 4, x, seed=0, normalize=False, mean="elements", init="kaiming")
     torch.testing.assert_close(weights.decoder_bias, found.float())
 
 
 def test_start_is_kaiming_uniform_untied_and_seeded():
     x = sample(n=100)
-    weights, _ = at.start(ts.l1(), 500, x, seed=3, normalize=False, mean="elements", init="kaiming")
+    weights, _ = start_module.start(variants.l1(), 500, x, seed=3, normalize=False, mean="elements", init="kaiming")
     bound = 1 / 10  # Kaiming-uniform with a = √5: 1 / √n
     assert weights.encoder.abs().max() <= bound
     assert weights.encoder.abs().max() > 0.99 * bound
     assert weights.encoder.std() == pytest.approx(bound / 3**0.5, rel=0.02)
     torch.testing.assert_close(weights.decoder.norm(dim=1), torch.ones(500))
-    again, _ = at.start(ts.l1(), 500, x, seed=3, normalize=False, mean="elements", init="kaiming")
-    other, _ = at.start(ts.l1(), 500, x, seed=4, normalize=False, mean="elements", init="kaiming")
+    again, _ = start_module.start(variants.l1(), 500, x, seed=3, normalize=False, mean="elements", init="kaiming")
+    other, _ = start_module.start(variants.l1(), 500, x, seed=4, normalize=False, mean="elements", init="kaiming")
     assert torch.equal(weights.encoder, again.encoder)
     assert not torch.equal(weights.encoder, other.encoder)
     assert not torch.allclose(weights.encoder / weights.encoder.norm(dim=1, keepdim=True), weights.decoder)
-    tied, _ = at.start(ts.l1(), 500, x, seed=3, normalize=False, mean="elements", init="transpose")
+    tied, _ = start_module.start(variants.l1(), 500, x, seed=3, normalize=False, mean="elements", init="transpose")
     assert torch.equal(tied.encoder, tied.decoder)
 
 
@@ -52,7 +54,7 @@ def test_draws_follow_the_squared_loss():
     counts = torch.zeros(4)
     for seed in range(4000):
         random = torch.Generator().manual_seed(seed)
-        drawn = at.draw_by_squared_loss([x[:2], x[2:]], lambda part: losses[part[:, 0].long()], 1, random)
+        drawn = resample.draw_by_squared_loss([x[:2], x[2:]], lambda part: losses[part[:, 0].long()], 1, random)
         counts[int(drawn[0, 0])] += 1
     expected = losses**2 / (losses**2).sum() * 4000
     assert counts[3] == 0
@@ -61,7 +63,7 @@ def test_draws_follow_the_squared_loss():
 
 def test_draws_are_distinct_and_as_many_as_asked():
     x = torch.arange(50.0)[:, None]
-    drawn = at.draw_by_squared_loss(x.split(7), lambda part: part[:, 0] + 1, 20, torch.Generator().manual_seed(0))
+    drawn = resample.draw_by_squared_loss(x.split(7), lambda part: part[:, 0] + 1, 20, torch.Generator().manual_seed(0))
     assert len(set(drawn[:, 0].tolist())) == 20
 
 
@@ -197,8 +199,8 @@ def test_dead_features_are_resampled(monkeypatch, variant):
     before = {name: tensor.clone() for name, tensor in vars(weights).items()}
     drawn = x[3:4]
     monkeypatch.setattr(at, "draw_by_squared_loss", lambda pool, losses, count, random: drawn)
-    run = at.Progress(weights, adam, torch.zeros(M, dtype=torch.int64), at.Steering(0.05))
-    at._resample(kind, run, centring, dead, [x], 0.05, seed=[0, 1])
+    run = resume.Progress(weights, adam, torch.zeros(M, dtype=torch.int64), at.Steering(0.05))
+    resample_module._resample(kind, run, centring, dead, [x], 0.05, seed=[0, 1])
     centred = (drawn - drawn.mean()) * centring.scale - weights.decoder_bias
     direction = (centred / centred.norm())[0]
     others = torch.arange(M) != 7
@@ -233,8 +235,8 @@ def test_resampling_draws_by_the_loss_of_each_input(monkeypatch, variant):
     for tensor in kind.trained(weights):
         tensor.grad = torch.zeros_like(tensor)
     adam.step()
-    run = at.Progress(weights, adam, torch.zeros(M, dtype=torch.int64), at.Steering(0.05))
-    at._resample(kind, run, centring, torch.tensor([1, 2]), [x], 0.05, seed=[0])
+    run = resume.Progress(weights, adam, torch.zeros(M, dtype=torch.int64), at.Steering(0.05))
+    resample_module._resample(kind, run, centring, torch.tensor([1, 2]), [x], 0.05, seed=[0])
     torch.testing.assert_close(seen[0], expected.detach().float(), rtol=1e-5, atol=1e-6)
 
 

@@ -15,17 +15,22 @@ from autoencoders import random_autoencoder
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
-from feature_lineage.activations import activations, load_hooked
-from feature_lineage.artifacts import write_json, write_tensors
-from feature_lineage.autoencoder import load_autoencoder, save_autoencoder
-from feature_lineage.autoencoder_training import train_on_model
-from feature_lineage.corpora import Document, build_corpus, files_documents, huggingface_documents
-from feature_lineage.features import feature_batches
-from feature_lineage.language_model import build_model, evaluate_model, import_model, published_model, save_model
-from feature_lineage.logs import InputError
-from feature_lineage.merge import angles
-from feature_lineage.tokens import Windows, encode_corpus, published_tokenizer, vocabulary_size
-from feature_lineage.training import train_model
+from feature_lineage.autoencoders.autoencoder import load_autoencoder, save_autoencoder
+from feature_lineage.autoencoders.training import train_on_model
+from feature_lineage.errors import InputError
+from feature_lineage.features.collect import feature_batches
+from feature_lineage.models.checkpoint import build_model, evaluate_model, import_model, published_model, save_model
+from feature_lineage.models.hooks import activations, load_hooked
+from feature_lineage.models.merge import angles
+from feature_lineage.models.training import train_model
+from feature_lineage.store.formats import write_json, write_tensors
+from feature_lineage.text.corpora import build_corpus
+from feature_lineage.text.files import Document
+from feature_lineage.text.huggingface import huggingface_documents
+from feature_lineage.text.shards import encode_corpus
+from feature_lineage.text.sources import files_documents
+from feature_lineage.text.tokenizer import published_tokenizer, vocabulary_size
+from feature_lineage.text.windows import Windows
 
 HOOK = "blocks.0.mlp.hook_post"
 UP = "model.layers.0.mlp.up_proj.weight"

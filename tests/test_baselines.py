@@ -8,15 +8,16 @@ import pytest
 import torch
 from autoencoders import random_autoencoder
 
-from feature_lineage import baselines
-from feature_lineage.activations import activations
-from feature_lineage.autoencoder_training import train_on_model
-from feature_lineage.baselines import Merged, merge_rows, persistence, relative_distance, transfer_row
-from feature_lineage.correlation import CORRELATIONS
-from feature_lineage.evaluation import evaluate_autoencoder
-from feature_lineage.merge import angles, merge_states, tensor_table
-from feature_lineage.study import StudyError, load_study
-from feature_lineage.tokens import Windows
+from feature_lineage.autoencoders.evaluation import evaluate_autoencoder
+from feature_lineage.autoencoders.training import train_on_model
+from feature_lineage.controls import baselines
+from feature_lineage.controls.baselines import Merged, merge_rows, persistence, relative_distance, transfer_row
+from feature_lineage.flow.correlation import CORRELATIONS
+from feature_lineage.models.hooks import activations
+from feature_lineage.models.merge import angles, merge_states, tensor_table
+from feature_lineage.study.loading import load_study
+from feature_lineage.study.types import StudyError
+from feature_lineage.text.windows import Windows
 
 HOOK = "blocks.0.mlp.hook_post"
 

@@ -4,9 +4,9 @@ import re
 import pytest
 from reports import EVIL, EVIL_TOKEN, IMAGE_TOKEN, NEEDLE, SIZE, content
 
-from feature_lineage.artifacts import write_table
-from feature_lineage.browser import SHARD, Features, _without, read_features, write_browser, write_script
-from feature_lineage.feature_tokens import TOKENS
+from feature_lineage.meaning.main_token import TOKENS
+from feature_lineage.report.browser import SHARD, Features, _without, read_features, write_browser, write_script
+from feature_lineage.store.formats import write_table
 
 
 def read(path):

@@ -7,9 +7,10 @@ import pyarrow as pa
 import pytest
 from test_feature_tokens import sparse_activations, write_activations
 
-from feature_lineage import feature_tokens
-from feature_lineage.artifacts import write_table
-from feature_lineage.cases import (
+from feature_lineage.errors import InputError
+from feature_lineage.flow.fates import LINEAGES, Edge, trace
+from feature_lineage.meaning import main_token as feature_tokens
+from feature_lineage.meaning.cases import (
     TRACKING,
     Flow,
     Model,
@@ -22,9 +23,8 @@ from feature_lineage.cases import (
     support,
     survey,
 )
-from feature_lineage.contexts import CONTEXTS, top_contexts
-from feature_lineage.flow import LINEAGES, Edge, trace
-from feature_lineage.logs import InputError
+from feature_lineage.meaning.contexts import CONTEXTS, top_contexts
+from feature_lineage.store.formats import write_table
 
 TEXTS = ["<|endoftext|>", "=", " =", " ==", " Except", "except", "12", " é", "\n", " IF", " ,", " a1", "self"]
 EDGES = [("base", "left"), ("base", "right"), ("left", "both"), ("right", "both")]

@@ -5,10 +5,17 @@ import pyarrow as pa
 import pytest
 from test_feature_tokens import sparse_activations, write_activations
 
-from feature_lineage import categories
-from feature_lineage.categories import CATEGORISED, CLASSES, categorise, code_corpora, count_categories, token_classes
-from feature_lineage.feature_tokens import TOKENS
-from feature_lineage.flow import FEATURES as FATES
+from feature_lineage.flow.fates import FEATURES as FATES
+from feature_lineage.meaning import categories
+from feature_lineage.meaning.categories import (
+    CATEGORISED,
+    CLASSES,
+    categorise,
+    code_corpora,
+    count_categories,
+    token_classes,
+)
+from feature_lineage.meaning.main_token import TOKENS
 
 END = "<|endoftext|>"
 

@@ -12,13 +12,13 @@ from checkpoint_zoo import LAYERS, OTHERS, REFUSED, VOCABULARY, ZOO, build, publ
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
-from feature_lineage import hooks
-from feature_lineage.activations import _vectors, activations, check_hook, load_hooked, next_token_losses
-from feature_lineage.language_model import evaluate_model, import_model, load_model, save_model
-from feature_lineage.logs import InputError
-from feature_lineage.merge import angles, merge_states
-from feature_lineage.study import Architecture
-from feature_lineage.tokens import Windows
+from feature_lineage.errors import InputError
+from feature_lineage.models.checkpoint import evaluate_model, import_model, load_model, save_model
+from feature_lineage.models.hooks import _vectors, activations, check_hook, load_hooked, next_token_losses
+from feature_lineage.models.merge import angles, merge_states
+from feature_lineage.study import hook_points as hooks
+from feature_lineage.study.keys import Architecture
+from feature_lineage.text.windows import Windows
 
 ATTENTION_OUT = r"attn\.(o_proj|c_proj|out_proj|dense)|attention\.(dense|out_proj)"
 MLP_OUT = r"mlp\.down_proj|mlp\.c_proj|mlp\.dense_4h_to_h|mlp\.fc_out|fc2|ffn\.down_proj"

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from test_feature_tokens import write_activations
 
-from feature_lineage import feature_tokens
-from feature_lineage.contexts import CONTEXTS, highlighted, leading, token_texts, top_contexts, window_pieces
-from feature_lineage.logs import InputError
-from feature_lineage.tokens import save_tokenizer
+from feature_lineage.errors import InputError
+from feature_lineage.features.activations import window_pieces
+from feature_lineage.meaning import main_token as feature_tokens
+from feature_lineage.meaning.contexts import CONTEXTS, highlighted, leading, top_contexts
+from feature_lineage.text.tokenizer import save_tokenizer
+from feature_lineage.text.vocabulary import token_texts
 
 WINDOWS, LENGTH, FEATURES = 60, 5, 9
 
@@ -88,7 +90,7 @@ def test_a_window_is_shown_whole():
 
 
 def test_texts_of_a_window_join_to_its_text(tokenizer_dir):
-    from feature_lineage.tokens import load_tokenizer
+    from feature_lineage.text.tokenizer import load_tokenizer
 
     text = "    def read(self, name):\n        return name == 'é'\n"
     tokens = load_tokenizer(tokenizer_dir)(text)["input_ids"]

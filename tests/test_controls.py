@@ -9,34 +9,25 @@ import pytest
 import torch
 from scipy import sparse
 
-from feature_lineage import controls
-from feature_lineage.artifacts import write_table
-from feature_lineage.controls import (
+from feature_lineage.controls import alignment_null as alignment_null_module
+from feature_lineage.controls import summary as controls
+from feature_lineage.controls.alignment_null import NULL, alignment_null, offsets, shifted_tokens
+from feature_lineage.controls.as_published import (
     AS_PUBLISHED,
-    CEILING,
-    CEILING_CURVES,
-    NEURONS,
-    NULL,
-    Side,
-    alignment_null,
     best_where_both_fire,
-    ceiling_curves,
-    living,
-    neuron_correlations,
-    neuron_rows,
-    offsets,
     published_rows,
-    read_comparisons,
-    seed_ceiling,
-    shifted_tokens,
-    sides,
     string_means,
     string_numbers,
-    summarise,
 )
-from feature_lineage.correlation import CORRELATIONS, Activations, correlate
-from feature_lineage.features import STATISTICS
-from feature_lineage.logs import InputError
+from feature_lineage.controls.ceiling import CEILING, CEILING_CURVES, ceiling_curves, seed_ceiling
+from feature_lineage.controls.neurons import NEURONS, neuron_correlations, neuron_rows
+from feature_lineage.controls.sides import Side, living, read_comparisons, sides
+from feature_lineage.controls.summary import summarise
+from feature_lineage.errors import InputError
+from feature_lineage.features.activations import Activations
+from feature_lineage.features.collect import STATISTICS
+from feature_lineage.flow.correlation import CORRELATIONS, correlate
+from feature_lineage.store.formats import write_table
 
 WINDOWS, LENGTH = 120, 8
 TOKENS = WINDOWS * LENGTH
@@ -234,7 +225,7 @@ def test_null_is_the_naive_one_and_its_threshold_holds_one_percent():
     r = np.corrcoef(np.delete(a, 5, 1).T, np.delete(shifted, 7, 1).T)[:149, 149:]
     for row, best in zip(rows, (r.max(1), r.max(0)), strict=True):
         assert row["features"] == len(best)
-        for quantile in controls.QUANTILES:
+        for quantile in alignment_null_module.QUANTILES:
             assert row[f"q{100 * quantile:g}"] == pytest.approx(np.quantile(best, quantile), abs=1e-9)
         assert (best > row["threshold"] + 1e-9).mean() <= 0.01
         smaller = np.sort(best)[np.searchsorted(np.sort(best), row["threshold"] - 1e-9) - 1]
@@ -436,7 +427,7 @@ def test_independent_features_match_as_published_and_not_by_ours():
 def tables():
     share = {"persisting": 1, "median_r": 0.5}
     edge = {"parent": "base", "child": "lua"}
-    quantiles = {f"q{100 * quantile:g}": 0.1 for quantile in controls.QUANTILES}
+    quantiles = {f"q{100 * quantile:g}": 0.1 for quantile in alignment_null_module.QUANTILES}
     ceiling = [("base", "a", 0.5), ("base", "b", 0.3), ("lua", "a", 0.8), ("lua", "b", None)]
     null = [("parent", 0.01, 0.55), ("parent", 0.03, 0.45), ("child", 0.0, 0.95)]
     return {

@@ -14,21 +14,13 @@ import pytest
 import yaml
 import zstandard
 
-from feature_lineage.artifacts import read_provenance
-from feature_lineage.corpora import (
-    SCHEMA,
-    Document,
-    build_corpus,
-    documents_of,
-    file_documents,
-    files_digest,
-    files_documents,
-    huggingface_documents,
-    package_documents,
-    package_files,
-    strip_license_header,
-)
-from feature_lineage.logs import InputError
+from feature_lineage.errors import InputError
+from feature_lineage.store.formats import read_provenance
+from feature_lineage.text.corpora import SCHEMA, build_corpus, strip_license_header
+from feature_lineage.text.files import Document
+from feature_lineage.text.huggingface import huggingface_documents
+from feature_lineage.text.sources import documents_of, files_digest, files_documents, package_documents, package_files
+from feature_lineage.text.tables import file_documents
 
 STDLIB = Path(sysconfig.get_path("stdlib"))
 ODD = (

@@ -15,22 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from feature_lineage import correlation
-from feature_lineage.artifacts import write_table
-from feature_lineage.correlation import (
-    CORRELATIONS,
-    PARTIAL_SUMS,
-    ActivationFile,
-    Activations,
-    Moved,
-    correlate,
-    correlate_part,
-    merge_parts,
-    moments,
-    read_activations,
-)
-from feature_lineage.features import ACTIVATIONS
-from feature_lineage.logs import InputError
+from feature_lineage.errors import InputError
+from feature_lineage.features.activations import ActivationFile, Activations, Moved, read_activations
+from feature_lineage.features.collect import ACTIVATIONS
+from feature_lineage.flow import correlation
+from feature_lineage.flow.correlation import CORRELATIONS, PARTIAL_SUMS, correlate, correlate_part, merge_parts
+from feature_lineage.flow.moments import moments
+from feature_lineage.store.formats import write_table
 
 
 def activations(dense):
@@ -235,7 +226,7 @@ import sys
 from pathlib import Path
 from feature_lineage import correlation
 from feature_lineage.correlation import ActivationFile, correlate
-correlation.LEAF_ENTRIES, correlation.WINDOW_ENTRIES, correlation.PIECE = 1 << 15, 1 << 17, 1 << 14
+correlation.LEAF_ENTRIES, correlation.WINDOW_ENTRIES, activations_module.PIECE = 1 << 15, 1 << 17, 1 << 14
 a = ActivationFile(sys.argv[1])
 correlate(a, a, 0.5, threads=2)
 print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])

@@ -16,9 +16,12 @@ from pathlib import Path
 import pytest
 from scripted_endpoint import KEY, KEY_ENV, ask_many, completion, echo, question, read_number, serve, service, status
 
-from feature_lineage import endpoint as module
-from feature_lineage.endpoint import Endpoint, Estimate, Ledger, Reply, cost, most_prompt_tokens
-from feature_lineage.logs import InputError, Stopped
+from feature_lineage.errors import InputError, Stopped
+from feature_lineage.explanations import client as module
+from feature_lineage.explanations.client import Endpoint, cost, most_prompt_tokens
+from feature_lineage.explanations.estimate import Estimate
+from feature_lineage.explanations.ledger import Ledger
+from feature_lineage.explanations.questions import Reply
 
 
 @pytest.fixture(autouse=True)
@@ -675,8 +678,8 @@ def test_the_server_of_transformers_is_understood(path, tiny_model, tokenizer_di
     """It runs a random model: what comes back is nonsense, but comes back by the protocol, with its usage."""
     if not (find_spec("fastapi") and find_spec("uvicorn")):
         pytest.skip("`transformers serve` needs fastapi and uvicorn, which are not installed")
-    from feature_lineage.language_model import save_model
-    from feature_lineage.tokens import load_tokenizer
+    from feature_lineage.models.checkpoint import save_model
+    from feature_lineage.text.tokenizer import load_tokenizer
 
     folder, home = tmp_path / "model", tmp_path / "home"
     save_model(tiny_model(), tokenizer_dir, folder, {})

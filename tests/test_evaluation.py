@@ -5,11 +5,11 @@ import pytest
 import torch
 from autoencoders import TOKENS, M, N, random_autoencoder, sample, weights_of
 
-from feature_lineage.activations import activations, next_token_losses
-from feature_lineage.evaluation import Evaluation, evaluate_autoencoder
-from feature_lineage.language_model import evaluate_model
-from feature_lineage.tokens import Windows
-from feature_lineage.training_step import export
+from feature_lineage.autoencoders.evaluation import Evaluation, evaluate_autoencoder
+from feature_lineage.autoencoders.variants import export
+from feature_lineage.models.checkpoint import evaluate_model
+from feature_lineage.models.hooks import activations, next_token_losses
+from feature_lineage.text.windows import Windows
 
 HOOK = "blocks.0.mlp.hook_post"
 

@@ -12,11 +12,11 @@ import pytest
 import test_figures as figures
 from plotly.subplots import make_subplots
 
-from feature_lineage import export
-from feature_lineage.artifacts import write_json
-from feature_lineage.export import find_browser, numbers, write_images, write_numbers
-from feature_lineage.figures import curves, sankey
-from feature_lineage.logs import InputError
+from feature_lineage.errors import InputError
+from feature_lineage.report import export
+from feature_lineage.report.export import find_browser, numbers, write_images, write_numbers
+from feature_lineage.report.figures import curves, sankey
+from feature_lineage.store.formats import write_json
 
 
 def as_json(figure):

@@ -4,11 +4,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from feature_lineage import feature_tokens
-from feature_lineage.artifacts import write_table
-from feature_lineage.feature_tokens import TOKENS, activation_blocks, token_masses
-from feature_lineage.features import ACTIVATIONS
-from feature_lineage.logs import InputError
+from feature_lineage.errors import InputError
+from feature_lineage.features.activations import activation_blocks
+from feature_lineage.features.collect import ACTIVATIONS
+from feature_lineage.meaning import main_token as feature_tokens
+from feature_lineage.meaning.main_token import TOKENS, token_masses
+from feature_lineage.store.formats import write_table
 
 
 def write_activations(path, dense, tokens=None):

@@ -5,9 +5,10 @@ import pyarrow as pa
 import pytest
 from autoencoders import random_autoencoder
 
-from feature_lineage import features, samples
-from feature_lineage.activations import activations
-from feature_lineage.logs import InputError
+from feature_lineage.errors import InputError
+from feature_lineage.features import collect as features
+from feature_lineage.models.hooks import activations
+from feature_lineage.text import sample as samples
 
 HOOK = "blocks.0.mlp.hook_post"
 

@@ -7,8 +7,7 @@ import plotly.graph_objects as go
 import pytest
 from plotly.offline import get_plotlyjs
 
-from feature_lineage.artifacts import read_json, read_provenance
-from feature_lineage.figures import (
+from feature_lineage.report.figures import (
     COLOURS,
     autoencoders,
     colours,
@@ -19,6 +18,7 @@ from feature_lineage.figures import (
     training,
     write_figure,
 )
+from feature_lineage.store.formats import read_json, read_provenance
 
 RECORD = {"digest": "abc", "parameters": {"text": "</script><b>"}}
 SUMMARY = {

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from reworded import reword
 
-from feature_lineage import fingerprint as module
-from feature_lineage.fingerprint import fingerprint
+from feature_lineage.jobs import fingerprint as module
+from feature_lineage.jobs.fingerprint import fingerprint
 
 SCRIPT = '''"""A step."""
 from feature_lineage.outer import work
@@ -110,7 +110,11 @@ def test_definitions_that_are_not_reached_do_not_count(package):
         text = (folder / "aside.py").read_text()
         (folder / "aside.py").write_text(text.replace(old, new))
         assert hashed() == before, new
-    for old, new in (("import numpy", "import numpy\nnumpy.seterr(all='raise')"), ("x = 2", "x = y"), ("x = y", "x = y + w")):
+    for old, new in (
+        ("import numpy", "import numpy\nnumpy.seterr(all='raise')"),
+        ("x = 2", "x = y"),
+        ("x = y", "x = y + w"),
+    ):
         (folder / "aside.py").write_text((folder / "aside.py").read_text().replace(old, new))
         assert hashed() != before, new
         before = hashed()

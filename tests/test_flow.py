@@ -5,32 +5,27 @@ import pyarrow as pa
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from feature_lineage.artifacts import write_table
-from feature_lineage.bootstrap import REPLICATES
-from feature_lineage.correlation import CORRELATIONS
-from feature_lineage.feature_tokens import TOKENS
-from feature_lineage.features import STATISTICS
-from feature_lineage.flow import (
+from feature_lineage.features.collect import STATISTICS
+from feature_lineage.flow.bootstrap import REPLICATES
+from feature_lineage.flow.correlation import CORRELATIONS
+from feature_lineage.flow.fates import (
     CURVES,
     EDGES,
     FEATURES,
     LINEAGES,
-    STRATA,
     Edge,
     Seed,
-    best_matches,
     curves,
-    density_band,
-    mutual_best,
-    one_to_one,
     read_seeds,
-    strata,
-    summarise_flows,
     trace,
     trace_seeds,
-    with_intervals,
 )
-from feature_lineage.study import Flow
+from feature_lineage.flow.matching import best_matches, mutual_best, one_to_one
+from feature_lineage.flow.strata import STRATA, density_band, strata
+from feature_lineage.flow.summary import summarise_flows, with_intervals
+from feature_lineage.meaning.main_token import TOKENS
+from feature_lineage.store.formats import write_table
+from feature_lineage.study.measures import Flow
 
 ORDER = ["base", "lua", "stories", "both"]
 # Share of tokens on which each feature fires; 0 is a dead feature.

@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from feature_lineage.artifacts import write_json
-from feature_lineage.gate import failed_edges, judge, read_evaluations, sentences, shortcomings, warn
+from feature_lineage.autoencoders.gate import failed_edges, judge, read_evaluations, sentences, shortcomings, warn
+from feature_lineage.store.formats import write_json
 
 SOUND = {
     "l0": 40.0, "l0_target": 40.0, "variance_explained": 0.8, "loss_recovered": 0.95, "loss_clean": 2.0, "loss_zero": 5.0,

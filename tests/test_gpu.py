@@ -16,16 +16,22 @@ import torch
 from autoencoders import VARIANTS, sample, weights_of
 from pretended_gpu import OnGpu, held, in_this_thread, pretended_gpu, without_kernel
 
-from feature_lineage import activations, active_entries, autoencoder_training, devices, language_model, training_step
-from feature_lineage.autoencoder import load_autoencoder, save_autoencoder
-from feature_lineage.controls import neuron_correlations
+from feature_lineage import devices
+from feature_lineage.autoencoders import active_entries, resample
+from feature_lineage.autoencoders import step as training_step
+from feature_lineage.autoencoders import training as autoencoder_training
+from feature_lineage.autoencoders import weights as weights_module
+from feature_lineage.autoencoders.autoencoder import load_autoencoder, save_autoencoder
+from feature_lineage.autoencoders.evaluation import evaluate_autoencoder
+from feature_lineage.controls.neurons import neuron_correlations
 from feature_lineage.devices import device
-from feature_lineage.evaluation import evaluate_autoencoder
-from feature_lineage.features import feature_batches
-from feature_lineage.logit_effects import logit_effects
-from feature_lineage.logs import Stopped
-from feature_lineage.merge import sweep
-from feature_lineage.tokens import Windows
+from feature_lineage.errors import Stopped
+from feature_lineage.features.collect import feature_batches
+from feature_lineage.meaning.logit_effects import logit_effects
+from feature_lineage.models import checkpoint as language_model
+from feature_lineage.models import hooks as activations
+from feature_lineage.models.merge import sweep
+from feature_lineage.text.windows import Windows
 
 HOOK = "blocks.0.mlp.hook_post"
 CONTEXT, VOCABULARY, STEPS = 12, 400, 60
@@ -206,7 +212,7 @@ def on_gpu(study, patch):
     with gpu(patch) as ledger, patch.context() as inner:
         for name in ("_dense_step", "_sparse_step", "_revive"):
             inner.setattr(training_step, name, noted(name, getattr(training_step, name)))
-        inner.setattr(autoencoder_training, "_resample", noted("_resample", autoencoder_training._resample))
+        inner.setattr(autoencoder_training, "_resample", noted("_resample", resample._resample))
         found = every_part(study)
         return SimpleNamespace(found=found, operations=set(ledger.operations), taken=taken | set(ledger.operations))
 
@@ -233,8 +239,8 @@ def test_one_step_on_a_gpu_is_the_cpus(study, monkeypatch, variant, path, room):
     options = {"sparse_below": {"sparse": 2.0, "dense": 0.0}[path]}
     expected = training_step.loss_and_gradients(kind, weights, centring, sample(), 0.05, **options)
     with pretended_gpu(monkeypatch):
-        there = training_step.Weights(**{name: tensor.to(device()) for name, tensor in vars(weights).items()})
-        middle = training_step.Centring(centring.scale, centring.shift.to(device()), centring.elements)
+        there = weights_module.Weights(**{name: tensor.to(device()) for name, tensor in vars(weights).items()})
+        middle = weights_module.Centring(centring.scale, centring.shift.to(device()), centring.elements)
         if path == "sparse":
             options["capacity"] = room
         found = training_step.loss_and_gradients(kind, there, middle, sample().to(device()), 0.05, **options)

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from feature_lineage.hooks import TRAINED, hook_problem
-from feature_lineage.study import StudyError, load_study
+from feature_lineage.study.hook_points import TRAINED, hook_problem
+from feature_lineage.study.loading import load_study
+from feature_lineage.study.types import StudyError
 
 
 def study(hook, **models):

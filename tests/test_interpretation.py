@@ -14,13 +14,23 @@ from scipy import stats
 from scripted_endpoint import KEY, KEY_ENV, completion, serve, service, status
 from test_feature_tokens import write_activations
 
-from feature_lineage import correlation, endpoint, interpretation
-from feature_lineage.endpoint import Answer, Endpoint, Ledger, Malformed, Reply
-from feature_lineage.figures import scores
-from feature_lineage.flow import LINEAGES
-from feature_lineage.interpretation import INTERPRETATIONS, OTHERS, PERSISTING, Chosen
-from feature_lineage.logs import InputError
-from feature_lineage.vocabulary import Texts
+from feature_lineage.errors import InputError
+from feature_lineage.explanations import client as endpoint
+from feature_lineage.explanations import estimate
+from feature_lineage.explanations import excerpts as excerpts_module
+from feature_lineage.explanations import prompts as prompts_module
+from feature_lineage.explanations import questions as questions_module
+from feature_lineage.explanations import scores as interpretation
+from feature_lineage.explanations import verdict as verdict_module
+from feature_lineage.explanations.client import Endpoint
+from feature_lineage.explanations.excerpts import OTHERS, PERSISTING, Chosen
+from feature_lineage.explanations.ledger import Ledger
+from feature_lineage.explanations.questions import Answer, Malformed, Reply
+from feature_lineage.explanations.scores import INTERPRETATIONS
+from feature_lineage.flow import correlation
+from feature_lineage.flow.fates import LINEAGES
+from feature_lineage.report.figures import scores
+from feature_lineage.text.vocabulary import Texts
 
 LENGTH, WINDOWS, VOCABULARY, FEATURES = 24, 240, 50, 10
 
@@ -45,11 +55,11 @@ def gathered(sample, tmp_path, monkeypatch):
     """A function that gathers evidence, reading a few activations at a time."""
     tokens, corpus, document, dense = sample
     path = write_activations(tmp_path / "a.parquet", dense)
-    side = interpretation.sides(corpus, document, 0)
+    side = excerpts_module.sides(corpus, document, 0)
 
     def gather(features, seed=0, piece=777):
         monkeypatch.setattr(correlation, "PIECE", piece)
-        return interpretation.gather(path, dense.max(0).astype(float), features, tokens, side, seed, "test")
+        return excerpts_module.gather(path, dense.max(0).astype(float), features, tokens, side, seed, "test")
 
     return gather, side
 
@@ -59,7 +69,7 @@ def located(sample, excerpts, feature):
     tokens, _, _, dense = sample
     values = dense[:, feature].reshape(tokens.shape)
     spread = np.lib.stride_tricks.sliding_window_view
-    text, active = spread(tokens, interpretation.EXCERPT, 1), spread(values, interpretation.EXCERPT, 1)
+    text, active = spread(tokens, excerpts_module.EXCERPT, 1), spread(values, excerpts_module.EXCERPT, 1)
     windows = []
     for row, activations in zip(*excerpts, strict=True):
         (window,), (start,) = np.nonzero((text == row).all(2))
@@ -73,13 +83,13 @@ def located(sample, excerpts, feature):
 
 def test_sides_are_halves_that_share_no_document_but_the_longest(sample):
     _, corpus, document, _ = sample
-    side = interpretation.sides(corpus, document, 3)
+    side = excerpts_module.sides(corpus, document, 3)
     for number in (0, 1):
         assert 0.4 <= side[corpus == number].mean() <= 0.6
-    assert not np.array_equal(side, interpretation.sides(corpus, document, 4))
+    assert not np.array_equal(side, excerpts_module.sides(corpus, document, 4))
     for number, one in set(zip(corpus.tolist(), document[:, 0].tolist(), strict=True)):
         rows = (corpus == number) & (document[:, 0] == one)
-        if rows.sum() <= WINDOWS // 2 // interpretation.UNITS:
+        if rows.sum() <= WINDOWS // 2 // excerpts_module.UNITS:
             assert len(set(side[rows])) == 1
     assert set(side[(corpus == 1) & (document[:, 0] == 1)]) == {0, 1}, (
         "a document that is nearly all of its corpus is cut"
@@ -101,7 +111,7 @@ def test_features_are_chosen_equally_of_both_fates_and_stay_chosen():
     ]
     table = pa.Table.from_pylist(rows, LINEAGES)
     shares = pa.table({"token_share": pa.array([0.95 if f % 2 else None for f in range(103)])})
-    found = {n: interpretation.choose(table, shares, "base", 0, n, 5) for n in (20, 40, 80, "all")}
+    found = {n: excerpts_module.choose(table, shares, "base", 0, n, 5) for n in (20, 40, 80, "all")}
     for count, persisting, others in ((20, 10, 10), (40, 20, 20), (80, 30, 40), ("all", 30, 70)):
         fates = [one.fate for one in found[count]]
         assert (fates.count(PERSISTING), fates.count(OTHERS)) == (persisting, others)
@@ -110,7 +120,7 @@ def test_features_are_chosen_equally_of_both_fates_and_stay_chosen():
     assert all(set(few) <= set(more) for few, more in pairwise(found.values()))
     assert [one.fate for one in found[20]] == [PERSISTING, OTHERS] * 10, "a budget that ends early ends for both alike"
     assert [one.fate for one in found["all"]] == [PERSISTING, OTHERS] * 30 + [OTHERS] * 40
-    assert found[20] != interpretation.choose(table, shares, "base", 0, 20, 6)
+    assert found[20] != excerpts_module.choose(table, shares, "base", 0, 20, 6)
 
 
 def test_in_a_model_without_children_what_came_from_a_parent_persists():
@@ -118,7 +128,7 @@ def test_in_a_model_without_children_what_came_from_a_parent_persists():
         [lineage(0, chain=True, origin="p"), lineage(1), lineage(2, ["disappearing"], True)], LINEAGES
     )
     shares = pa.table({"token_share": pa.array([None, 0.5, 0.5], pa.float64())})
-    assert {one.feature: one.fate for one in interpretation.choose(table, shares, "base", 0, "all", 0)} == {
+    assert {one.feature: one.fate for one in excerpts_module.choose(table, shares, "base", 0, "all", 0)} == {
         0: PERSISTING, 1: OTHERS, 2: OTHERS
     }  # fmt: skip
 
@@ -132,7 +142,7 @@ def test_excerpts_are_pieces_of_the_sample_and_the_two_sides_share_no_window(sam
         for which, excerpts in enumerate((one.explain, one.score)):
             windows = located(sample, excerpts, one.feature)
             assert len(set(windows)) == len(windows) and set(side[windows]) == {which}
-            assert len(windows) <= interpretation.TOP + 2 * 10 + interpretation.RANDOM + interpretation.ELSEWHERE
+            assert len(windows) <= excerpts_module.TOP + 2 * 10 + excerpts_module.RANDOM + excerpts_module.ELSEWHERE
         assert one.maximum == sample[3][:, one.feature].max()
 
 
@@ -150,7 +160,7 @@ def test_excerpts_are_the_highest_two_of_each_tenth_random_ones_and_the_stronges
             for which, excerpts in enumerate((one.explain, one.score)):
                 mine = np.flatnonzero((side == which) & (peak > 0))
                 order = mine[np.argsort(-peak[mine], kind="stable")]
-                top, rest = order[: interpretation.TOP], order[interpretation.TOP :]
+                top, rest = order[: excerpts_module.TOP], order[excerpts_module.TOP :]
                 windows = located(sample, excerpts, one.feature)
                 assert set(top) <= set(windows)
                 shown = dict(zip(windows, excerpts.activations.max(1), strict=True))
@@ -177,7 +187,8 @@ def test_a_feature_that_never_fires_has_random_excerpts_and_no_features_none(gat
     gather, _ = gathered
     (one,) = gather([9])
     assert (
-        one.explain.tokens.shape == (interpretation.RANDOM, interpretation.EXCERPT) and not one.score.activations.any()
+        one.explain.tokens.shape == (excerpts_module.RANDOM, excerpts_module.EXCERPT)
+        and not one.score.activations.any()
     )
     assert gather([]) == []
 
@@ -194,10 +205,10 @@ def test_token_means_are_those_of_the_other_side(sample, gathered):
 
 def test_a_token_unseen_on_the_other_side_is_given_the_mean_of_all(sample, tmp_path):
     tokens, corpus, document, dense = sample
-    side = interpretation.sides(corpus, document, 0)
+    side = excerpts_module.sides(corpus, document, 0)
     tokens = np.where((side == 1)[:, None] & (tokens == 4), VOCABULARY, tokens)
     path = write_activations(tmp_path / "a.parquet", dense)
-    (one,) = interpretation.gather(path, dense.max(0).astype(float), [4], tokens, side, 0, "test")
+    (one,) = excerpts_module.gather(path, dense.max(0).astype(float), [4], tokens, side, 0, "test")
     unseen = one.score.tokens == VOCABULARY
     mean = dense[:, 4].astype(float).reshape(tokens.shape)[side == 0].mean()
     assert unseen.any()
@@ -208,7 +219,7 @@ def test_activations_of_another_sample_are_refused(sample, gathered, tmp_path):
     tokens, _, _, dense = sample
     path = write_activations(tmp_path / "b.parquet", dense[:-LENGTH])
     with pytest.raises(InputError, match=r"b\.parquet: has 5,736 tokens, the sample 5,760"):
-        interpretation.gather(path, dense.max(0), [4], tokens, gathered[1], 0, "test")
+        excerpts_module.gather(path, dense.max(0), [4], tokens, gathered[1], 0, "test")
 
 
 # --- questions and replies ---------------------------------------------------------------------------------
@@ -216,7 +227,7 @@ def test_activations_of_another_sample_are_refused(sample, gathered, tmp_path):
 
 def test_activations_are_quantised_as_published():
     np.testing.assert_array_equal(
-        interpretation.quantised(np.array([-1, 0, 0.19, 0.2, 0.21, 1.999, 2.0, 3.0]), 2.0), [0, 0, 0, 1, 1, 9, 10, 10]
+        prompts_module.quantised(np.array([-1, 0, 0.19, 0.2, 0.21, 1.999, 2.0, 3.0]), 2.0), [0, 0, 0, 1, 1, 9, 10, 10]
     )
 
 
@@ -226,7 +237,7 @@ def reply(text, *tokens):
 
 def test_a_simulation_is_read_from_its_text():
     for text in ("1\t0\n2\t10\n3\t2.5", " 2: 10\n1: 0 \n\n3: 2.5\r\n", "```\n1\t0\n2\t10\n3\t2.5\n```"):
-        np.testing.assert_array_equal(interpretation.read_simulation(reply(text), 3), [0, 10, 2.5])
+        np.testing.assert_array_equal(prompts_module.read_simulation(reply(text), 3), [0, 10, 2.5])
 
 
 @pytest.mark.parametrize(
@@ -236,7 +247,7 @@ def test_a_simulation_is_read_from_its_text():
 )  # fmt: skip
 def test_a_simulation_that_is_not_a_number_for_each_token_is_malformed(text):
     with pytest.raises(Malformed):
-        interpretation.read_simulation(reply(text), 3)
+        prompts_module.read_simulation(reply(text), 3)
 
 
 def test_where_there_are_log_probabilities_a_number_is_their_expected_value():
@@ -252,7 +263,7 @@ def test_where_there_are_log_probabilities_a_number_is_their_expected_value():
         ("1", {"1": 0}),
         ("0", {}),
     ]
-    found = interpretation.read_simulation(reply("1\t2\n2\t7\n3\t10", *tokens), 3)
+    found = prompts_module.read_simulation(reply("1\t2\n2\t7\n3\t10", *tokens), 3)
     np.testing.assert_allclose(
         found, [(2 * 0.5 + 10 * 0.25) / 0.75, 7, 10], err_msg="10 in two tokens is read from the text"
     )
@@ -260,40 +271,40 @@ def test_where_there_are_log_probabilities_a_number_is_their_expected_value():
 
 @pytest.mark.parametrize("p", [1000.0, float("inf"), float("nan")])
 def test_a_log_probability_that_is_none_ends_nothing(p):
-    (value,) = interpretation.read_simulation(reply("1\t4", ("1\t", {}), ("4", {"4": p})), 1)
+    (value,) = prompts_module.read_simulation(reply("1\t4", ("1\t", {}), ("4", {"4": p})), 1)
     assert value == 4
 
 
 def test_a_detection_is_a_json_list():
     for text in ("[2, 4]", "```json\n[4,2]\n```", "Snippets: [2, 4, 4]"):
-        np.testing.assert_array_equal(interpretation.read_detection(reply(text), 4), [False, True, False, True])
-    assert not interpretation.read_detection(reply("[]"), 4).any()
+        np.testing.assert_array_equal(prompts_module.read_detection(reply(text), 4), [False, True, False, True])
+    assert not prompts_module.read_detection(reply("[]"), 4).any()
     for text in ("", "2, 4", "[5]", "[0]", "[1,,2]", "none"):
         with pytest.raises(Malformed):
-            interpretation.read_detection(reply(text), 4)
+            prompts_module.read_detection(reply(text), 4)
 
 
 def test_prompts_show_tokens_on_one_line_and_scoring_prompts_no_activation(sample, gathered):
     raw = ["\n", "\t", '"', "\\", " é", "$x", "</x>", *"abcdefg" * 7]
-    texts = list(map(interpretation.written, raw))
+    texts = list(map(prompts_module.written, raw))
     assert texts[:6] == ["\\n", "\\t", '"', "\\\\", " é", "$x"]
     (one,) = gathered[0]([4])
-    prompt = interpretation.explain_prompt(one, raw)
+    prompt = prompts_module.explain_prompt(one, raw)
     lines = re.findall(r"^(.+)\t(\d+)$", prompt.user, re.MULTILINE)
     assert len(lines) == one.explain.tokens.size
     assert sorted(int(level) for _, level in lines) == sorted(
-        interpretation.quantised(one.explain.activations, one.maximum).ravel()
+        prompts_module.quantised(one.explain.activations, one.maximum).ravel()
     )
-    first = [int(level) for _, level in lines[: interpretation.EXCERPT]]
+    first = [int(level) for _, level in lines[: excerpts_module.EXCERPT]]
     assert max(first) == max(int(level) for _, level in lines), "the strongest excerpt comes first"
-    prompt = interpretation.simulate_prompt("numbers $x", one.score.tokens[:3], raw)
+    prompt = prompts_module.simulate_prompt("numbers $x", one.score.tokens[:3], raw)
     numbered = re.findall(r"^(\d+)\t(.+)$", prompt.user, re.MULTILINE)
     assert [(int(n), text) for n, text in numbered] == [
         (i, texts[t]) for i, t in enumerate(one.score.tokens[:3].ravel(), 1)
     ]
     assert "numbers $x" in prompt.user and prompt.logprobs
     assert (
-        len(re.findall(r"^\d+\t", interpretation.detect_prompt("x", one.score.tokens[:3], raw).user, re.MULTILINE)) == 3
+        len(re.findall(r"^\d+\t", prompts_module.detect_prompt("x", one.score.tokens[:3], raw).user, re.MULTILINE)) == 3
     )
 
 
@@ -307,14 +318,14 @@ def test_prompts_show_pieces_of_one_character_as_the_character():
     tokens = np.array([[0, 1, 2, 3, 5, 0, 6, 3, 4], [2, 3, 0, 0, 5, 5, 0, 1, 2]])
     activations = np.array([[0, 0, 3, 1, 0, 0, 0, 10, 0], [0, 0, 0, 0, 0, 0, 0, 0, 0.0]])
     read = [["a", "日", "é", "a", "日", "\\n"], ["\ufffd", "\ufffd", "a", "a", "é", "é", "a", "\ufffd"]]
-    excerpts = interpretation.Excerpts(tokens, activations)
-    evidence = interpretation.Evidence(0, 10.0, excerpts, excerpts, activations)
-    explained = interpretation.explain_prompt(evidence, texts).user
+    excerpts = excerpts_module.Excerpts(tokens, activations)
+    evidence = excerpts_module.Evidence(0, 10.0, excerpts, excerpts, activations)
+    explained = prompts_module.explain_prompt(evidence, texts).user
     assert "a\t0\n日\t3\né\t0\na\t0\n日\t10\n\\n\t0" in explained
     assert [
-        line.split("\t")[1] for line in interpretation.detect_prompt("x", tokens, texts).user.splitlines()[-2:]
+        line.split("\t")[1] for line in prompts_module.detect_prompt("x", tokens, texts).user.splitlines()[-2:]
     ] == ["".join(row) for row in read]
-    prompt = interpretation.simulate_prompt("x", tokens, texts)
+    prompt = prompts_module.simulate_prompt("x", tokens, texts)
     assert re.findall(r"^(\d+)\t(.+)$", prompt.user, re.MULTILINE) == [
         (str(number), text) for number, text in enumerate([*read[0], *read[1]], 1)
     ]
@@ -513,8 +524,8 @@ def test_detection_and_explanation_call_the_same_activations_active(sample, gath
     rows = np.flatnonzero(weak.max(1) > 0.1 * one.maximum)
     weak[rows[::2]] *= 0.099 * one.maximum / weak[rows[::2]].max(1, keepdims=True)  # still above 0
     one = one._replace(score=one.score._replace(activations=weak))
-    shown = interpretation.quantised(weak, one.maximum).any(1)
-    np.testing.assert_array_equal(interpretation.active(one.score, one.maximum), shown)
+    shown = prompts_module.quantised(weak, one.maximum).any(1)
+    np.testing.assert_array_equal(prompts_module.active(one.score, one.maximum), shown)
     assert (weak.any(1) & ~shown).sum() >= 5
     asked = []
 
@@ -523,7 +534,7 @@ def test_detection_and_explanation_call_the_same_activations_active(sample, gath
         truth = {"".join(TEXTS[t] for t in row): is_on for row, is_on in zip(one.score.tokens, shown, strict=True)}
         asked.append([truth[text] for text in numbered])
         reply = json.dumps([n for n, is_on in enumerate(asked[-1], 1) if is_on])
-        return endpoint.Answer(parse(Reply(reply, [])), None, 0, 0, 0.0)
+        return questions_module.Answer(parse(Reply(reply, [])), None, 0, 0, 0.0)
 
     scores, reason = interpretation._detect("x", one, TEXTS, ask)
     assert scores == {"detection": 1.0} and reason is None and set(asked[0]) == {True, False}
@@ -600,7 +611,7 @@ def test_a_prompt_refused_or_an_explanation_that_cannot_be_written_down_costs_it
 def test_a_budget_too_small_sends_nothing_and_one_that_runs_out_leaves_reasons(interpreted, monkeypatch):
     with pytest.raises(InputError, match=r"interpretation\.budget_usd"):
         interpreted(oracle, budget=1e-4)
-    monkeypatch.setattr(endpoint.Estimate, "check", lambda self: None)
+    monkeypatch.setattr(estimate.Estimate, "check", lambda self: None)
     rows, server, _ = interpreted(oracle, budget=0.004)
     assert any("budget_usd is spent" in (row["reason"] or "") for row in rows.values())
     assert sum(server.paid.values()) == len(server.bodies) > 0
@@ -609,10 +620,10 @@ def test_a_budget_too_small_sends_nothing_and_one_that_runs_out_leaves_reasons(i
 def test_a_budget_that_ends_half_way_leaves_scores_on_both_sides_and_is_told(gathered, tmp_path, monkeypatch, caplog):
     """Endings from the first request to the last: the two sides differ by one feature at most, and log and verdict say what is missing."""
     monkeypatch.setenv(KEY_ENV, KEY)
-    monkeypatch.setattr(endpoint.Estimate, "check", lambda self: None)
+    monkeypatch.setattr(estimate.Estimate, "check", lambda self: None)
     rows = [lineage(f, ["persisting" if f < 4 else "disappearing"]) for f in range(8)]
     shares = pa.table({"token_share": pa.array([None] * 8, pa.float64())})
-    chosen = interpretation.choose(pa.Table.from_pylist(rows, LINEAGES), shares, "base", 0, "all", 0)
+    chosen = excerpts_module.choose(pa.Table.from_pylist(rows, LINEAGES), shares, "base", 0, "all", 0)
     evidence = gathered[0]([one.feature for one in chosen])
     seen = set()
     with serve(oracle) as server:
@@ -626,7 +637,7 @@ def test_a_budget_that_ends_half_way_leaves_scores_on_both_sides_and_is_told(gat
             assert abs(scored[PERSISTING] - scored[OTHERS]) <= 1
             seen.add(int(scored.sum()))
             cut = int(found["reason"].fillna("").str.contains("budget_usd is spent").sum())
-            text = interpretation.verdict(found)
+            text = verdict_module.verdict(found)
             if cut:
                 told = rf"nterpretation\.budget_usd ended before {cut} of 8 features had all their scores \(\d persisting and \d not "
                 assert re.search(told, text) and re.search(told, caplog.text)
@@ -652,38 +663,38 @@ def table(simulation, token_mean, shuffled=None, model="m", **more):
 
 def test_the_verdict_compares_pairs_and_says_who_wins():
     good, bad = [0.7, 0.8, 0.6, 0.75, None], [0.3, 0.35, 0.31, 0.2, 0.99]
-    text = interpretation.verdict(table(good, bad, [0.1] * 5))
+    text = verdict_module.verdict(table(good, bad, [0.1] * 5))
     assert "m beat the token-statistics baseline" in text and "0.71 against 0.29 over the same 4 features" in text
     assert "difference of +0.42" in text and "They beat another feature's explanation: " in text
     assert "0.71 against 0.10" in text and "no score" not in text
     interval = stats.ttest_rel(good[:4], bad[:4]).confidence_interval(0.95)
     assert f"{interval.low:+.2f} to {interval.high:+.2f}" in text
-    text = interpretation.verdict(table(good, bad, explanation=["x"] * 5))
+    text = verdict_module.verdict(table(good, bad, explanation=["x"] * 5))
     assert text.endswith("1 of 5 explained features have no score and are left out.") and "another feature" not in text
-    assert "do worse than" in interpretation.verdict(table(bad, [0.7, 0.8, 0.6, 0.75, 1.0]))
-    assert "do not beat" in interpretation.verdict(table([0.1, 0.5, 0.3, 0.4], [0.2, 0.4, 0.35, 0.3]))
+    assert "do worse than" in verdict_module.verdict(table(bad, [0.7, 0.8, 0.6, 0.75, 1.0]))
+    assert "do not beat" in verdict_module.verdict(table([0.1, 0.5, 0.3, 0.4], [0.2, 0.4, 0.35, 0.3]))
 
 
 def test_few_scores_of_many_features_are_no_victory():
     """Three good scores of 24 features say that 21 could not be scored. The same for the shuffled control alone."""
     found = table([0.9, 0.8, 0.95, *[None] * 21], [0.3] * 24, [0.1] * 24, explanation=["x"] * 24)
-    text = interpretation.verdict(found)
+    text = verdict_module.verdict(found)
     assert " beat " not in text and text.count("on too few features to compare them (3 of 24)") == 2
     found = table([0.9, 0.8] * 12, [0.3] * 24, [0.1, 0.1, 0.15, *[None] * 21])
-    text = interpretation.verdict(found)
+    text = verdict_module.verdict(found)
     assert "m beat the token-statistics baseline" in text and "They could be scored beside another feature's" in text
 
 
 def test_a_verdict_of_one_side_says_so():
     found = table([0.9, None, 0.8, None, 0.7, None], [0.3] * 6)
-    assert "No not persisting feature has a score" in interpretation.verdict(found)
+    assert "No not persisting feature has a score" in verdict_module.verdict(found)
     found = table([None, 0.9, None, 0.8, None, 0.7], [0.3] * 6)
-    assert "No persisting feature has a score" in interpretation.verdict(found)
-    assert "has a score" not in interpretation.verdict(table([0.9, 0.8, 0.7, 0.6], [0.3] * 4))
+    assert "No persisting feature has a score" in verdict_module.verdict(found)
+    assert "has a score" not in verdict_module.verdict(table([0.9, 0.8, 0.7, 0.6], [0.3] * 4))
 
 
 def test_simulations_that_count_as_nothing_are_told():
-    text = interpretation.verdict(table([0.0, 0.9, 0.0, 0.8], [0.3, 0.2, 0.3, 0.2]))
+    text = verdict_module.verdict(table([0.0, 0.9, 0.0, 0.8], [0.3, 0.2, 0.3, 0.2]))
     assert "2 of 4 simulations are the same at every token and count as 0." in text
 
 
@@ -691,12 +702,12 @@ def test_features_of_one_lineage_are_one_sample():
     """A feature that four models have in common says one thing and not four: the interval is that of the lineages."""
     random = np.random.default_rng(0)
     good, bad = random.normal(0.5, 0.3, 12), random.normal(0.4, 0.3, 12)
-    once = interpretation.verdict(table(good.tolist(), bad.tolist()))
+    once = verdict_module.verdict(table(good.tolist(), bad.tolist()))
     four = table(np.repeat(good, 4).tolist(), np.repeat(bad, 4).tolist(), model="m")
-    often = interpretation.verdict(four.assign(family=np.repeat(np.arange(12), 4)))
+    often = verdict_module.verdict(four.assign(family=np.repeat(np.arange(12), 4)))
     between = re.search(r"95 % interval (\S+ to \S+)\)", once)[1]
     assert f"95 % interval {between})" in often and "48 scored features belong to 12 lineages" in often
-    assert f"95 % interval {between})" not in interpretation.verdict(four), "what an interval over features would say"
+    assert f"95 % interval {between})" not in verdict_module.verdict(four), "what an interval over features would say"
 
 
 def test_the_interval_of_clusters_of_unequal_size_is_the_sandwich_and_covers():
@@ -706,7 +717,7 @@ def test_the_interval_of_clusters_of_unequal_size_is_the_sandwich_and_covers():
     held = 0
     for _ in range(400):
         values = random.normal(0, 1, 20)[cluster] + random.normal(0, 0.3, len(cluster))
-        low, high = interpretation._interval(pd.Series(values), pd.Series(cluster))
+        low, high = verdict_module._interval(pd.Series(values), pd.Series(cluster))
         held += low <= 0 <= high
         x = np.ones((len(values), 1))
         bread = np.linalg.inv(x.T @ x)
@@ -718,17 +729,17 @@ def test_the_interval_of_clusters_of_unequal_size_is_the_sandwich_and_covers():
 
 def test_the_lineage_of_a_feature_is_where_its_chain_begins():
     rows = [lineage(3), lineage(7, chain=True, model="child"), lineage(1, model="p")]
-    found = interpretation.families(pa.Table.from_pylist(rows, LINEAGES))
+    found = verdict_module.families(pa.Table.from_pylist(rows, LINEAGES))
     assert found == {("base", 0, 3): "base/0/3", ("child", 0, 7): "p/0/1", ("p", 0, 1): "p/0/1"}
 
 
 def test_without_a_language_model_or_with_too_few_scores_the_verdict_says_so():
     alone = table([None] * 3, [0.5, 0.6, None], model=None)
-    assert "No language model was asked" in interpretation.verdict(
+    assert "No language model was asked" in verdict_module.verdict(
         alone
-    ) and "0.55 over 2 features" in interpretation.verdict(alone)
-    assert "too few features to compare them (1)" in interpretation.verdict(table([0.5, None], [0.4, 0.3]))
-    assert interpretation.verdict(alone.iloc[:0]) == "No feature was scored."
+    ) and "0.55 over 2 features" in verdict_module.verdict(alone)
+    assert "too few features to compare them (1)" in verdict_module.verdict(table([0.5, None], [0.4, 0.3]))
+    assert verdict_module.verdict(alone.iloc[:0]) == "No feature was scored."
 
 
 def test_the_figure_shows_each_score_measured_by_fate():

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig, MistralForCausalLM
 
-from feature_lineage.artifacts import digests, read_provenance
-from feature_lineage.language_model import (
+from feature_lineage.errors import InputError
+from feature_lineage.models.checkpoint import (
     build_model,
     evaluate_model,
     import_model,
@@ -16,9 +16,10 @@ from feature_lineage.language_model import (
     published_model,
     save_model,
 )
-from feature_lineage.logs import InputError
-from feature_lineage.study import Architecture
-from feature_lineage.tokens import Windows
+from feature_lineage.store.checksums import digests
+from feature_lineage.store.formats import read_provenance
+from feature_lineage.study.keys import Architecture
+from feature_lineage.text.windows import Windows
 
 IDS = torch.arange(24).reshape(2, 12) * 7 % 400
 

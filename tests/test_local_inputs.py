@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from feature_lineage import local_inputs, tokenizer
-from feature_lineage.local_inputs import Checksums, LocalInputs, checkpoint_files, tokenizer_files
 from feature_lineage.places import is_path, wrong_folder
-from feature_lineage.study import StudyError, load_study
+from feature_lineage.study import local_inputs
+from feature_lineage.study.loading import load_study
+from feature_lineage.study.local_inputs import Checksums, LocalInputs, checkpoint_files, tokenizer_files
+from feature_lineage.study.types import StudyError
+from feature_lineage.text import tokenizer
 
 LINES = [{"text": f"Story {number}."} for number in range(60)]
 WHAT = ("model", "tokenizer", "corpus")

@@ -3,8 +3,8 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
-from feature_lineage import logit_effects as module
-from feature_lineage.logit_effects import EFFECTS, TOP, logit_effects, path_to_logits
+from feature_lineage.meaning import logit_effects as module
+from feature_lineage.meaning.logit_effects import EFFECTS, TOP, logit_effects, path_to_logits
 
 VOCABULARY = 40
 

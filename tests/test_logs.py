@@ -13,7 +13,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from feature_lineage.logs import InputError, job, logger, progress
+from feature_lineage.errors import InputError
+from feature_lineage.jobs.job import job
+from feature_lineage.progress import logger, progress
 
 
 @pytest.fixture(autouse=True)

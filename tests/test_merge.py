@@ -5,9 +5,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from feature_lineage.language_model import evaluate_model
-from feature_lineage.logs import InputError
-from feature_lineage.merge import (
+from feature_lineage.errors import InputError
+from feature_lineage.models.checkpoint import evaluate_model
+from feature_lineage.models.merge import (
     SWEEP,
     TENSORS,
     angle,
@@ -20,7 +20,7 @@ from feature_lineage.merge import (
     sweep,
     tensor_table,
 )
-from feature_lineage.tokens import Windows
+from feature_lineage.text.windows import Windows
 
 
 def reference(a, b, t):

@@ -15,10 +15,10 @@ from autoencoders import VARIANTS, sample, weights_of
 from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
 
-from feature_lineage import training_step
-from feature_lineage.autoencoder import load_autoencoder, save_autoencoder
-from feature_lineage.language_model import build_model, load_model, save_model
-from feature_lineage.merge import angles, merge_states
+from feature_lineage.autoencoders import variants
+from feature_lineage.autoencoders.autoencoder import load_autoencoder, save_autoencoder
+from feature_lineage.models.checkpoint import build_model, load_model, save_model
+from feature_lineage.models.merge import angles, merge_states
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / ".venv-peers" / "bin"
@@ -59,7 +59,7 @@ def test_saelens_loads_an_autoencoder_and_agrees(tmp_path, variant, normalize, m
     kind, weights, centring = weights_of(x, variant, normalize, mean)
     if variant == "batchtopk":
         weights.threshold.fill_(0.4)
-    ours = training_step.export(kind, weights, centring)
+    ours = variants.export(kind, weights, centring)
     save_autoencoder(ours, tmp_path / "sae", "blocks.0.mlp.hook_post", 24, {"seed": 0})
     np.save(tmp_path / "x.npy", x.numpy())
     said = run(PEERS / "python", "-c", SAELENS, tmp_path / "sae", tmp_path / "x.npy", tmp_path / "out.npz")
@@ -76,7 +76,7 @@ def test_saelens_reads_heads_as_transformer_lens_gives_them(tmp_path):
     """An autoencoder of a hook_z: [tokens, heads, width of a head] goes in and comes out, the features are those of the flat vectors."""
     x = sample(256)
     kind, weights, centring = weights_of(x, "l1", False, "elements")
-    ours = training_step.export(kind, weights, centring)
+    ours = variants.export(kind, weights, centring)
     save_autoencoder(ours, tmp_path / "sae", "blocks.0.attn.hook_z", 24, {"seed": 0})
     heads = x.reshape(len(x), 2, -1)
     np.save(tmp_path / "x.npy", heads.numpy())

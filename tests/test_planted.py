@@ -6,8 +6,8 @@ import torch
 from scipy import sparse
 
 from feature_lineage import planted
-from feature_lineage.autoencoder import SparseAutoencoder
-from feature_lineage.correlation import Activations
+from feature_lineage.autoencoders.autoencoder import SparseAutoencoder
+from feature_lineage.features.activations import Activations
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,11 +11,10 @@ from jinja2 import UndefinedError
 from plotly.offline import get_plotlyjs
 from reports import CASE, CONTROLS, EVIL, IMAGE, LLM, SAE, SUMMARY, content, features, figure
 
-from feature_lineage.artifacts import write_json
-from feature_lineage.cases import TRACKING
-from feature_lineage.categories import CATEGORIES
-from feature_lineage.interpretation import INTERPRETATIONS
-from feature_lineage.report import (
+from feature_lineage.explanations.scores import INTERPRETATIONS
+from feature_lineage.meaning.cases import TRACKING
+from feature_lineage.meaning.categories import CATEGORIES
+from feature_lineage.report.page import (
     category_rows,
     headline,
     main,
@@ -25,6 +24,7 @@ from feature_lineage.report import (
     visible,
     write_report,
 )
+from feature_lineage.store.formats import write_json
 
 
 @pytest.fixture

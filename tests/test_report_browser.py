@@ -7,9 +7,9 @@ import pytest
 from chromium import CHROMIUM, Page
 from reports import EVIL, IMAGE, content
 
-from feature_lineage.artifacts import KEY
-from feature_lineage.report import write_report
-from feature_lineage.vocabulary import Texts
+from feature_lineage.report.page import write_report
+from feature_lineage.store.checksums import KEY
+from feature_lineage.text.vocabulary import Texts
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 

@@ -12,11 +12,13 @@ import pytest
 from chromium import CHROMIUM, Page
 from reports import CASE, content, features
 
-from feature_lineage.cases import TRACKING
-from feature_lineage.contexts import token_texts
-from feature_lineage.figures import write_figure
-from feature_lineage.report import write_report
-from feature_lineage.tokens import Windows, encode_corpus, save_tokenizer, train_tokenizer
+from feature_lineage.meaning.cases import TRACKING
+from feature_lineage.report.figures import write_figure
+from feature_lineage.report.page import write_report
+from feature_lineage.text.shards import encode_corpus
+from feature_lineage.text.tokenizer import save_tokenizer, train_tokenizer
+from feature_lineage.text.vocabulary import token_texts
+from feature_lineage.text.windows import Windows
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 

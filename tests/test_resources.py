@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from feature_lineage.resources import DRIVER, LONGEST, MARGIN, ON_GPU, SIZED, _sizes, request
-from feature_lineage.study import load_study
+from feature_lineage.jobs.resources import DRIVER, LONGEST, MARGIN, ON_GPU, SIZED, _sizes, request
+from feature_lineage.study.loading import load_study
 
 CHECKOUT = Path(__file__).parents[1]
 PAPER_SIZE = {"autoencoder": {"l0": 30}, "flow": {"tokens": 3_000_000}}

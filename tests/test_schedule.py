@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from feature_lineage import autoencoder_training as at
-from feature_lineage.logs import InputError
-from feature_lineage.schedule import resampling_steps
-from feature_lineage.study import Autoencoder
-from feature_lineage.training_step import training_step
+from feature_lineage.autoencoders import training as at
+from feature_lineage.autoencoders.resampling import resampling_steps
+from feature_lineage.autoencoders.step import training_step
+from feature_lineage.errors import InputError
+from feature_lineage.study.measures import Autoencoder
 
 DEFAULTS = Autoencoder().resampling.model_dump()
 OPTIONS = {

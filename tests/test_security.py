@@ -24,12 +24,18 @@ import pyarrow.parquet as pq
 import pytest
 from scripted_endpoint import KEY, KEY_ENV, ask_many, completion, echo, question, read_number, serve, service, status
 
-from feature_lineage import endpoint as endpoint_module
-from feature_lineage.artifacts import read_json, write_json
-from feature_lineage.corpora import file_documents, huggingface_documents, package_documents
-from feature_lineage.endpoint import Endpoint, Ledger
-from feature_lineage.logs import InputError, job, printable
-from feature_lineage.study import StudyError, load_study
+from feature_lineage.errors import InputError
+from feature_lineage.explanations import client as endpoint_module
+from feature_lineage.explanations.client import Endpoint
+from feature_lineage.explanations.ledger import Ledger
+from feature_lineage.jobs.job import job
+from feature_lineage.printable import printable
+from feature_lineage.store.formats import read_json, write_json
+from feature_lineage.study.loading import load_study
+from feature_lineage.study.types import StudyError
+from feature_lineage.text.huggingface import huggingface_documents
+from feature_lineage.text.sources import package_documents
+from feature_lineage.text.tables import file_documents
 
 # --- the project's own code --------------------------------------------------------------------------------
 
@@ -74,7 +80,8 @@ def test_no_rule_has_a_shell_command_or_code_of_its_own():
 
 
 def test_remote_code_is_switched_off_by_name():
-    from feature_lineage import language_model, tokenizer
+    from feature_lineage.models import checkpoint as language_model
+    from feature_lineage.text import tokenizer
 
     # Tokenizers are read by a library that knows no code of theirs.
     assert "from_pretrained" not in inspect.getsource(tokenizer)
@@ -110,7 +117,7 @@ def mark(tmp_path):
 @pytest.fixture
 def checkpoint(tiny_model, tokenizer_dir, tmp_path):
     """A directory as somebody published it."""
-    from feature_lineage.language_model import save_model
+    from feature_lineage.models.checkpoint import save_model
 
     save_model(tiny_model(0), tokenizer_dir, tmp_path / "published", {})
     return tmp_path / "published"
@@ -127,7 +134,7 @@ def module(folder, mark):
 def test_pickled_weights_are_not_loaded(checkpoint, mark):
     import torch
 
-    from feature_lineage.language_model import published_model
+    from feature_lineage.models.checkpoint import published_model
 
     torch.save(Evil(mark), checkpoint / "pytorch_model.bin")
     published_model(checkpoint)  # the others are there
@@ -139,7 +146,7 @@ def test_pickled_weights_are_not_loaded(checkpoint, mark):
 def test_an_index_that_names_a_pickle_as_shard_does_not_load_it(checkpoint, mark):
     import torch
 
-    from feature_lineage.language_model import published_model
+    from feature_lineage.models.checkpoint import published_model
 
     (checkpoint / "model.safetensors").unlink()
     torch.save(Evil(mark), checkpoint / "shard.bin")
@@ -151,7 +158,7 @@ def test_an_index_that_names_a_pickle_as_shard_does_not_load_it(checkpoint, mark
 
 @pytest.mark.parametrize("known", [True, False])
 def test_a_models_own_code_does_not_run(checkpoint, mark, known):
-    from feature_lineage.language_model import published_model
+    from feature_lineage.models.checkpoint import published_model
 
     module(checkpoint, mark)
     change(checkpoint / "config.json", auto_map={name: "evil.Evil" for name in ("AutoConfig", "AutoModelForCausalLM")})
@@ -165,7 +172,7 @@ def test_a_models_own_code_does_not_run(checkpoint, mark, known):
 
 @pytest.mark.parametrize("known", [True, False])
 def test_a_tokenizers_own_code_does_not_run(checkpoint, mark, known):
-    from feature_lineage.tokens import published_tokenizer
+    from feature_lineage.text.tokenizer import published_tokenizer
 
     module(checkpoint, mark)
     change(checkpoint / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Evil", "evil.Evil"]})
@@ -180,7 +187,7 @@ def test_a_tokenizers_own_code_does_not_run(checkpoint, mark, known):
 
 @pytest.mark.parametrize("key", ["_attn_implementation", "attn_implementation"])
 def test_an_attention_kernel_of_the_hub_is_refused(checkpoint, key):
-    from feature_lineage.language_model import published_model
+    from feature_lineage.models.checkpoint import published_model
 
     change(checkpoint / "config.json", **{key: "somebody/kernel"})
     with pytest.raises(InputError, match="'somebody/kernel', an attention kernel from the hub"):
@@ -188,7 +195,7 @@ def test_an_attention_kernel_of_the_hub_is_refused(checkpoint, key):
 
 
 def test_a_chat_template_is_not_rendered(checkpoint, mark):
-    from feature_lineage.tokens import published_tokenizer
+    from feature_lineage.text.tokenizer import published_tokenizer
 
     call = f"{{{{ cycler.__init__.__globals__.os.mkdir({str(mark)!r}) }}}}"
     (checkpoint / "chat_template.jinja").write_text(call)
@@ -202,7 +209,7 @@ def test_a_pickle_in_a_checkpoint_of_a_killed_training_does_not_run(
 ):
     import torch
 
-    from feature_lineage.training import last_checkpoint, train_model
+    from feature_lineage.models.training import last_checkpoint, train_model
 
     tokens = np.tile(np.arange(1, 11), 40)
     data = {split: {"c": write_tokens(tmp_path / split, tokens)} for split in ("train", "validation")}
@@ -230,7 +237,7 @@ _ENDED = "trainer_state.json"
 
 
 def test_objects_in_a_shard_of_tokens_are_not_unpickled(write_tokens, tmp_path, mark):
-    from feature_lineage.tokens import Windows
+    from feature_lineage.text.windows import Windows
 
     folder = write_tokens(tmp_path / "tokens", np.arange(100))
     shard = folder / "shard-00000.npy"
@@ -580,8 +587,9 @@ def test_of_an_endless_reply_no_more_than_a_bound_is_read(told, monkeypatch):
 
 
 def test_scores_read_from_hostile_replies_stay_in_range():
-    from feature_lineage.endpoint import Malformed, Reply, _numbers
-    from feature_lineage.interpretation import read_detection, read_explanation, read_simulation
+    from feature_lineage.explanations.client import _numbers
+    from feature_lineage.explanations.prompts import read_detection, read_explanation, read_simulation
+    from feature_lineage.explanations.questions import Malformed, Reply
 
     odds = [{"token": token, "logprob": odd} for token, odd in ((HUGE, 0), ("10", float("nan")), ("3", 1e9), ("²", 0))]
     text = "1\t7"

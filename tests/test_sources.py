@@ -18,11 +18,16 @@ import pytest
 import yaml
 import zstandard
 
-from feature_lineage import sources
-from feature_lineage.corpora import build_corpus
-from feature_lineage.logs import InputError
-from feature_lineage.sources import PACKED, TABLES, Document, file_documents, files_documents, huggingface_documents
-from feature_lineage.study import StudyError, load_study
+from feature_lineage.errors import InputError
+from feature_lineage.study import keys
+from feature_lineage.study.loading import load_study
+from feature_lineage.study.types import StudyError
+from feature_lineage.text import sources
+from feature_lineage.text.corpora import build_corpus
+from feature_lineage.text.files import PACKED, TABLES, Document
+from feature_lineage.text.huggingface import huggingface_documents
+from feature_lineage.text.sources import files_documents
+from feature_lineage.text.tables import file_documents
 
 ODD = 'first\r\nsecond\tthird, "quoted" \u2028 é 日本 \U0001f600\n\n'
 ROWS = [
@@ -99,9 +104,8 @@ def test_one_object_over_several_lines_is_a_document(tmp_path):
 
 
 def test_every_suffix_of_a_table_was_tried():
-    from feature_lineage import study
 
-    assert study.TABLES == TABLES
+    assert keys.TABLES == TABLES
     assert {name[name.rindex(".") :].lower() for name in TABLE} | {".parquet"} == set(TABLES)
 
 

@@ -6,9 +6,9 @@ from itertools import cycle, islice, product
 import pytest
 import torch
 
-from feature_lineage.autoencoder_training import train_autoencoder
-from feature_lineage.schedule import resampling_steps
-from feature_lineage.steering import MOST, Steering
+from feature_lineage.autoencoders.resampling import resampling_steps
+from feature_lineage.autoencoders.steering import MOST, Steering
+from feature_lineage.autoencoders.training import train_autoencoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,8 +6,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from feature_lineage.bootstrap import draw_documents
-from feature_lineage.interpretation import sides
+from feature_lineage.explanations.excerpts import sides
+from feature_lineage.flow.bootstrap import draw_documents
 from feature_lineage.streams import Stream, entropy, torch_seed
 
 SEEDS = (0, 1, 5, 2**32 - 1)

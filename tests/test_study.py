@@ -5,10 +5,12 @@ import json
 import pytest
 import yaml
 
-from feature_lineage import study as module
-from feature_lineage.config_docs import main as write_docs
-from feature_lineage.config_docs import reference, schema
-from feature_lineage.study import Block, StudyError, load_study
+from feature_lineage.study import keys as keys_module
+from feature_lineage.study import study as module
+from feature_lineage.study.loading import load_study
+from feature_lineage.study.reference import main as write_docs
+from feature_lineage.study.reference import reference, schema
+from feature_lineage.study.types import Block, StudyError
 
 CONFIG = {
     "study": "small",
@@ -258,8 +260,8 @@ def test_paper_config_is_the_papers_lineage(project):
         "nilq/small-lua-stack",
         "roneneldan/TinyStories",
     ]
-    assert study.models[base].training == module.Training()
-    assert study.models[lua].training == study.models[stories].training == module.FineTuning()
+    assert study.models[base].training == keys_module.Training()
+    assert study.models[lua].training == study.models[stories].training == keys_module.FineTuning()
 
 
 def test_schema_and_reference_are_current(project):
@@ -290,7 +292,9 @@ def test_reference_has_every_key_of_every_block():
         assert [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")] == list(
             getattr(module, name).model_fields
         )
-    kinds = [kind for table in (module.CORPORA, module.TOKENIZERS, module.MODELS) for kind in table.values()]
+    kinds = [
+        kind for table in (keys_module.CORPORA, keys_module.TOKENIZERS, keys_module.MODELS) for kind in table.values()
+    ]
     assert {kind.__name__ for kind in kinds} <= set(pages)
 
 

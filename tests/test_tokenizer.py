@@ -16,11 +16,11 @@ import pytest
 from tokenizer_zoo import CJK, END, SPELLED, TEXTS, ZOO, publish, reference
 from tokenizers import Tokenizer, models
 
-from feature_lineage import tokens
-from feature_lineage.logs import InputError
-from feature_lineage.tokenizer import load_tokenizer, published_tokenizer, save_tokenizer
-from feature_lineage.tokens import TextEncoder, encode_corpus, read_index
-from feature_lineage.vocabulary import Texts, token_texts
+from feature_lineage.errors import InputError
+from feature_lineage.text import windows as tokens
+from feature_lineage.text.shards import TextEncoder, encode_corpus, read_index
+from feature_lineage.text.tokenizer import load_tokenizer, published_tokenizer, save_tokenizer
+from feature_lineage.text.vocabulary import Texts, token_texts
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +90,8 @@ def test_a_models_folder_and_its_hooks_have_the_tokens_of_its_file(zoo, tmp_path
     """TransformerLens builds a tokenizer again, by its class, and gives it the special tokens that it lacks."""
     from transformers import AutoTokenizer
 
-    from feature_lineage.activations import load_hooked
-    from feature_lineage.language_model import build_model, save_model
+    from feature_lineage.models.checkpoint import build_model, save_model
+    from feature_lineage.models.hooks import load_hooked
 
     folder, imported = zoo(name)
     save_model(build_model(architecture, imported, 0), imported, tmp_path / "model", {})

@@ -8,21 +8,14 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from feature_lineage import tokens as module
-from feature_lineage.artifacts import read_provenance, sha256, write_table
-from feature_lineage.corpora import SCHEMA
-from feature_lineage.logs import InputError
-from feature_lineage.tokens import (
-    END,
-    Windows,
-    document_ends,
-    encode_corpus,
-    load_tokenizer,
-    published_tokenizer,
-    read_index,
-    save_tokenizer,
-    train_tokenizer,
-)
+from feature_lineage.errors import InputError
+from feature_lineage.store.checksums import sha256
+from feature_lineage.store.formats import read_provenance, write_table
+from feature_lineage.text import shards as shards_module
+from feature_lineage.text.corpora import SCHEMA
+from feature_lineage.text.shards import document_ends, encode_corpus, read_index
+from feature_lineage.text.tokenizer import END, load_tokenizer, published_tokenizer, save_tokenizer, train_tokenizer
+from feature_lineage.text.windows import Windows
 
 ODD = [
     "a\r\nb\tc  d\u00a0e",
@@ -429,7 +422,7 @@ def test_spread_is_even_ascending_and_of_one_corpus(three):
 
 def test_shard_size_holds_a_whole_number_of_the_usual_windows():
     # windows do not cross shards; with these no token is lost at a shard's end
-    assert module.SHARD_TOKENS % 256 == module.SHARD_TOKENS % 128 == 0
+    assert shards_module.SHARD_TOKENS % 256 == shards_module.SHARD_TOKENS % 128 == 0
 
 
 def test_index_is_written_last(corpus):

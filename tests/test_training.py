@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from feature_lineage import training
-from feature_lineage.language_model import evaluate_model
-from feature_lineage.logs import InputError, Stopped
-from feature_lineage.tokens import Windows
-from feature_lineage.training import CURVE, last_checkpoint, mark_whole, train_model
+from feature_lineage.errors import InputError, Stopped
+from feature_lineage.models import training
+from feature_lineage.models.checkpoint import evaluate_model
+from feature_lineage.models.training import CURVE, last_checkpoint, mark_whole, train_model
+from feature_lineage.text.windows import Windows
 
 BLOCK, BATCH = 16, 8
 

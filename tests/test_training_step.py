@@ -6,8 +6,10 @@ import pytest
 import torch
 from autoencoders import TOKENS, VARIANTS, K, M, N, reference, sample, screened, weights_of
 
-from feature_lineage import active_entries as ae
-from feature_lineage import training_step as ts
+from feature_lineage.autoencoders import active_entries as ae
+from feature_lineage.autoencoders import step as ts
+from feature_lineage.autoencoders import variants
+from feature_lineage.autoencoders import weights as weights_module
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -53,7 +55,7 @@ def test_export_folds_scale_and_mean_into_a_saved_autoencoder(variant, normalize
     kind, weights, centring = weights_of(x, variant, normalize, mean)
     if variant == "batchtopk":  # its threshold takes the place of the batch
         weights.threshold.fill_(0.4)
-    exported = ts.export(kind, weights, centring)
+    exported = variants.export(kind, weights, centring)
     y = centring.target(x).double()
     pre = (centring.input(y) - weights.decoder_bias) @ weights.encoder.double().T + weights.encoder_bias
     f = torch.relu(pre)
@@ -74,10 +76,10 @@ def test_unfolding_a_saved_autoencoder_behind_another_centring_keeps_its_feature
     """A child starts from its parent's autoencoder, on activations of another mean and scale."""
     x, other = sample(), sample(seed=9) * 2.5 - 1
     kind, weights, centring = weights_of(x, variant, normalize, mean)
-    saved = ts.export(kind, weights, centring)
+    saved = variants.export(kind, weights, centring)
     _, _, centring = weights_of(other, variant, normalize, mean)
-    unfolded = ts.unfold(saved, centring, torch.zeros(M))
-    again = ts.export(kind, unfolded, centring)
+    unfolded = weights_module.unfold(saved, centring, torch.zeros(M))
+    again = variants.export(kind, unfolded, centring)
     torch.testing.assert_close(again.encode(other), saved.encode(other), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(
         again.decode(again.encode(other)), saved.decode(saved.encode(other)), rtol=1e-4, atol=1e-4

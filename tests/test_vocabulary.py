@@ -12,11 +12,11 @@ import pytest
 from tokenizer_zoo import CJK, TEXTS, ZOO, publish, reference
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from feature_lineage.browser import _context
-from feature_lineage.categories import CLASSES, code_corpora, token_classes
-from feature_lineage.contexts import highlighted
-from feature_lineage.tokenizer import published_tokenizer, save_tokenizer
-from feature_lineage.vocabulary import Shown, Texts, token_texts, window_texts
+from feature_lineage.meaning.categories import CLASSES, code_corpora, token_classes
+from feature_lineage.meaning.contexts import highlighted
+from feature_lineage.report.browser import _context
+from feature_lineage.text.tokenizer import published_tokenizer, save_tokenizer
+from feature_lineage.text.vocabulary import Shown, Texts, token_texts, window_texts
 
 P, S, K, ID, N, W, X = CLASSES
 

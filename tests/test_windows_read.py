@@ -16,8 +16,8 @@ from transformers import (
     OPTForCausalLM,
 )
 
-from feature_lineage.activations import activations, load_hooked
-from feature_lineage.language_model import (
+from feature_lineage.errors import InputError
+from feature_lineage.models.checkpoint import (
     check_windows,
     evaluate_model,
     load_model,
@@ -25,9 +25,9 @@ from feature_lineage.language_model import (
     readable,
     save_model,
 )
-from feature_lineage.logs import InputError
-from feature_lineage.merge import sweep
-from feature_lineage.tokens import Windows
+from feature_lineage.models.hooks import activations, load_hooked
+from feature_lineage.models.merge import sweep
+from feature_lineage.text.windows import Windows
 
 SMALL = {"vocab_size": 400, "bos_token_id": 0, "eos_token_id": 0}
 

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from feature_lineage.logs import logger
+from feature_lineage.progress import logger
 
 if TYPE_CHECKING:
     import torch

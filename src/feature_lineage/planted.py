@@ -18,10 +18,11 @@ import pandas as pd
 import torch
 from scipy import sparse
 
-from feature_lineage.autoencoder import SparseAutoencoder
-from feature_lineage.autoencoder_training import train_autoencoder
-from feature_lineage.correlation import Activations, correlate
-from feature_lineage.flow import Edge, trace
+from feature_lineage.autoencoders.autoencoder import SparseAutoencoder
+from feature_lineage.autoencoders.training import train_autoencoder
+from feature_lineage.features.activations import Activations
+from feature_lineage.flow.correlation import correlate
+from feature_lineage.flow.fates import Edge, trace
 
 # What becomes of a feature. By correlation of activations the first two persist: a rotation leaves the code as it is. Of a feature
 # split evenly, each half correlates with the whole at about √½ = .71, below the paper's .8.

@@ -8,7 +8,9 @@ import re
 import pytest
 from tiny_study import STUDY
 
-from feature_lineage.study import GENERATIONS, StudyError, each_key_once, load_study
+from feature_lineage.study.keys import GENERATIONS
+from feature_lineage.study.loading import each_key_once, load_study
+from feature_lineage.study.types import StudyError
 
 DROP = object()
 

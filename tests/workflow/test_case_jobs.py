@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import tiny_study
 
-from feature_lineage.artifacts import read_json, read_provenance, read_table, read_tensors
-from feature_lineage.categories import CATEGORIES
-from feature_lineage.correlation import read_activations
-from feature_lineage.export import find_browser
+from feature_lineage.features.activations import read_activations
+from feature_lineage.meaning.categories import CATEGORIES
+from feature_lineage.report.export import find_browser
+from feature_lineage.store.formats import read_json, read_provenance, read_table, read_tensors
 
 MODELS = ("base", "coder", "writer", "both")
 

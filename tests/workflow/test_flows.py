@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from feature_lineage.artifacts import read_json, read_provenance, read_table
+from feature_lineage.store.formats import read_json, read_provenance, read_table
 
 
 def test_the_flow_is_in_files_that_agree(study):

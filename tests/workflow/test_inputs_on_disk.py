@@ -25,7 +25,7 @@ def write_lines(path, lines):
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory, bare, tokenizer_dir, architecture) -> Workplace:
     """A study of what lies in `published/`: a checkpoint in shards, a tokenizer, a data set of two splits. Imported and encoded."""
-    from feature_lineage.language_model import build_model
+    from feature_lineage.models.checkpoint import build_model
 
     root = shared(tmp_path_factory, "imported")
     config = bare.config | {

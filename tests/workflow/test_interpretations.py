@@ -9,7 +9,7 @@ import pytest
 from scripted_endpoint import KEY, KEY_ENV, completion, serve
 from test_interpretation import oracle
 
-from feature_lineage.artifacts import read_json, read_provenance, read_table
+from feature_lineage.store.formats import read_json, read_provenance, read_table
 
 MODELS = ("base", "coder", "writer", "both")
 JOBS = {f"interpret_features {model} 0" for model in MODELS}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pyarrow.parquet as pq
 import pytest
 
-from feature_lineage.artifacts import read_json
-from feature_lineage.controls import SCHEMAS
+from feature_lineage.controls.summary import SCHEMAS
+from feature_lineage.store.formats import read_json
 
 SUMMARY = "results/tiny/controls/summary.json"
 EDGES = (("base", "coder"), ("base", "writer"), ("coder", "both"), ("writer", "both"))

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from tiny_study import MINUTES, SNAKEMAKE, STUDY, Run, Workplace, environment, read_plan
 
-from feature_lineage.study import Controls
+from feature_lineage.study.measures import Controls
 
 REPORTING = "import feature_lineage\n\nprint('runs', feature_lineage.__file__)\n\n\ndef main"
 MODULE = """

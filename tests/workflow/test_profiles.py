@@ -10,8 +10,8 @@ import pytest
 import yaml
 from tiny_study import CHECKOUT, environment
 
-from feature_lineage.resources import ON_GPU, SIZED, request
-from feature_lineage.study import load_study
+from feature_lineage.jobs.resources import ON_GPU, SIZED, request
+from feature_lineage.study.loading import load_study
 
 LIBRARY = CHECKOUT / "src" / "feature_lineage"
 PROFILE = yaml.safe_load((CHECKOUT / "profiles" / "slurm" / "config.yaml").read_text())

@@ -7,7 +7,8 @@ import shutil
 import pytest
 from reworded import reword
 
-from feature_lineage.artifacts import read_provenance, sha256
+from feature_lineage.store.checksums import sha256
+from feature_lineage.store.formats import read_provenance
 
 LIBRARY = "src/feature_lineage"
 MODELS = ("base", "coder", "writer", "both")

@@ -8,8 +8,8 @@ import pytest
 from filelock import FileLock
 from tiny_study import Workplace, shared
 
-from feature_lineage.artifacts import read_json, read_provenance, read_tensors
-from feature_lineage.baselines import MEASURES
+from feature_lineage.controls.baselines import MEASURES
+from feature_lineage.store.formats import read_json, read_provenance, read_tensors
 
 EDGES = (("base", "coder"), ("base", "writer"), ("coder", "both"), ("writer", "both"))
 JOBS = {

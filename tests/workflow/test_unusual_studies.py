@@ -10,8 +10,8 @@ import pytest
 from filelock import FileLock
 from tiny_study import TRAINING, Workplace, shared
 
-from feature_lineage.artifacts import read_json, read_provenance, read_table, read_tensors
-from feature_lineage.merge import angles, merge_states
+from feature_lineage.models.merge import angles, merge_states
+from feature_lineage.store.formats import read_json, read_provenance, read_table, read_tensors
 
 BASE, CODER, WRITER, BOTH = MODELS = ["Llama-3.2-1B", "code.v2", "prose_0.5", "Llama-3.2.merge"]
 

@@ -4,22 +4,20 @@ import re
 from functools import cache
 from importlib import metadata
 
-from feature_lineage.fingerprint import fingerprint
 from feature_lineage.devices import has_gpu
-from feature_lineage.local_inputs import Checksums, LocalInputs, named_files
+from feature_lineage.jobs.fingerprint import fingerprint
+from feature_lineage.study.local_inputs import Checksums, LocalInputs, named_files
 from feature_lineage.places import on_disk
-from feature_lineage.resources import ON_GPU, request
-from feature_lineage.study import (
-    NAME_PATTERN,
+from feature_lineage.jobs.resources import ON_GPU, request
+from feature_lineage.study.keys import (
     TrainedModel,
     FineTunedModel,
     MergedModel,
     PretrainedModel,
-    StudyError,
     TrainedTokenizer,
-    each_key_once,
-    load_study,
 )
+from feature_lineage.study.loading import each_key_once, load_study
+from feature_lineage.study.types import NAME_PATTERN, StudyError
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
@@ -326,7 +324,7 @@ def places(names, study):
 @cache
 def browser():
     """Whether there is a browser that draws images: looked for when a job needs to know, as it takes time."""
-    from feature_lineage.export import find_browser
+    from feature_lineage.report.export import find_browser
 
     return find_browser() is not None
 

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from feature_lineage.artifacts import provenance, read_table, read_tensors, write_table
-from feature_lineage.bootstrap import REPLICATES, bootstrap, draw_documents, number_documents
-from feature_lineage.logs import job
+from feature_lineage.flow.bootstrap import REPLICATES, bootstrap, draw_documents, number_documents
+from feature_lineage.jobs.job import job
+from feature_lineage.store.formats import read_table, read_tensors, write_table
+from feature_lineage.store.provenance import provenance
 
 
 def main(smk: Any) -> None:

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from feature_lineage.artifacts import provenance
-from feature_lineage.corpora import build_corpus, documents_of
-from feature_lineage.logs import job
+from feature_lineage.jobs.job import job
+from feature_lineage.store.provenance import provenance
+from feature_lineage.text.corpora import build_corpus
+from feature_lineage.text.sources import documents_of
 
 
 def main(smk: Any) -> None:

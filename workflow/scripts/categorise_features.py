@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from feature_lineage.artifacts import provenance, read_tensors, write_table
-from feature_lineage.categories import CATEGORISED, categorise, token_classes
-from feature_lineage.logs import job
-from feature_lineage.vocabulary import token_texts
+from feature_lineage.jobs.job import job
+from feature_lineage.meaning.categories import CATEGORISED, categorise, token_classes
+from feature_lineage.store.formats import read_tensors, write_table
+from feature_lineage.store.provenance import provenance
+from feature_lineage.text.vocabulary import token_texts
 
 
 def main(smk: Any) -> None:

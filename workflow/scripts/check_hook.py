@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 
-from feature_lineage.activations import check_hook
-from feature_lineage.artifacts import provenance, write_json
-from feature_lineage.logs import job
+from feature_lineage.jobs.job import job
+from feature_lineage.models.hooks import check_hook
+from feature_lineage.store.formats import write_json
+from feature_lineage.store.provenance import provenance
 
 
 def main(smk: Any) -> None:

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from feature_lineage.artifacts import provenance, read_tensors, write_table
-from feature_lineage.contexts import CONTEXTS, top_contexts
-from feature_lineage.logs import job
+from feature_lineage.jobs.job import job
+from feature_lineage.meaning.contexts import CONTEXTS, top_contexts
+from feature_lineage.store.formats import read_tensors, write_table
+from feature_lineage.store.provenance import provenance
 
 
 def main(smk: Any) -> None:

@@ -5,12 +5,13 @@ from typing import Any
 
 import torch
 
-from feature_lineage.activations import load_hooked
-from feature_lineage.artifacts import provenance, read_tensors, write_table
-from feature_lineage.autoencoder import load_autoencoder
+from feature_lineage.autoencoders.autoencoder import load_autoencoder
 from feature_lineage.devices import device
-from feature_lineage.features import ACTIVATIONS, STATISTICS, Statistics, feature_batches
-from feature_lineage.logs import job
+from feature_lineage.features.collect import ACTIVATIONS, STATISTICS, Statistics, feature_batches
+from feature_lineage.jobs.job import job
+from feature_lineage.models.hooks import load_hooked
+from feature_lineage.store.formats import read_tensors, write_table
+from feature_lineage.store.provenance import provenance
 
 
 def main(smk: Any) -> None:

@@ -4,9 +4,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from feature_lineage.artifacts import provenance, read_json, read_provenance, read_table, read_tensors, write_table
-from feature_lineage.baselines import LINEAR_MERGE, Merged, merge_rows
-from feature_lineage.logs import job
+from feature_lineage.controls.baselines import LINEAR_MERGE, Merged, merge_rows
+from feature_lineage.jobs.job import job
+from feature_lineage.store.formats import read_json, read_provenance, read_table, read_tensors, write_table
+from feature_lineage.store.provenance import provenance
 
 FILES = ("weights", "tensors", "evaluation", "autoencoder")
 

@@ -4,9 +4,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from feature_lineage.artifacts import provenance, read_json, write_table
-from feature_lineage.baselines import TRANSFER, transfer_row
-from feature_lineage.logs import job
+from feature_lineage.controls.baselines import TRANSFER, transfer_row
+from feature_lineage.jobs.job import job
+from feature_lineage.store.formats import read_json, write_table
+from feature_lineage.store.provenance import provenance
 
 
 def main(smk: Any) -> None:

@@ -6,10 +6,11 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from feature_lineage.activations import load_hooked, paired_activations
-from feature_lineage.artifacts import provenance, read_tensors, write_table
-from feature_lineage.controls import NEURONS, neuron_correlations, neuron_rows
-from feature_lineage.logs import job
+from feature_lineage.controls.neurons import NEURONS, neuron_correlations, neuron_rows
+from feature_lineage.jobs.job import job
+from feature_lineage.models.hooks import load_hooked, paired_activations
+from feature_lineage.store.formats import read_tensors, write_table
+from feature_lineage.store.provenance import provenance
 
 
 def main(smk: Any) -> None:

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from feature_lineage.artifacts import provenance, write_table
-from feature_lineage.correlation import PARTIAL_SUMS, ActivationFile, correlate_part
-from feature_lineage.logs import job
+from feature_lineage.features.activations import ActivationFile
+from feature_lineage.flow.correlation import PARTIAL_SUMS, correlate_part
+from feature_lineage.jobs.job import job
+from feature_lineage.store.formats import write_table
+from feature_lineage.store.provenance import provenance
 
 
 def main(smk: Any) -> None:

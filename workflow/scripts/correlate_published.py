@@ -5,11 +5,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from feature_lineage.artifacts import provenance, read_table, read_tensors, write_table
-from feature_lineage.controls import AS_PUBLISHED, living, published_rows, string_numbers
-from feature_lineage.correlation import read_activations
-from feature_lineage.logs import job
-from feature_lineage.tokens import load_tokenizer
+from feature_lineage.controls.as_published import AS_PUBLISHED, published_rows, string_numbers
+from feature_lineage.controls.sides import living
+from feature_lineage.features.activations import read_activations
+from feature_lineage.jobs.job import job
+from feature_lineage.store.formats import read_table, read_tensors, write_table
+from feature_lineage.store.provenance import provenance
+from feature_lineage.text.tokenizer import load_tokenizer
 
 
 def main(smk: Any) -> None:

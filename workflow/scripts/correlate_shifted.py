@@ -5,10 +5,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from feature_lineage.artifacts import provenance, read_tensors, write_table
-from feature_lineage.controls import NULL, alignment_null, offsets
-from feature_lineage.correlation import ActivationFile
-from feature_lineage.logs import job
+from feature_lineage.controls.alignment_null import NULL, alignment_null, offsets
+from feature_lineage.features.activations import ActivationFile
+from feature_lineage.jobs.job import job
+from feature_lineage.store.formats import read_tensors, write_table
+from feature_lineage.store.provenance import provenance
 
 
 def main(smk: Any) -> None:

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from feature_lineage.artifacts import provenance, read_table, write_table
-from feature_lineage.categories import COUNTS, count_categories
-from feature_lineage.logs import job
+from feature_lineage.jobs.job import job
+from feature_lineage.meaning.categories import COUNTS, count_categories
+from feature_lineage.store.formats import read_table, write_table
+from feature_lineage.store.provenance import provenance
 
 
 def main(smk: Any) -> None:

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from feature_lineage.artifacts import provenance, write_tensors
-from feature_lineage.logs import job
-from feature_lineage.samples import draw_sample
-from feature_lineage.tokens import token_directories
+from feature_lineage.jobs.job import job
+from feature_lineage.store.formats import write_tensors
+from feature_lineage.store.provenance import provenance
+from feature_lineage.text.sample import draw_sample
+from feature_lineage.text.shards import token_directories
 
 
 def main(smk: Any) -> None:

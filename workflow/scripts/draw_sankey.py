@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from feature_lineage.artifacts import provenance, read_json
-from feature_lineage.figures import sankey, write_figure
-from feature_lineage.logs import job
+from feature_lineage.jobs.job import job
+from feature_lineage.report.figures import sankey, write_figure
+from feature_lineage.store.formats import read_json
+from feature_lineage.store.provenance import provenance
 
 
 def main(smk: Any) -> None:

@@ -5,14 +5,15 @@ from typing import Any
 
 import torch
 
-from feature_lineage.activations import load_hooked
-from feature_lineage.artifacts import provenance, write_json
-from feature_lineage.autoencoder import load_autoencoder
+from feature_lineage.autoencoders.autoencoder import load_autoencoder
+from feature_lineage.autoencoders.evaluation import evaluate_autoencoder
+from feature_lineage.autoencoders.gate import warn
 from feature_lineage.devices import device
-from feature_lineage.evaluation import evaluate_autoencoder
-from feature_lineage.gate import warn
-from feature_lineage.logs import job
-from feature_lineage.tokens import token_directories
+from feature_lineage.jobs.job import job
+from feature_lineage.models.hooks import load_hooked
+from feature_lineage.store.formats import write_json
+from feature_lineage.store.provenance import provenance
+from feature_lineage.text.shards import token_directories
 
 
 def main(smk: Any) -> None:

@@ -5,11 +5,13 @@ from typing import Any
 
 import torch
 
-from feature_lineage.artifacts import provenance, write_json
 from feature_lineage.devices import device
-from feature_lineage.language_model import evaluate_model, load_model, readable
-from feature_lineage.logs import job
-from feature_lineage.tokens import Windows, token_directories
+from feature_lineage.jobs.job import job
+from feature_lineage.models.checkpoint import evaluate_model, load_model, readable
+from feature_lineage.store.formats import write_json
+from feature_lineage.store.provenance import provenance
+from feature_lineage.text.shards import token_directories
+from feature_lineage.text.windows import Windows
 
 
 def main(smk: Any) -> None:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from feature_lineage.export import write_images
-from feature_lineage.logs import job
+from feature_lineage.jobs.job import job
+from feature_lineage.report.export import write_images
 
 
 def main(smk: Any) -> None:

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from feature_lineage import cases
-from feature_lineage.artifacts import provenance, write_json, write_table
-from feature_lineage.logs import job
+from feature_lineage.jobs.job import job
+from feature_lineage.meaning import cases
+from feature_lineage.store.formats import write_json, write_table
+from feature_lineage.store.provenance import provenance
 
 
 def main(smk: Any) -> None:

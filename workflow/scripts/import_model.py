@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from feature_lineage.artifacts import provenance
-from feature_lineage.language_model import import_model
-from feature_lineage.logs import job
+from feature_lineage.jobs.job import job
+from feature_lineage.models.checkpoint import import_model
+from feature_lineage.store.provenance import provenance
 
 
 def main(smk: Any) -> None:

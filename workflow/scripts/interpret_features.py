@@ -5,11 +5,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from feature_lineage import interpretation
-from feature_lineage.artifacts import provenance, read_table, read_tensors, write_table
-from feature_lineage.contexts import token_texts
-from feature_lineage.endpoint import Endpoint, Ledger, Service
-from feature_lineage.logs import job
+from feature_lineage.explanations import excerpts as excerpts_module
+from feature_lineage.explanations import scores as interpretation
+from feature_lineage.explanations.client import Endpoint, Service
+from feature_lineage.explanations.ledger import Ledger
+from feature_lineage.jobs.job import job
+from feature_lineage.store.formats import read_table, read_tensors, write_table
+from feature_lineage.store.provenance import provenance
+from feature_lineage.text.vocabulary import token_texts
 
 
 def main(smk: Any) -> None:
@@ -17,7 +20,7 @@ def main(smk: Any) -> None:
         params, output = smk.params, Path(smk.output.table)
         name = f"{params.model}.seed{params.autoencoder}"
         sample = read_tensors(smk.input.sample)
-        chosen = interpretation.choose(
+        chosen = excerpts_module.choose(
             read_table(smk.input.lineages),
             read_table(smk.input.tokens),
             params.model,
@@ -25,12 +28,12 @@ def main(smk: Any) -> None:
             params.features,
             params.seed,
         )
-        evidence = interpretation.gather(
+        evidence = excerpts_module.gather(
             smk.input.activations,
             read_table(smk.input.statistics)["max"].to_numpy(),
             [one.feature for one in chosen],
             sample["tokens"],
-            interpretation.sides(sample["corpus"], sample["document"], params.seed),
+            excerpts_module.sides(sample["corpus"], sample["document"], params.seed),
             params.seed,
             f"excerpts {name}",
         )

@@ -4,9 +4,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from feature_lineage.artifacts import provenance, read_table, write_table
-from feature_lineage.controls import SCHEMAS
-from feature_lineage.logs import job
+from feature_lineage.controls.summary import SCHEMAS
+from feature_lineage.jobs.job import job
+from feature_lineage.store.formats import read_table, write_table
+from feature_lineage.store.provenance import provenance
 
 
 def main(smk: Any) -> None:

@@ -3,9 +3,11 @@
 from itertools import product
 from typing import Any
 
-from feature_lineage.artifacts import provenance, write_table
-from feature_lineage.controls import CEILING, CEILING_CURVES, ceiling_curves, read_comparisons, seed_ceiling
-from feature_lineage.logs import job
+from feature_lineage.controls.ceiling import CEILING, CEILING_CURVES, ceiling_curves, seed_ceiling
+from feature_lineage.controls.sides import read_comparisons
+from feature_lineage.jobs.job import job
+from feature_lineage.store.formats import write_table
+from feature_lineage.store.provenance import provenance
 
 
 def main(smk: Any) -> None:

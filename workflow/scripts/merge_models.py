@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from feature_lineage.artifacts import provenance, read_table, write_table
-from feature_lineage.language_model import load_model, save_model
-from feature_lineage.logs import job
-from feature_lineage.merge import TENSORS, angles, choose_t, merge_states, tensor_table
+from feature_lineage.jobs.job import job
+from feature_lineage.models.checkpoint import load_model, save_model
+from feature_lineage.models.merge import TENSORS, angles, choose_t, merge_states, tensor_table
+from feature_lineage.store.formats import read_table, write_table
+from feature_lineage.store.provenance import provenance
 
 
 def main(smk: Any) -> None:

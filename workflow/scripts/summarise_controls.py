@@ -3,9 +3,11 @@
 from itertools import product
 from typing import Any
 
-from feature_lineage.artifacts import provenance, read_table, write_json
-from feature_lineage.controls import read_comparisons, summarise
-from feature_lineage.logs import job
+from feature_lineage.controls.sides import read_comparisons
+from feature_lineage.controls.summary import summarise
+from feature_lineage.jobs.job import job
+from feature_lineage.store.formats import read_table, write_json
+from feature_lineage.store.provenance import provenance
 
 
 def main(smk: Any) -> None:

@@ -2,9 +2,11 @@
 
 from typing import Any
 
-from feature_lineage.artifacts import provenance, read_table, write_json, write_table
-from feature_lineage.flow import EDGES, summarise_flows, with_intervals
-from feature_lineage.logs import job
+from feature_lineage.flow.fates import EDGES
+from feature_lineage.flow.summary import summarise_flows, with_intervals
+from feature_lineage.jobs.job import job
+from feature_lineage.store.formats import read_table, write_json, write_table
+from feature_lineage.store.provenance import provenance
 
 
 def main(smk: Any) -> None:

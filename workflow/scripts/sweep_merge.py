@@ -5,12 +5,13 @@ from typing import Any
 
 import torch
 
-from feature_lineage.artifacts import provenance, write_table
 from feature_lineage.devices import device
-from feature_lineage.language_model import load_model
-from feature_lineage.logs import job
-from feature_lineage.merge import SWEEP, sweep
-from feature_lineage.tokens import token_directories
+from feature_lineage.jobs.job import job
+from feature_lineage.models.checkpoint import load_model
+from feature_lineage.models.merge import SWEEP, sweep
+from feature_lineage.store.formats import write_table
+from feature_lineage.store.provenance import provenance
+from feature_lineage.text.shards import token_directories
 
 
 def main(smk: Any) -> None:

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from feature_lineage.artifacts import read_json
-from feature_lineage.export import write_numbers
-from feature_lineage.logs import job
+from feature_lineage.jobs.job import job
+from feature_lineage.report.export import write_numbers
+from feature_lineage.store.formats import read_json
 
 
 def main(smk: Any) -> None:

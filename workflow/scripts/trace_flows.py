@@ -2,9 +2,12 @@
 
 from typing import Any
 
-from feature_lineage import flow
-from feature_lineage.artifacts import provenance, read_table, write_table
-from feature_lineage.logs import job
+from feature_lineage.flow import fates as flow
+from feature_lineage.flow import strata
+from feature_lineage.flow import strata as strata_module
+from feature_lineage.jobs.job import job
+from feature_lineage.store.formats import read_table, write_table
+from feature_lineage.store.provenance import provenance
 
 
 def main(smk: Any) -> None:
@@ -26,7 +29,7 @@ def main(smk: Any) -> None:
         write_table(smk.output.features, tables.features, flow.FEATURES, record)
         write_table(smk.output.lineages, tables.lineages, flow.LINEAGES, record)
         write_table(smk.output.curves, flow.curves(seeds, smk.params.floor), flow.CURVES, record)
-        write_table(smk.output.strata, flow.strata(tables.features, tokens), flow.STRATA, record)
+        write_table(smk.output.strata, strata_module.strata(tables.features, tokens), strata.STRATA, record)
 
 
 if __name__ == "__main__":

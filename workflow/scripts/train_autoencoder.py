@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 
-from feature_lineage.activations import load_hooked
-from feature_lineage.artifacts import checkpoint_folder, provenance, write_table
-from feature_lineage.autoencoder import load_autoencoder, save_autoencoder
-from feature_lineage.autoencoder_training import CURVE, train_on_model
+from feature_lineage.autoencoders.autoencoder import load_autoencoder, save_autoencoder
+from feature_lineage.autoencoders.training import CURVE, train_on_model
 from feature_lineage.devices import device
-from feature_lineage.logs import job, stop_signal
-from feature_lineage.tokens import token_directories
+from feature_lineage.jobs.job import job, stop_signal
+from feature_lineage.models.hooks import load_hooked
+from feature_lineage.store.formats import write_table
+from feature_lineage.store.provenance import checkpoint_folder, provenance
+from feature_lineage.text.shards import token_directories
 
 
 def main(smk: Any) -> None:

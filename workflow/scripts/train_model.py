@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
-from feature_lineage.artifacts import checkpoint_folder, provenance, write_table
-from feature_lineage.language_model import build_model, load_model, save_model
-from feature_lineage.logs import job, stop_signal
-from feature_lineage.tokens import token_directories
-from feature_lineage.training import CURVE, train_model
+from feature_lineage.jobs.job import job, stop_signal
+from feature_lineage.models.checkpoint import build_model, load_model, save_model
+from feature_lineage.models.training import CURVE, train_model
+from feature_lineage.store.formats import write_table
+from feature_lineage.store.provenance import checkpoint_folder, provenance
+from feature_lineage.text.shards import token_directories
 
 
 def main(smk: Any) -> None:

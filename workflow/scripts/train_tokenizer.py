@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from feature_lineage.artifacts import provenance
-from feature_lineage.logs import job
-from feature_lineage.tokens import save_tokenizer, train_tokenizer
+from feature_lineage.jobs.job import job
+from feature_lineage.store.provenance import provenance
+from feature_lineage.text.tokenizer import save_tokenizer, train_tokenizer
 
 
 def main(smk: Any) -> None:

@@ -5,13 +5,14 @@ from typing import Any
 
 import torch
 
-from feature_lineage.artifacts import provenance, write_table
-from feature_lineage.autoencoder import load_autoencoder
+from feature_lineage.autoencoders.autoencoder import load_autoencoder
 from feature_lineage.devices import device
-from feature_lineage.language_model import load_model
-from feature_lineage.logit_effects import EFFECTS, logit_effects
-from feature_lineage.logs import job
-from feature_lineage.tokens import load_tokenizer, vocabulary_size
+from feature_lineage.jobs.job import job
+from feature_lineage.meaning.logit_effects import EFFECTS, logit_effects
+from feature_lineage.models.checkpoint import load_model
+from feature_lineage.store.formats import write_table
+from feature_lineage.store.provenance import provenance
+from feature_lineage.text.tokenizer import load_tokenizer, vocabulary_size
 
 
 def main(smk: Any) -> None:

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from feature_lineage.artifacts import provenance, read_json, read_provenance, read_table, read_tensors
-from feature_lineage.browser import read_features
-from feature_lineage.logs import job
-from feature_lineage.report import parameters, write_report
-from feature_lineage.vocabulary import token_texts
+from feature_lineage.jobs.job import job
+from feature_lineage.report.browser import read_features
+from feature_lineage.report.page import parameters, write_report
+from feature_lineage.store.formats import read_json, read_provenance, read_table, read_tensors
+from feature_lineage.store.provenance import provenance
+from feature_lineage.text.vocabulary import token_texts
 
 TABLES = ("statistics", "tokens", "contexts", "categories", "effects", "interpretations")
 

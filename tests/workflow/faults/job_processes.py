@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from feature_lineage.artifacts import sha256
+from feature_lineage.store.checksums import sha256
 
 # Imported once, by the process that all jobs are forked from.
 HEAVY = ["numpy", "pandas", "scipy.sparse", "pyarrow.parquet", "torch", "transformers", "transformer_lens.model_bridge", "openai",

@@ -14,9 +14,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 from tiny_study import SNAKEMAKE, STUDY, Run, environment
 
-from feature_lineage.autoencoder import SparseAutoencoder, save_autoencoder
-from feature_lineage.language_model import build_model, save_model
-from feature_lineage.study import Architecture
+from feature_lineage.autoencoders.autoencoder import SparseAutoencoder, save_autoencoder
+from feature_lineage.models.checkpoint import build_model, save_model
+from feature_lineage.study.keys import Architecture
 
 WHOLE = yaml.safe_dump(STUDY, sort_keys=False)
 CONFIG_FILES = {

@@ -14,16 +14,31 @@ import pyarrow as pa
 import pytest
 from tiny_study import STUDY
 
-from feature_lineage import baselines, controls
-from feature_lineage.activations import load_hooked
-from feature_lineage.artifacts import read_batches, read_json, read_provenance, read_table, read_tensors, write_table
-from feature_lineage.autoencoder import load_autoencoder
-from feature_lineage.cases import _contexts, read_flow, read_sample
-from feature_lineage.contexts import token_texts, top_contexts
-from feature_lineage.correlation import PARTIAL_SUMS, ActivationFile, merge_parts
-from feature_lineage.language_model import load_model
-from feature_lineage.logs import InputError
-from feature_lineage.tokens import Windows, document_ends, encode_corpus, load_tokenizer
+from feature_lineage.autoencoders.autoencoder import load_autoencoder
+from feature_lineage.controls import alignment_null as alignment_null_module
+from feature_lineage.controls import as_published as as_published_module
+from feature_lineage.controls import baselines
+from feature_lineage.controls import ceiling as ceiling_module
+from feature_lineage.controls import neurons as neurons_module
+from feature_lineage.errors import InputError
+from feature_lineage.features.activations import ActivationFile
+from feature_lineage.flow.correlation import PARTIAL_SUMS, merge_parts
+from feature_lineage.meaning.cases import _contexts, read_flow, read_sample
+from feature_lineage.meaning.contexts import top_contexts
+from feature_lineage.models.checkpoint import load_model
+from feature_lineage.models.hooks import load_hooked
+from feature_lineage.store.formats import (
+    read_batches,
+    read_json,
+    read_provenance,
+    read_table,
+    read_tensors,
+    write_table,
+)
+from feature_lineage.text.shards import document_ends, encode_corpus
+from feature_lineage.text.tokenizer import load_tokenizer
+from feature_lineage.text.vocabulary import token_texts
+from feature_lineage.text.windows import Windows
 
 SEED = int(os.environ.get("DAMAGE_SEED", secrets.randbelow(1 << 32)))
 HOOK = "blocks.0.mlp.hook_post"
@@ -133,8 +148,8 @@ def place(study, tmp_path_factory):
     root = tmp_path_factory.mktemp("damage") / "tiny"
     shutil.copytree(study.results, root, ignore=shutil.ignore_patterns("report", "logs", "benchmarks", "*.html"))
     tables = {
-        "ceiling": controls.CEILING, "alignment_null": controls.NULL, "neurons": controls.NEURONS,
-        "as_published": controls.AS_PUBLISHED, "transfer": baselines.TRANSFER, "linear_merge": baselines.LINEAR_MERGE,
+        "ceiling": ceiling_module.CEILING, "alignment_null": alignment_null_module.NULL, "neurons": neurons_module.NEURONS,
+        "as_published": as_published_module.AS_PUBLISHED, "transfer": baselines.TRANSFER, "linear_merge": baselines.LINEAR_MERGE,
     }  # fmt: skip
     for name, schema in tables.items():
         rows = pa.table({field.name: pa.nulls(3, field.type) for field in schema}, schema=schema)

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from feature_lineage.logs import InputError
-from feature_lineage.tokens import Windows
+from feature_lineage.errors import InputError
+from feature_lineage.text.windows import Windows
 
 TEXTS = [f"Document {number}: " + "so many words " * 40 for number in range(300)]
 

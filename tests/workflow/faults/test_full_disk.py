@@ -18,24 +18,23 @@ import pytest
 from reports import content
 from tiny_study import STUDY
 
-from feature_lineage import (
-    artifacts,
-    autoencoder,
-    contexts,
-    corpora,
-    correlation,
-    export,
-    figures,
-    language_model,
-    tokens,
-)
-from feature_lineage.activations import load_hooked
-from feature_lineage.autoencoder_training import train_on_model
-from feature_lineage.endpoint import Ledger
-from feature_lineage.logs import InputError
-from feature_lineage.report import write_report
-from feature_lineage.study import load_study
-from feature_lineage.training import train_model
+from feature_lineage.autoencoders import autoencoder
+from feature_lineage.autoencoders.training import train_on_model
+from feature_lineage.errors import InputError
+from feature_lineage.explanations.ledger import Ledger
+from feature_lineage.features import activations as activations_module
+from feature_lineage.flow import correlation
+from feature_lineage.meaning import contexts
+from feature_lineage.models import checkpoint as language_model
+from feature_lineage.models.hooks import load_hooked
+from feature_lineage.models.training import train_model
+from feature_lineage.report import export, figures
+from feature_lineage.report.page import write_report
+from feature_lineage.store import formats as artifacts
+from feature_lineage.study.loading import load_study
+from feature_lineage.text import corpora
+from feature_lineage.text import shards as shards_module
+from feature_lineage.text import windows as tokens
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MEGABYTE = 1 << 20
@@ -124,7 +123,7 @@ def writers(results: Path):
             documents(), path / "train.parquet", path / "validation.parquet", {}, name="c", validation_share=0.2
         ),
         "tokenizer": lambda path: tokens.save_tokenizer(tokens.load_tokenizer(model), path, {"note": "x" * 100_000}),
-        "shards": lambda path: tokens.encode_corpus(
+        "shards": lambda path: shards_module.encode_corpus(
             results / "corpora" / "code" / "train.parquet", results / "tokenizer", path, {}
         ),
         "model": lambda path: language_model.save_model(
@@ -184,7 +183,7 @@ def test_each_writer_names_the_file_and_leaves_nothing_half_written(study, disk,
 def test_correlations_name_the_full_folder_of_temporary_files(study, disk, monkeypatch):
     def sides():
         return [
-            correlation.ActivationFile(study.results / f"features/{name}/seed0/validation/activations.parquet")
+            activations_module.ActivationFile(study.results / f"features/{name}/seed0/validation/activations.parquet")
             for name in ("base", "coder")
         ]
 

@@ -15,7 +15,7 @@ from chromium import CHROMIUM, Page
 from scripted_endpoint import KEY, KEY_ENV, completion, serve, status
 from tiny_study import environment
 
-from feature_lineage.artifacts import read_table
+from feature_lineage.store.formats import read_table
 
 CALL = "document.title='the attack worked'"
 TAG = f"<script>{CALL}</script>"

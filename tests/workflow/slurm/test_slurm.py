@@ -20,7 +20,7 @@ import pytest
 import yaml
 from tiny_study import MINUTES, SNAKEMAKE, TRAINING, Run, Workplace, environment
 
-from feature_lineage.resources import LONGEST
+from feature_lineage.jobs.resources import LONGEST
 
 # Only what this SLURM lacks: accounting, and time to spare.
 HERE = ("--slurm-status-command=squeue", "--slurm-init-seconds-before-status-checks=3", "--latency-wait=15")

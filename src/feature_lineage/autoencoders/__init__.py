@@ -1,0 +1,1 @@
+"""Sparse autoencoders: their saved form, training and evaluation."""

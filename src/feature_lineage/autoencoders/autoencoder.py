@@ -1,0 +1,139 @@
+"""A sparse autoencoder as it is saved and used: f = activation((x - b_dec) W_enc + b_enc), x̂ = f W_dec + b_dec.
+
+The form is SAELens's, so that it loads there too. All that precedes the encoder's matrix in training (paper, equation (1)) is
+linear and folded into these weights (`training_step.export`): whoever loads them needs to know nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from feature_lineage.errors import InputError
+from feature_lineage.store.formats import read_json, read_tensors, write_json, write_tensors
+
+SAELENS_FORMAT = "6.0.0"  # the version whose form of cfg.json this is; without it SAELens takes an older one
+
+
+def activate(pre: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
+    """Activations of pre-activations: themselves where they exceed their threshold, which is not negative, else 0."""
+    return pre * (pre > threshold)
+
+
+@dataclass(frozen=True)
+class SparseAutoencoder:
+    """A trained autoencoder: `W_enc` [n, m], `b_enc` [m], `W_dec` [m, n] with rows of unit norm, `b_dec` [n]; float32.
+
+    With `k` the k largest pre-activations of a token are active, if positive; with `threshold` [m] those above it; else those
+    above 0.
+    """
+
+    W_enc: torch.Tensor
+    b_enc: torch.Tensor
+    W_dec: torch.Tensor
+    b_dec: torch.Tensor
+    threshold: torch.Tensor | None = None
+    k: int | None = None
+    source: str = "autoencoder"  # where it was loaded from, for messages
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """Feature activations [tokens, m] of activations [tokens, n]; equation (2).
+
+        Raises:
+            InputError: the activations are of another width.
+        """
+        if x.shape[1] != (width := self.W_enc.shape[0]):
+            raise InputError(
+                f"{self.source}: reads activations of {width} elements, the model's hook point gives {x.shape[1]}; it was trained "
+                "on another model or hook point, delete it and run Snakemake again"
+            )
+        pre = torch.addmm(self.b_enc, x - self.b_dec, self.W_enc)
+        if self.threshold is not None:
+            return activate(pre, self.threshold)
+        if self.k is not None:
+            largest = pre.topk(self.k, dim=1)
+            return torch.zeros_like(pre).scatter_(1, largest.indices, largest.values.relu())
+        return pre.relu_()
+
+    def decode(self, features: torch.Tensor) -> torch.Tensor:
+        """Reconstructions [tokens, n] of feature activations [tokens, m]; equation (3)."""
+        return torch.addmm(self.b_dec, features, self.W_dec)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Its tensors by name."""
+        found = {"W_enc": self.W_enc, "b_enc": self.b_enc, "W_dec": self.W_dec, "b_dec": self.b_dec}
+        return found if self.threshold is None else found | {"threshold": self.threshold}
+
+
+def save_autoencoder(
+    autoencoder: SparseAutoencoder, folder: str | Path, hook: str, context: int, record: dict[str, Any]
+) -> None:
+    """Write `sae_weights.safetensors` and `cfg.json`, in the form that SAELens loads."""
+    folder = Path(folder)
+    config: dict[str, Any] = {"architecture": "standard"}
+    if autoencoder.threshold is not None:
+        config = {"architecture": "jumprelu"}
+    elif autoencoder.k is not None:
+        config = {"architecture": "topk", "k": autoencoder.k, "rescale_acts_by_decoder_norm": False}
+    config |= {
+        "d_in": autoencoder.W_enc.shape[0],
+        "d_sae": autoencoder.W_enc.shape[1],
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "none",
+        "reshape_activations": "hook_z"
+        if hook.endswith(".attn.hook_z")
+        else "none",  # SAELens reads heads, and flattens them
+        "metadata": {
+            "sae_lens_version": SAELENS_FORMAT,
+            "hook_name": hook,
+            "context_size": context,
+            "prepend_bos": False,
+        },
+    }
+    write_json(folder / "cfg.json", config, record)
+    tensors = {name: tensor.cpu().numpy() for name, tensor in autoencoder.tensors().items()}
+    write_tensors(folder / "sae_weights.safetensors", tensors, record)
+
+
+def load_autoencoder(folder: str | Path, place: torch.device | str = "cpu") -> SparseAutoencoder:
+    """Load what `save_autoencoder` wrote.
+
+    Raises:
+        InputError: a file is missing, damaged or of another kind of autoencoder; tensors do not fit together or are not finite.
+    """
+    weights = Path(folder) / "sae_weights.safetensors"
+    tensors = read_tensors(weights)
+    file = Path(folder) / "cfg.json"
+    config = read_json(file)
+    kinds = {"architecture": ("standard", "topk", "jumprelu"), "apply_b_dec_to_input": (True,), "dtype": ("float32",)}
+    kinds |= {"normalize_activations": ("none",), "reshape_activations": ("none", "hook_z")}
+    for key, known in kinds.items():
+        if (found := config.get(key, "nothing")) not in known:
+            raise InputError(
+                f"{file}: {key} is {found}, only {' or '.join(map(str, known))} can be read here; delete both files and run "
+                "Snakemake again"
+            )
+    n, m, k = (config.get(key) for key in ("d_in", "d_sae", "k"))
+    if (config["architecture"] == "topk") != (isinstance(k, int) and isinstance(m, int) and 0 < k <= m):
+        raise InputError(f"{file}: k is {k} of {m} features; delete both files and run Snakemake again")
+    expected: dict[str, tuple[int, ...]] = {"W_enc": (n, m), "b_enc": (m,), "W_dec": (m, n), "b_dec": (n,)}
+    if config["architecture"] == "jumprelu":
+        expected["threshold"] = (m,)
+    if (found := {name: tensor.shape for name, tensor in tensors.items()}) != expected:
+        raise InputError(
+            f"{weights}: tensors of shapes {found} where cfg.json means {expected}; delete both and run Snakemake again"
+        )
+    for name, tensor in tensors.items():
+        if tensor.dtype != np.float32 or not np.isfinite(tensor).all():
+            raise InputError(
+                f"{weights}: tensor {name} ({tensor.dtype}) holds NaN or infinity, or is not float32; delete both files and run "
+                "Snakemake again"
+            )
+    found = {name: torch.from_numpy(tensor).to(place) for name, tensor in tensors.items()}
+    return SparseAutoencoder(**found, k=k, source=str(weights))

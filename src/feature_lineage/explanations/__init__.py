@@ -1,0 +1,1 @@
+"""Explanations by a language model, and their scores."""

@@ -1,0 +1,222 @@
+"""The activations of a model's features, non-zero ones only: one reader for all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from scipy import sparse
+
+from feature_lineage.errors import InputError
+from feature_lineage.store.formats import read_batches, read_provenance, read_range, read_table
+
+WindowPieces = Iterator[
+    tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+]  # windows, positions, features, activations
+
+
+def window_pieces(path: str | Path, shape: tuple[int, int]) -> WindowPieces:
+    """Stream a file of `features.feature_batches` in pieces that hold whole windows.
+
+    Args:
+        path: the file.
+        shape: windows of the sample, tokens of a window.
+
+    Raises:
+        InputError: see `feature_tokens.activation_blocks`.
+    """
+    length = shape[1]
+    held = [np.zeros(0, kind) for kind in (np.int32, np.int32, np.float64)]
+    for first, block in activation_blocks(path, shape[0] * length):
+        entries = block.tocoo()
+        piece = (first + entries.row, entries.col, entries.data)
+        held = [np.concatenate(pair) for pair in zip(held, piece, strict=True)]
+        cut = np.searchsorted(held[0], (first + block.shape[0]) // length * length)
+        if cut:
+            token, feature, activation = (column[:cut] for column in held)
+            yield *np.divmod(token, length), feature, activation
+            held = [column[cut:] for column in held]
+
+
+MOVED = 1 << 14  # tokens read at once where they are in another order
+PIECE = 1 << 20  # activations, wherever they are worked through one after another
+Pieces = Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]  # tokens, features, activations
+
+
+class Activations(NamedTuple):
+    """Non-zero activations of a model's features, in memory: `matrix` is CSR [tokens, features]."""
+
+    matrix: sparse.csr_array
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in the sample."""
+        return self.matrix.shape[0]
+
+    @property
+    def features(self) -> int:
+        """Features, dead ones counted."""
+        return self.matrix.shape[1]
+
+    def pieces(self) -> Pieces:
+        """All activations in the order of tokens, `PIECE` at a time."""
+        matrix = self.matrix
+        for first in range(0, matrix.nnz, PIECE):
+            last = min(first + PIECE, matrix.nnz)
+            token = np.searchsorted(matrix.indptr, np.arange(first, last), side="right") - 1
+            yield token, matrix.indices[first:last], matrix.data[first:last]
+
+    def read(self, first: int, last: int) -> sparse.csr_array:
+        """Activations on the tokens from `first` to before `last`, [last - first, features]."""
+        return self.matrix[first:last]
+
+
+class ActivationFile:
+    """The same in a file of `features.feature_batches`, never read as a whole.
+
+    Raises:
+        InputError: here or while reading: the file is missing, damaged, not ordered by token, or holds a token or feature outside
+            of the numbers in its provenance.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        record = read_provenance(path)
+        self.path, self.tokens, self.features = path, int(record["tokens"]), int(record["features"])
+
+    def pieces(self) -> Pieces:
+        """All activations in the order of tokens, `PIECE` at a time."""
+        before = 0
+        for token, feature, activation in self._cut():
+            if token[0] < before or (token[1:] < token[:-1]).any():
+                raise InputError(f"{self.path}: is not ordered by token; delete it and run Snakemake again")
+            if token[-1] >= self.tokens or feature.min() < 0 or feature.max() >= self.features:
+                raise _outside(self.path, (self.tokens, self.features))
+            before = token[-1]
+            yield token, feature, activation
+
+    def _cut(self) -> Pieces:
+        """The columns, cut as those in memory are: wherever the row groups end, moments come out the same to the byte."""
+        held: list[pa.RecordBatch] = []
+        count = 0
+        for batch in read_batches(self.path, ["token", "feature", "activation"], PIECE):
+            while count + len(batch) >= PIECE:
+                yield _columns([*held, batch.slice(0, PIECE - count)])
+                batch, held, count = batch.slice(PIECE - count), [], 0
+            held.append(batch)
+            count += len(batch)
+        if count:
+            yield _columns(held)
+
+    def read(self, first: int, last: int) -> sparse.csr_array:
+        """Activations on the tokens from `first` to before `last`, [last - first, features]."""
+        table = read_range(self.path, ["token", "feature", "activation"], first, last)
+        token, feature, activation = (column.to_numpy() for column in table.columns)
+        starts = np.searchsorted(token, np.arange(first, last + 1, dtype=token.dtype)).astype(np.int32)
+        return sparse.csr_array((activation, feature, starts), shape=(last - first, self.features))
+
+
+def _columns(batches: list[pa.RecordBatch]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    token, feature, activation = (column.to_numpy() for column in pa.Table.from_batches(batches).columns)
+    return token, feature, activation
+
+
+class Moved(NamedTuple):
+    """A source with its tokens in another order: what is on token k is what `source` has on token `places[k]`."""
+
+    source: Activations | ActivationFile
+    places: np.ndarray
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in the sample."""
+        return len(self.places)
+
+    @property
+    def features(self) -> int:
+        """Features, dead ones counted."""
+        return self.source.features
+
+    def pieces(self) -> Pieces:
+        """All activations in the order of tokens, those of `MOVED` tokens at a time."""
+        for first in range(0, self.tokens, MOVED):
+            matrix = self.read(first, min(first + MOVED, self.tokens))
+            if matrix.nnz:
+                token = first + np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+                yield token, matrix.indices, matrix.data
+
+    def read(self, first: int, last: int) -> sparse.csr_array:
+        """Activations on the tokens from `first` to before `last`, [last - first, features]; runs of `places` are read at once."""
+        places = self.places[first:last]
+        if not len(places):
+            return self.source.read(first, first)
+        runs = np.split(places, np.flatnonzero(np.diff(places) != 1) + 1)
+        return sparse.vstack([self.source.read(run[0], run[-1] + 1) for run in runs], format="csr")
+
+
+Source = Activations | ActivationFile | Moved
+
+
+def _outside(path: str | Path, shape: tuple[int, int]) -> InputError:
+    return InputError(f"{path}: holds a token or feature outside of {shape}; delete it and run Snakemake again")
+
+
+def read_activations(path: str | Path) -> Activations:
+    """Read a file of `features.feature_batches` as a whole; its provenance gives the numbers of tokens and features.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds a token or feature outside of these numbers.
+    """
+    table = read_table(path)
+    record = read_provenance(path)
+    token, feature, activation = (table[name].to_numpy() for name in ("token", "feature", "activation"))
+    shape = (record["tokens"], record["features"])
+    if len(token) and (token.min() < 0 or feature.min() < 0 or token.max() >= shape[0] or feature.max() >= shape[1]):
+        raise _outside(path, shape)
+    return Activations(sparse.csr_array((activation.astype(np.float64), (token, feature)), shape=shape))
+
+
+BLOCK = 1 << 14  # tokens read at a time
+
+
+def activation_blocks(path: str | Path, tokens: int) -> Iterator[tuple[int, sparse.csr_array]]:
+    """Stream a file of `features.feature_batches`, `BLOCK` tokens at a time.
+
+    Args:
+        path: the file; its rows are ordered by token.
+        tokens: tokens of the sample.
+
+    Yields:
+        The number of the block's first token, and its activations: float64 [tokens of the block, features].
+
+    Raises:
+        InputError: the file is missing, damaged, of a sample of another size, or holds a token or feature out of range.
+    """
+    names = ["token", "feature", "activation"]
+    record = read_provenance(path)
+    if record["tokens"] != tokens:
+        raise InputError(f"{path}: has {record['tokens']:,} tokens, the sample {tokens:,}; run Snakemake again")
+    batches = read_batches(path, names, 1 << 18)
+    rest = [np.zeros(0, kind) for kind in (np.int32, np.int32, np.float32)]
+    for first in range(0, tokens, BLOCK):
+        stop = min(first + BLOCK, tokens)
+        parts = [rest]
+        while (not len(parts[-1][0]) or parts[-1][0][-1] < stop) and (batch := next(batches, None)) is not None:
+            parts.append([batch[name].to_numpy() for name in names])
+        token, feature, activation = (np.concatenate(column) for column in zip(*parts, strict=True))
+        cut = np.searchsorted(token, stop)
+        rest = [token[cut:], feature[cut:], activation[cut:]]
+        place, shape = (token[:cut] - first, feature[:cut]), (stop - first, record["features"])
+        try:
+            yield first, sparse.csr_array((activation[:cut].astype(np.float64), place), shape=shape)
+        except ValueError as error:
+            raise _out_of_range(path, record) from error
+    if len(rest[0]) or next(batches, None) is not None:
+        raise _out_of_range(path, record)
+
+
+def _out_of_range(path: str | Path, record: Mapping[str, int]) -> InputError:
+    shape = (record["tokens"], record["features"])
+    return InputError(f"{path}: holds a token or feature outside of {shape}; delete it and run Snakemake again")

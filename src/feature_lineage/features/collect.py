@@ -1,0 +1,84 @@
+"""The features of an autoencoder that fire on a sample of tokens, and their statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from feature_lineage.autoencoders.autoencoder import SparseAutoencoder
+from feature_lineage.devices import windows_at_once
+from feature_lineage.models.hooks import activations
+from feature_lineage.progress import progress
+
+STATISTICS = pa.schema(
+    [
+        ("feature", pa.int32()),
+        ("active", pa.int64()),
+        ("density", pa.float64()),
+        ("mean", pa.float64()),
+        ("max", pa.float64()),
+    ]
+)
+ACTIVATIONS = pa.schema([("token", pa.int32()), ("feature", pa.int32()), ("activation", pa.float32())])
+
+
+@torch.no_grad()
+def feature_batches(
+    bridge: Any, hook: str, autoencoder: SparseAutoencoder, tokens: np.ndarray, label: str
+) -> Iterator[pa.RecordBatch]:
+    """Non-zero feature activations of a sample, ordered by token, then feature; schema `ACTIVATIONS`.
+
+    Args:
+        bridge: the model (`activations.load_hooked`).
+        hook: hook point.
+        autoencoder: the model's autoencoder, on the same device.
+        tokens: the sample, [windows, length]; token `t` of window `w` has the number `w * length + t`.
+        label: name in the progress bar.
+    """
+    batch = windows_at_once(autoencoder.b_enc.device, tokens.shape[1], len(autoencoder.b_enc))
+    with progress(tokens.size, "tok", label) as bar:
+        for first in range(0, len(tokens), batch):
+            part = tokens[first : first + batch].astype(np.int64)
+            found = autoencoder.encode(activations(bridge, hook, part))
+            row, feature = found.nonzero(as_tuple=True)
+            columns = [row + first * tokens.shape[1], feature, found[row, feature]]
+            arrays = [pa.array(c.cpu().numpy(), field.type) for c, field in zip(columns, ACTIVATIONS, strict=True)]
+            yield pa.record_batch(arrays, schema=ACTIVATIONS)
+            bar.update(part.size)
+
+
+class Statistics:
+    """Per feature: tokens on which it fires, and the mean (when active) and maximum of its activation."""
+
+    def __init__(self, tokens: int, features: int) -> None:
+        self.tokens = tokens
+        self.active = np.zeros(features, np.int64)
+        self.sum, self.max = np.zeros(features), np.zeros(features)
+
+    def counting(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Pass batches of `feature_batches` on, counting them."""
+        for batch in batches:
+            feature, activation = (
+                batch["feature"].to_numpy(),
+                batch["activation"].to_numpy().astype(np.float64),
+            )
+            self.active += np.bincount(feature, minlength=len(self.active))
+            self.sum += np.bincount(feature, activation, minlength=len(self.active))
+            np.maximum.at(self.max, feature, activation)
+            yield batch
+
+    def table(self) -> pa.Table:
+        """One row a feature, schema `STATISTICS`; the mean of a feature that never fires is 0."""
+        mean = np.divide(self.sum, self.active, out=np.zeros_like(self.sum), where=self.active > 0)
+        columns = [
+            np.arange(len(self.active), dtype=np.int32),
+            self.active,
+            self.active / self.tokens,
+            mean,
+            self.max,
+        ]
+        return pa.table(columns, schema=STATISTICS)

@@ -1,0 +1,1 @@
+"""What persists along the edges of a lineage."""

@@ -1,0 +1,206 @@
+"""Bootstrap over documents: how far the share of persisting features depends on the documents that happened to be sampled.
+
+Tokens of one document are not independent, so documents are drawn anew and not tokens (Efron and Tibshirani 1993, chapters 8 and 13).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from scipy import sparse
+
+from feature_lineage.features.activations import activation_blocks
+from feature_lineage.progress import progress
+from feature_lineage.store.formats import read_provenance
+from feature_lineage.streams import Stream, entropy
+
+REPLICATES = pa.schema(
+    [("replicate", pa.int32())]
+    + [(f"{side}_{what}", pa.int64()) for side in ("parent", "child") for what in ("living", "persisting")]
+)
+MARGIN = 0.2  # pairs whose r is further below the threshold are left out, unless they are a feature's best
+MEMORY = 1 << 29  # bytes of sums held at once: replicates that need more are done in turns
+CONSTANT = 1e-12  # of the mean square: a variance below is rounding
+
+
+def number_documents(corpus: np.ndarray, document: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number the documents of a sample.
+
+    Args:
+        corpus: of each window, int [windows].
+        document: number of each token's document in its corpus, int [windows, length].
+
+    Returns:
+        The document of each token, int64 [tokens], and the corpus of each document, int64 [documents].
+    """
+    key = np.repeat(corpus.astype(np.int64), document.shape[1]) << 32 | document.ravel()
+    found, number = np.unique(key, return_inverse=True)
+    return number, found >> 32
+
+
+def draw_documents(corpus: np.ndarray, replicates: int, seed: int) -> np.ndarray:
+    """How often each replicate draws each document, int64 [documents, replicates].
+
+    Each corpus keeps its number of documents, because the sample has as many tokens of each by design. The draw depends on nothing
+    else than the documents and the seed: replicate k is one and the same sample on every edge, so that shares of two edges can be
+    compared replicate by replicate.
+
+    Args:
+        corpus: of each document, int [documents].
+        replicates: number of replicates.
+        seed: of the draw.
+    """
+    random = np.random.default_rng(entropy(seed, Stream.BOOTSTRAP))
+    drawn = np.empty((len(corpus), replicates), np.int64)
+    for number in np.unique(corpus):
+        documents = np.flatnonzero(corpus == number)
+        even = np.full(len(documents), 1 / len(documents))
+        drawn[documents] = random.multinomial(len(documents), even, replicates).T
+    return drawn
+
+
+class Resampled(NamedTuple):
+    """Features and pairs in each replicate.
+
+    `active_a` and `active_b`: drawn tokens on which each feature fires, float64 [features, replicates]. `r`: correlation of each
+    pair, float64 [pairs, replicates], NaN where a side has no variance.
+    """
+
+    active_a: np.ndarray
+    active_b: np.ndarray
+    r: np.ndarray
+
+
+def resample(
+    a: str | Path,
+    b: str | Path,
+    feature_a: np.ndarray,
+    feature_b: np.ndarray,
+    document: np.ndarray,
+    drawn: np.ndarray,
+    label: str,
+) -> Resampled:
+    """Correlate pairs of features in each replicate, from sums per document.
+
+    Args:
+        a: activations, a file of `features.feature_batches`.
+        b: activations of the other side, of the same sample.
+        feature_a: first feature of each pair, int [pairs].
+        feature_b: second feature of each pair, int [pairs].
+        document: document of each token, int [tokens].
+        drawn: how often each replicate draws each document, [documents, replicates].
+        label: name in the progress bar.
+    """
+    drawn = drawn.astype(np.float64)
+    sums: list[Any] = [0.0] * 7
+    blocks = zip(activation_blocks(a, len(document)), activation_blocks(b, len(document)), strict=True)
+    with progress(len(document), "tok", label) as bar:
+        for (first, rows_a), (_, rows_b) in blocks:
+            here, place = np.unique(document[first : first + rows_a.shape[0]], return_inverse=True)
+            to_document = sparse.csr_array(
+                (np.ones(len(place)), (place, np.arange(len(place)))), shape=(len(here), len(place))
+            )
+            side_a, side_b = rows_a.tocsc(), rows_b.tocsc()
+            products = side_a[:, feature_a].multiply(side_b[:, feature_b])
+            terms = (side_a > 0, side_a, side_a.power(2), side_b > 0, side_b, side_b.power(2), products)
+            for k, term in enumerate(terms):
+                sums[k] += (to_document @ term).T @ drawn[here]
+            bar.update(rows_a.shape[0])
+    tokens = np.bincount(document, minlength=len(drawn)) @ drawn
+    active_a, sum_a, squares_a, active_b, sum_b, squares_b, r = sums
+    mean_a, deviation_a = _mean_and_deviation(sum_a, squares_a, tokens)
+    mean_b, deviation_b = _mean_and_deviation(sum_b, squares_b, tokens)
+    for first in range(0, len(r), 1 << 10):
+        part = slice(first, first + (1 << 10))
+        i, j = feature_a[part], feature_b[part]
+        r[part] = (r[part] / tokens - mean_a[i] * mean_b[j]) / (deviation_a[i] * deviation_b[j])
+    return Resampled(active_a, active_b, r)
+
+
+def _mean_and_deviation(total: np.ndarray, squares: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both [features, replicates], in the memory of the sums; the deviation of a constant feature is NaN."""
+    total /= tokens
+    squares /= tokens
+    variance = squares - total**2
+    variance[variance <= CONSTANT * squares] = np.nan
+    return total, np.sqrt(variance, out=variance)
+
+
+def bootstrap(
+    parent: str | Path,
+    child: str | Path,
+    correlations: pa.Table,
+    document: np.ndarray,
+    drawn: np.ndarray,
+    threshold: float,
+    min_active: int,
+    label: str,
+) -> pa.Table:
+    """Count the features that live and that persist in each replicate, on both sides of an edge.
+
+    As in the sample itself (`flow.trace`): a feature lives if it fires on at least `min_active` of the drawn tokens, and persists
+    if its best match among the living correlates above the threshold there. A feature that is dead in a replicate is left out of that
+    replicate's share, below and above the line.
+
+    Args:
+        parent: activations, a file of `features.feature_batches`.
+        child: activations, of the same sample.
+        correlations: table of `correlation.correlate`; its pairs from `MARGIN` below the threshold on, and each feature's best,
+            are the candidates in every replicate.
+        document: document of each token (`number_documents`).
+        drawn: how often each replicate draws each document (`draw_documents`).
+        threshold: correlation above which two features are the same.
+        min_active: tokens on which a living feature fires.
+        label: name in the progress bar.
+
+    Returns:
+        One row a replicate, schema `REPLICATES`.
+    """
+    feature_a, feature_b = _candidates(correlations, threshold - MARGIN)
+    rows = len(feature_a) + sum(5 * read_provenance(path)["features"] for path in (parent, child))
+    counts = []
+    turns = -(-8 * rows * drawn.shape[1] // MEMORY)
+    for part in np.array_split(drawn, turns, axis=1):
+        found = resample(parent, child, feature_a, feature_b, document, part, label)
+        alive_a, alive_b = found.active_a >= min_active, found.active_b >= min_active
+        same = (found.r > threshold) & alive_a[feature_a] & alive_b[feature_b]
+        pair, replicate = np.nonzero(same)
+        persists_a, persists_b = np.zeros_like(alive_a), np.zeros_like(alive_b)
+        persists_a[feature_a[pair], replicate] = True
+        persists_b[feature_b[pair], replicate] = True
+        counts.append([side.sum(0) for side in (alive_a, persists_a, alive_b, persists_b)])
+    columns = np.concatenate(counts, axis=1)
+    return pa.table([np.arange(drawn.shape[1], dtype=np.int32), *columns], schema=REPLICATES)
+
+
+def _candidates(correlations: pa.Table, least: float) -> tuple[np.ndarray, np.ndarray]:
+    a, b, r = (correlations[name].to_numpy() for name in ("feature_a", "feature_b", "r"))
+    keep = r >= least
+    for own in (a, b):
+        best = np.full(own.max(initial=-1) + 1, -np.inf)
+        np.maximum.at(best, own, r)
+        keep |= r == best[own]
+    return a[keep], b[keep]
+
+
+def interval(replicates: pa.Table, side: str, share: float) -> tuple[float, float] | None:
+    """95 % interval of the persisting share of a side, which it always contains; none if no replicate has a living feature.
+
+    The share ± 1.96 root mean square deviations of the replicates from it: their spread, and how far they lie to one side of it, taken
+    together as its error (Efron and Tibshirani 1993, chapter 10). A best match is a maximum, which sampling noise raises, so replicates can
+    lie above the share that they replicate. Their own quantiles would then leave out the share, and so would these reflected at it.
+
+    Args:
+        replicates: table of `bootstrap`.
+        side: `parent` or `child`.
+        share: of the sample itself.
+    """
+    living, persisting = (replicates[f"{side}_{what}"].to_numpy() for what in ("living", "persisting"))
+    if not living.any():
+        return None
+    shares = persisting[living > 0] / living[living > 0]
+    reach = 1.96 * float(np.sqrt(np.mean((shares - share) ** 2)))
+    return max(0.0, share - reach), min(1.0, share + reach)

@@ -1,0 +1,421 @@
+"""What each step of a study asks a cluster for: memory and run time, from the sizes in its configuration.
+
+Memory is counted: the tensors and tables that a step holds at once, in bytes, what a Python process with torch takes, and a quarter
+more. On a GPU most of it is there, but the request is the same, so that a cluster without GPUs needs no other. Run time is bounded, for
+a slow processor and no GPU: a job that ends early costs nothing, and one that is stopped goes on from its checkpoint when it is tried
+again. A step that is tried again asks for twice as much memory, and twice the time up to `LONGEST`. `tests/test_resources.py` holds
+both to what was measured.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from feature_lineage.places import on_disk
+from feature_lineage.study.hook_points import LAYERS, width
+from feature_lineage.study.keys import Architecture, TrainedModel, TrainedTokenizer, Training
+from feature_lineage.study.study import Study
+
+LONGEST = 24 * 60  # minutes, as long as most partitions take jobs: one that asks for more would wait for ever
+SHORTEST = 30
+MARGIN = 1.25
+PROCESS = 1.2e9  # bytes of a process with torch and transformers, 0.6e9 measured, and of the two of Snakemake that start it, 0.2e9 each
+DRIVER = 2.0e9  # what CUDA and its libraries add to that in the host's memory: an allowance, not measured
+OPERATIONS = 2e10  # floating-point operations a second and thread of a slow processor
+PRODUCTS = 5e9  # activations × features a second and thread, Adam and resampling included
+FLOAT = 4
+GIGABYTE = 1e9
+HOUR = 3600.0
+
+# What is unknown before the workflow has run: the shape of a checkpoint on the hub, a published tokenizer's vocabulary, and how many
+# features fire where `autoencoder.l0` is not set. Raise the request of a step in the profile, under `set-resources`, where they do not
+# fit. Of a checkpoint in a local directory, its config.json tells.
+PUBLISHED = Architecture(
+    hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, num_key_value_heads=16
+)
+VOCABULARY = 50_000
+ACTIVE_SHARE = 1 / 400
+
+
+class Request(NamedTuple):
+    """What a job asks for: memory in MB, run time in minutes."""
+
+    mem_mb: int
+    runtime: int
+
+
+class _Need(NamedTuple):
+    """Bytes beside those of the process, and seconds."""
+
+    memory: float
+    seconds: float
+
+
+class _Sizes(NamedTuple):
+    """Of the study, for one of its models or the largest."""
+
+    study: Study
+    shape: Architecture
+    vocabulary: int
+    trained: Training | None  # how the model is trained, if it is
+    experts: int = 1  # MLPs of a layer
+
+    @property
+    def body(self) -> int:
+        """Parameters of the layers."""
+        width, heads = self.shape.hidden_size, self.shape.num_attention_heads + self.shape.num_key_value_heads
+        mlp = 3 * width * self.shape.intermediate_size * self.experts
+        return int(self.shape.num_hidden_layers * (2 * width * self.shape.head_width * heads + mlp))
+
+    @property
+    def parameters(self) -> int:
+        """All of them: those of the layers, and both embeddings."""
+        return self.body + 2 * self.vocabulary * self.shape.hidden_size
+
+    @property
+    def elements(self) -> int:
+        """Of an activation at the hook point, n."""
+        return width(self.study.autoencoder.hook, self.shape, self.vocabulary)
+
+    @property
+    def features(self) -> int:
+        """Of an autoencoder, m."""
+        return self.elements * self.study.autoencoder.expansion
+
+    @property
+    def weights(self) -> int:
+        """Bytes of an autoencoder's encoder and decoder."""
+        return 2 * FLOAT * self.elements * self.features
+
+    @property
+    def active(self) -> float:
+        """Features that fire on a token."""
+        return self.study.autoencoder.l0 or max(40.0, ACTIVE_SHARE * self.features)
+
+    @property
+    def entries(self) -> float:
+        """Activations that are not zero, of one autoencoder on the sample."""
+        return self.study.flow.tokens * self.active
+
+    @property
+    def evaluated(self) -> int:
+        """Tokens on which something is evaluated, of all corpora."""
+        return self.study.evaluation_tokens * len(self.study.corpora)
+
+    def forward(self, tokens: float) -> float:
+        """Bytes of a forward pass: the weights, one layer's activations, and three copies of the logits."""
+        layer = 8 * self.shape.hidden_size + 4 * self.shape.intermediate_size
+        return FLOAT * (self.parameters + tokens * (layer + 3 * self.vocabulary))
+
+    def encoded(self, tokens: float) -> float:
+        """Bytes of a language model's forward pass with an autoencoder's features and what becomes of them."""
+        return self.forward(tokens) + self.weights + 3 * FLOAT * tokens * self.features
+
+
+# --- language models ---------------------------------------------------------------------------------------
+
+
+def _train_model(s: _Sizes) -> _Need:
+    """Weights, gradients and Adam's moments; the activations of all layers; the logits, their gradient and two copies."""
+    training = s.trained or Training()
+    tokens = training.batch * training.block
+    layer = 16 * s.shape.hidden_size + 8 * s.shape.intermediate_size + 3 * s.shape.num_attention_heads * training.block
+    memory = FLOAT * (4 * s.parameters + tokens * (s.shape.num_hidden_layers * layer + 4 * s.vocabulary))
+    if training.tokens is None:  # as many as the corpora have
+        return _Need(memory, math.inf)
+    read = 3 * training.tokens * training.epochs + training.evaluations * s.evaluated
+    return _Need(memory, 2 * s.parameters * read / OPERATIONS / s.study.threads + 0.1 * read / (3 * tokens))
+
+
+def _evaluate_model(s: _Sizes) -> _Need:
+    seconds = 2 * s.parameters * s.evaluated / OPERATIONS / s.study.threads
+    return _Need(s.forward(32 * max(map(s.study.block, s.study.models))), seconds)
+
+
+def _sweep_merge(s: _Sizes) -> _Need:
+    """Both parents and the merged model; evaluated at all points of the path."""
+    points = max((model.merge.points for model in s.study.models.values() if hasattr(model, "merge")), default=0)
+    one = _evaluate_model(s)
+    return _Need(one.memory + 2 * FLOAT * s.parameters, one.seconds * points)
+
+
+def _merge_models(s: _Sizes) -> _Need:
+    """Both parents and the merged model, as it is made, saved and saved again with its provenance."""
+    return _Need(6 * FLOAT * s.parameters, 0)
+
+
+def _import_model(s: _Sizes) -> _Need:
+    """A model, as it is made or downloaded, saved, and saved again with its provenance."""
+    return _Need(3 * FLOAT * s.parameters, HOUR)
+
+
+# --- autoencoders ------------------------------------------------------------------------------------------
+
+
+def _check_hook(s: _Sizes) -> _Need:
+    """A model, as it is read, and passes of two windows."""
+    return _Need(s.forward(2 * s.study.autoencoder.context) + FLOAT * s.parameters, HOUR / 4)
+
+
+def _train_autoencoder(s: _Sizes) -> _Need:
+    """Weights, gradient, Adam's moments, what is exported to be measured and what a checkpoint is written from; a batch's
+    pre-activations, activations and two of resampling; batches read ahead, queued and sampled; the language model, which reads
+    several batches at once.
+    """
+    options = s.study.autoencoder
+    batch = options.batch * options.context
+    read = 8 * batch
+    memory = 6 * s.weights + 4 * FLOAT * batch * s.features + 3 * FLOAT * read * s.elements
+    memory += max(
+        s.forward(4096) + s.weights, FLOAT * (s.parameters + read * (8 * s.shape.hidden_size + 4 * s.elements))
+    )
+    seconds = options.tokens * (s.elements * s.features / PRODUCTS + 2 * s.body / OPERATIONS) / s.study.threads
+    return _Need(memory, seconds + 600)
+
+
+def _evaluate_autoencoder(s: _Sizes) -> _Need:
+    """The autoencoder is applied several times, beside passes of the language model to the logits."""
+    token = 6 * s.elements * s.features / PRODUCTS + 6 * s.parameters / OPERATIONS
+    return _Need(s.encoded(64 * s.study.autoencoder.context), s.evaluated * token / s.study.threads)
+
+
+def _collect_features(s: _Sizes) -> _Need:
+    token = 2 * s.elements * s.features / PRODUCTS + 2 * s.body / OPERATIONS
+    return _Need(s.encoded(64 * s.study.autoencoder.context), s.study.flow.tokens * token / s.study.threads)
+
+
+def _weigh_logits(s: _Sizes) -> _Need:
+    """The language model, the decoder, the path from it to the logits, and a block of effects with its largest."""
+    seconds = 2 * s.features * s.shape.hidden_size * s.vocabulary / OPERATIONS / s.study.threads
+    return _Need(2 * FLOAT * s.parameters + 2 * s.weights + 4 * FLOAT * 2**24, seconds)
+
+
+def _correlate_neurons(s: _Sizes) -> _Need:
+    """Both language models; float64 activations of a batch, and four matrices of all pairs."""
+    pairs = s.elements**2
+    tokens = 64 * s.study.autoencoder.context
+    seconds = s.study.flow.tokens * (2 * pairs + 4 * s.body) / OPERATIONS / s.study.threads
+    return _Need(2 * s.forward(tokens) + 4 * 8 * (pairs + tokens * s.elements), seconds)
+
+
+# --- the sample --------------------------------------------------------------------------------------------
+
+
+def _correlate(s: _Sizes) -> _Need:
+    """Both sides' activations of a window, 12 bytes each. Where the sample needs several windows, sums of 4 GiB too, and three times
+    that in all: what was measured far beyond the paper's size.
+    """
+    window = 2**27
+    memory = 2 * 12 * min(s.entries, window)
+    if s.entries > window:
+        memory = 3 * (memory + 2**32)
+    seconds = 1e-7 * (s.entries * s.active + s.features**2)
+    return _Need(memory + 64 * s.features, seconds)
+
+
+def _correlate_shifted(s: _Sizes) -> _Need:
+    """Three times, on tokens in another order: what is read is put together from several pieces."""
+    once = _correlate(s)
+    return _Need(1.5 * once.memory, 4 * once.seconds)
+
+
+def _correlate_published(s: _Sizes) -> _Need:
+    """All of both sides in memory, several times over; every pair of features that fire together at all."""
+    return _Need(2 * 90 * s.entries, 1e-10 * s.study.flow.tokens * s.features**2)
+
+
+def _bootstrap_flow(s: _Sizes) -> _Need:
+    """Sums of all replicates or of as many as `bootstrap.MEMORY` holds, in each step of their correlation; blocks of the sample."""
+    return _Need(4 * 2**29 + 200 * 2**14 * s.active, 1e-8 * s.entries * s.study.flow.bootstrap)
+
+
+def _read_sample(s: _Sizes) -> _Need:
+    """What goes through the activations block by block: features × vocabulary in tiles, and some numbers for each feature, for each of its
+    contexts and for each token of the sample.
+    """
+    own = s.features * (20 * 64 * s.study.autoencoder.context + 1000)
+    seconds = 1e-6 * s.entries * max(1, s.features * s.vocabulary / 2**25 / 10)
+    return _Need(4 * 2**28 + 4 * own + 64 * s.study.flow.tokens + 200 * 2**14 * s.active, seconds)
+
+
+def _categorise_features(s: _Sizes) -> _Need:
+    """Sums of the pairs of a feature and a token that occur: a fourth of all activations, as text repeats itself. A pass takes those that
+    `categories.PAIRS` holds.
+    """
+    pairs = min(s.entries / 4, s.features * s.vocabulary)
+    return _Need(_read_sample(s).memory, s.entries * (2.2e-6 + 0.8e-6 * (pairs // 2**24)))
+
+
+def _follow_features(s: _Sizes) -> _Need:
+    """Tables of all features of all autoencoders: matches, fates, lineages."""
+    count = s.features * len(s.study.models) * len(s.study.autoencoder.seeds)
+    return _Need(20e3 * count, 0.01 * count)
+
+
+def _write_report(s: _Sizes) -> _Need:
+    """All that is shown of the features of one autoencoder a model: contexts, tokens, effects, explanations."""
+    count = s.features * len(s.study.models)
+    return _Need(100e3 * count, 0.01 * count)
+
+
+def _interpret_features(s: _Sizes) -> _Need:
+    """Excerpts of the features asked about; with a language model, the time is its endpoint's."""
+    asked = s.study.interpretation
+    return _Need(_read_sample(s).memory, math.inf if asked.model else _read_sample(s).seconds + HOUR)
+
+
+# --- all of them -------------------------------------------------------------------------------------------
+
+# Corpora are of unknown size, and streamed; a tokenizer's training counts their words.
+_NEEDS: dict[str, Callable[[_Sizes], _Need]] = {
+    "build_corpus": lambda s: _Need(3 * GIGABYTE, 4 * HOUR),
+    "train_tokenizer": lambda s: _Need(4 * GIGABYTE, 4 * HOUR),
+    "encode_corpus": lambda s: _Need(3 * GIGABYTE, 4 * HOUR),
+    "train_model": _train_model,
+    "import_model": _import_model,
+    "check_hook": _check_hook,
+    "make_untrained": _import_model,
+    "sweep_merge": _sweep_merge,
+    "merge_models": _merge_models,
+    "compare_merges": _merge_models,
+    "evaluate_model": _evaluate_model,
+    "train_autoencoder": _train_autoencoder,
+    "evaluate_autoencoder": _evaluate_autoencoder,
+    "collect_features": _collect_features,
+    "weigh_logits": _weigh_logits,
+    "correlate": _correlate,
+    "correlate_part": _correlate,
+    "correlate_shifted": _correlate_shifted,
+    "correlate_neurons": _correlate_neurons,
+    "correlate_published": _correlate_published,
+    "bootstrap_flow": _bootstrap_flow,
+    "weigh_tokens": _read_sample,
+    "collect_contexts": _read_sample,
+    "categorise_features": _categorise_features,
+    "find_case": _read_sample,
+    "trace_flows": _follow_features,
+    "interpret_features": _interpret_features,
+    "write_report": _write_report,
+}
+# Steps that compute on a GPU if there is one.
+ON_GPU = frozenset(
+    (
+        "train_model",
+        "sweep_merge",
+        "evaluate_model",
+        "check_hook",
+        "train_autoencoder",
+        "evaluate_autoencoder",
+        "collect_features",
+        "weigh_logits",
+        "correlate_neurons",
+    )
+)
+SIZED = frozenset(_NEEDS)
+
+
+def request(study: Study, step: str, model: str | None = None, attempt: int = 1) -> Request:
+    """What a step asks for.
+
+    Args:
+        study: the study.
+        step: name of its rule, one of `SIZED`.
+        model: the model that the step is about; of the study's largest if it is about several or not named.
+        attempt: how often it has been tried, this time counted.
+
+    Returns:
+        Memory and run time of the first request, both times 2 for every attempt after it; run time is at most `LONGEST`.
+
+    Raises:
+        KeyError: no such step.
+    """
+    need = _NEEDS[step](_sizes(study, model))
+    process = PROCESS + (DRIVER if step in ON_GPU else 0)
+    mem_mb = 100 * math.ceil(MARGIN * (process + need.memory) / 100e6)
+    minutes = math.ceil(min(LONGEST, max(SHORTEST, 2 * need.seconds / 60)) / 10) * 10
+    return Request(mem_mb * 2 ** (attempt - 1), min(LONGEST, minutes * 2 ** (attempt - 1)))
+
+
+def _sizes(study: Study, model: str | None) -> _Sizes:
+    own = isinstance(study.tokenizer, TrainedTokenizer)
+    vocabulary = study.tokenizer.vocab_size if own else VOCABULARY
+    if model not in {*study.models, *study.untrained()}:
+        every = [_sizes(study, name) for name in study.models]
+        return max(every, key=lambda sizes: (sizes.parameters, sizes.features))
+    (root, *_) = study.roots(model)
+    block = study.models[study.untrained().get(root, root)]
+    trained = getattr(study.models.get(model), "training", None)
+    if isinstance(block, TrainedModel):
+        return _Sizes(study, block.architecture, vocabulary, trained)
+    if (found := published_shape(block.pretrained)) is None:
+        return _Sizes(study, PUBLISHED, vocabulary, trained)
+    return _Sizes(study, found.shape, max(vocabulary if own else 0, found.vocabulary), trained, found.experts)
+
+
+# --- published checkpoints ---------------------------------------------------------------------------------
+
+# The keys of config.json as families of models name them.
+_KEYS = {
+    "hidden_size": ("hidden_size", "n_embd", "n_embed", "d_model", "dim"),
+    "intermediate_size": (
+        "moe_intermediate_size",  # of an expert, where intermediate_size is of the few layers that have none
+        "intermediate_size",
+        "n_inner",
+        "ffn_dim",
+        "ffn_hidden_size",
+        "d_ff",
+        "dff",
+    ),
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
+    "num_key_value_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv"),
+    "head_dim": ("head_dim",),
+    "vocab_size": ("vocab_size", "padded_vocab_size"),
+    "experts": ("num_local_experts", "num_experts", "n_routed_experts"),
+}
+
+
+class Published(NamedTuple):
+    """What a checkpoint's `config.json` says of its size."""
+
+    shape: Architecture
+    vocabulary: int
+    experts: int
+
+
+def published_shape(path: str | Path) -> Published | None:
+    """The size of a checkpoint in a local directory, from its `config.json`; None for a name on the hub, or where it is not told."""
+    file = Path(on_disk(path)) / "config.json"
+    try:
+        return _published_shape(file, file.stat().st_mtime_ns)
+    except (OSError, ValueError):  # not there, no JSON
+        return None
+
+
+@lru_cache
+def _published_shape(file: Path, changed: int) -> Published | None:
+    config = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        return None
+    inner = next((config[key] for key in ("text_config", "llm_config", "language_config") if key in config), config)
+    config = (
+        config | inner if isinstance(inner, dict) else config
+    )  # of a model that reads images too, the part that reads text
+
+    def told(key: str) -> int | None:
+        values = (config.get(name) for name in _KEYS[key])
+        return next((value for value in values if isinstance(value, int) and value > 0), None)
+
+    found = {key: told(key) for key in _KEYS}
+    if not (found["hidden_size"] and found["num_hidden_layers"] and found["vocab_size"]):
+        return None
+    found["intermediate_size"] = found["intermediate_size"] or 4 * found["hidden_size"]
+    found["num_attention_heads"] = found["num_attention_heads"] or 1
+    found["num_key_value_heads"] = found["num_key_value_heads"] or found["num_attention_heads"]
+    vocabulary, experts = found.pop("vocab_size"), found.pop("experts") or 1
+    return Published(Architecture.model_construct(**found), vocabulary, experts)

@@ -1,0 +1,489 @@
+"""Cases (paper, section 4.2 and appendix D): the feature that a hypothesis about tokens describes, followed down the lineage.
+
+A hypothesis is a set of tokens s. The log-likelihood ratio of a feature is log(P(s | feature) / P(s)), with P(s | feature) the share of
+the feature's activation that lies on tokens of s, its precision, and P(s) their share of the sample. For one hypothesis the ratio thus
+grows with the precision, and a feature that fires on one occurrence alone has the highest of both: 1 and -log P(s). So recall, the share
+of the occurrences on which the feature fires, must enter: features are ordered by van Rijsbergen's F with β = ½, in which
+precision weighs twice as much as recall.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from feature_lineage.errors import InputError
+from feature_lineage.features.activations import activation_blocks, window_pieces
+from feature_lineage.meaning.contexts import CONTEXTS, highlighted, leading
+from feature_lineage.progress import logger, progress
+from feature_lineage.store.formats import read_provenance, read_range, read_table, read_tensors
+from feature_lineage.text.vocabulary import token_texts, window_texts
+
+BETA = 0.5  # recall counts this much beside precision
+COVERED = 0.9  # share of its mass on the tokens that a feature's own hypothesis names
+TOKENS = 10  # that it names at most
+SHOWN = 5  # contexts and tokens shown of each feature, and candidates
+
+TRACKING = pa.schema(
+    [
+        ("case", pa.string()),
+        ("model", pa.string()),
+        ("seed", pa.int64()),
+        ("feature", pa.int32()),
+        ("parent", pa.string()),
+        ("kept", pa.bool_()),
+        *((name, kind) for name, kind in (("r", pa.float64()), ("fate", pa.string()))),
+        *((name, pa.float64()) for name in ("ratio", "precision", "recall", "score", "density")),
+        ("top_tokens", pa.list_(pa.struct([("text", pa.string()), ("share", pa.float64())]))),
+    ]
+)
+DEFINITIONS = {
+    "precision": "Share of the feature's activation that lies on the hypothesis's tokens.",
+    "ratio": "Log-likelihood ratio in nats: log(precision / share of the hypothesis's tokens in the sample). Its ceiling, at a "
+    "precision of 1, is minus the log of that share. Null where the feature does not fire on them.",
+    "recall": "Share of the occurrences of the hypothesis's tokens on which the feature fires.",
+    "score": "F with β = ½ of precision and recall, 1.25 P R / (0.25 P + R): the feature with the highest is the case's.",
+    "density": "Share of all tokens of the sample on which the feature fires.",
+    "r": "Pearson correlation with the tracked feature of the parent, whose best match in this model the feature is.",
+    "fate": "What becomes of the parent's tracked feature along the edge from the parent; null where the case starts.",
+    "kept": "Of two features that a merged model's parents lead to, the one that correlates better with its parent's is followed on.",
+    "mean_correlation": "Mean Pearson correlation over all pairs of kept features of different models, on all tokens of the sample.",
+    "shared": "The same windows under every feature: the one on which each kept feature is highest.",
+}
+
+# What a class of characters is, for the characters of a token that are no space.
+CHARACTERS: dict[str, Callable[[str], bool]] = {
+    "digits": str.isdigit,
+    "letters": str.isalpha,
+    "lowercase": lambda text: text.isalpha() and text.islower(),
+    "uppercase": lambda text: text.isalpha() and text.isupper(),
+    "punctuation": lambda text: bool(text) and not re.search(r"\w|\ufffd", text),
+    "whitespace": lambda text: not text,
+}
+
+
+class Sample(NamedTuple):
+    """What a case is looked for in: a sample of tokens, its corpora, and the vocabulary as `vocabulary.token_texts` gives it."""
+
+    tokens: np.ndarray  # int [windows, length]
+    corpus: np.ndarray  # int [windows]
+    corpora: Sequence[str]
+    texts: Sequence[str]
+    special: np.ndarray  # bool [vocabulary]
+
+
+class Model(NamedTuple):
+    """A model's features: its activations and its top contexts."""
+
+    activations: str | Path
+    contexts: str | Path
+
+
+class Flow(NamedTuple):
+    """Fates along each edge, schema `flow.FEATURES`, and every feature of every model with its density, schema `flow.LINEAGES`."""
+
+    features: pa.Table
+    lineages: pa.Table
+
+
+class Support(NamedTuple):
+    """How features lie on a hypothesis, each [features]: precision, recall and score (0 where a feature is silent)."""
+
+    precision: np.ndarray
+    recall: np.ndarray
+    score: np.ndarray
+
+
+# --- hypotheses --------------------------------------------------------------------------------------------
+
+
+def matching_tokens(name: str, case: Mapping[str, Any], sample: Sample, inside: np.ndarray) -> np.ndarray:
+    """Tokens of the sample that a case's hypothesis names, int [tokens].
+
+    Args:
+        name: of the case.
+        case: has `tokens` (texts), `pattern` (matches a token's whole text) or `characters` (a key of `CHARACTERS`).
+        sample: tokens and vocabulary.
+        inside: windows that count, bool [windows].
+
+    Raises:
+        InputError: none of the sample's tokens is one; names some that are alike.
+    """
+    present = np.unique(sample.tokens[inside])
+    present = present[~sample.special[present]]
+    texts = [sample.texts[token] for token in present]
+    if "tokens" in case:
+        hit = [text in case["tokens"] for text in texts]
+        for missing in [text for text in case["tokens"] if text not in texts]:
+            logger.warning("case %s: the sample has no token %r", name, missing)
+        alike = [near for text in case["tokens"] for near in _alike(text, texts)]
+    elif "pattern" in case:
+        hit = [re.fullmatch(case["pattern"], text) is not None for text in texts]
+        alike = [text for text in texts if re.search(case["pattern"], text)]
+    else:
+        hit = [CHARACTERS[case["characters"]](text.strip()) for text in texts]
+        alike = []
+    if not any(hit):
+        near = ", ".join(map(repr, dict.fromkeys(alike[:10]))) or "none"
+        raise InputError(
+            f"cases.{name}: no token of the sample is {_hypothesis(case)}; alike are: {near}. Spaces count; name tokens as the "
+            "tokenizer has them, or give a pattern"
+        )
+    return present[hit]
+
+
+def _alike(text: str, texts: Sequence[str]) -> list[str]:
+    near = difflib.get_close_matches(text, texts, n=5, cutoff=0.6)
+    core = text.strip().lower()
+    return (
+        near + [other for other in texts if core and (core in other.lower() or other.strip().lower() == core[:3])][:5]
+    )
+
+
+def _hypothesis(case: Mapping[str, Any]) -> str:
+    """A case's hypothesis in words."""
+    if "tokens" in case:
+        return " or ".join(json.dumps(text, ensure_ascii=False) for text in case["tokens"])
+    if "pattern" in case:
+        return f"a token that matches {case['pattern']}"
+    if "characters" in case:
+        return f"a token of {case['characters']}"
+    return f"one of the tokens with {COVERED:.0%} of the activation of feature {case['feature']}, at most {TOKENS}"
+
+
+def feature_hypothesis(masses: np.ndarray) -> np.ndarray:
+    """The fewest tokens with at least `COVERED` of a feature's mass, `TOKENS` at most, by falling mass; int [tokens].
+
+    Args:
+        masses: the feature's mass on each token, float64 [vocabulary], not all 0.
+    """
+    order, _ = leading(np.zeros(len(masses)), masses, np.arange(len(masses)), TOKENS)
+    enough = np.searchsorted(np.cumsum(masses[order]), COVERED * masses.sum() * (1 - 1e-12))
+    return order[: min(int(enough) + 1, np.count_nonzero(masses[order]))]
+
+
+# --- measures ----------------------------------------------------------------------------------------------
+
+
+def support(mass: np.ndarray, on: np.ndarray, fired: np.ndarray, occurrences: int) -> Support:
+    """Precision, recall and score.
+
+    Args:
+        mass: each feature's activation on the tokens that count, summed; float64 [features].
+        on: of it, that on the hypothesis's tokens.
+        fired: occurrences of the hypothesis's tokens on which each fires.
+        occurrences: of the hypothesis's tokens.
+    """
+    precision = np.divide(on, mass, out=np.zeros(len(mass)), where=mass > 0)
+    recall = fired / occurrences
+    below = BETA**2 * precision + recall
+    score = np.divide((1 + BETA**2) * precision * recall, below, out=np.zeros(len(mass)), where=below > 0)
+    return Support(precision, recall, score)
+
+
+def survey(path: str | Path, sample: Sample, hypothesis: np.ndarray, inside: np.ndarray, label: str) -> Support:
+    """`support` of a hypothesis in all features of a model, in one pass over its activations."""
+    features = read_provenance(path)["features"]
+    mass, on, fired = np.zeros(features), np.zeros(features), np.zeros(features)
+    meant = np.isin(sample.tokens, hypothesis) & inside[:, None]
+    with progress(len(meant), "window", label) as bar:
+        for window, position, feature, activation in window_pieces(path, meant.shape):
+            counts, hit = inside[window], meant[window, position]
+            mass += np.bincount(feature[counts], activation[counts], features)
+            on += np.bincount(feature[hit], activation[hit], features)
+            fired += np.bincount(feature[hit], minlength=features)
+            bar.update(int(window[-1]) + 1 - bar.n)
+    return support(mass, on, fired, int(meant.sum()))
+
+
+class Columns(NamedTuple):
+    """What a pass over a few features, of any models, finds."""
+
+    masses: np.ndarray  # on each token, float64 [features, vocabulary]
+    support: Support | None
+    correlations: np.ndarray  # float64 [features, features], NaN where one does not vary
+    shown: np.ndarray  # activations in some windows, float64 [features, those windows, length]
+
+
+def measure(
+    columns: Sequence[tuple[str | Path, int]],
+    sample: Sample,
+    hypothesis: np.ndarray | None,
+    inside: np.ndarray,
+    windows: Sequence[int],
+    label: str,
+) -> Columns:
+    """Weigh some features on every token, and correlate them with one another, exactly and in one pass.
+
+    Args:
+        columns: activations file and number of each feature.
+        sample: tokens and vocabulary.
+        hypothesis: its tokens, if they are known.
+        inside: windows that count for masses and support, bool [windows]; correlations are over all.
+        windows: whose activations to keep.
+        label: name in the progress bar.
+    """
+    count, length, flat = len(columns), sample.tokens.shape[1], sample.tokens.ravel()
+    numbers: dict[str | Path, list[int]] = {}  # places among the columns, by file: each is read once
+    for place, (path, _) in enumerate(columns):
+        numbers.setdefault(path, []).append(place)
+    counts = np.repeat(inside, length)
+    meant = counts & np.isin(flat, () if hypothesis is None else hypothesis)
+    masses, fired = np.zeros((len(sample.texts), count)), np.zeros(count)
+    mean, squares = np.zeros(count), np.zeros((count, count))
+    shown = np.zeros((len(windows) * length, count))
+    places = (np.asarray(windows, np.int64)[:, None] * length + np.arange(length)).ravel()
+    with progress(flat.size, "tok", label) as bar:
+        for blocks in zip(*(activation_blocks(path, flat.size) for path in numbers), strict=True):
+            first, size = blocks[0][0], blocks[0][1].shape[0]
+            values = np.empty((size, count))
+            for (_, block), own in zip(blocks, numbers.values(), strict=True):
+                values[:, own] = block[:, [columns[place][1] for place in own]].toarray()
+            here = slice(first, first + size)
+            np.add.at(masses, flat[here][counts[here]], values[counts[here]])
+            fired += (values[meant[here]] > 0).sum(0)
+            # Blocks are centred before they are merged (Chan, Golub and LeVeque 1983), so that nothing cancels.
+            step = values.mean(0) - mean
+            squares += np.cov(values, rowvar=False, ddof=0).reshape(count, count) * size
+            squares += np.multiply.outer(step, step) * (first * size / (first + size))
+            mean += step * (size / (first + size))
+            among = (places >= first) & (places < first + size)
+            shown[among] = values[places[among] - first]
+            bar.update(size)
+    deviation = np.sqrt(np.diag(squares))
+    with np.errstate(invalid="ignore"):
+        correlations = np.where(np.outer(deviation, deviation) > 0, squares / np.outer(deviation, deviation), np.nan)
+    found = None
+    if hypothesis is not None:
+        found = support(masses.sum(0), masses[hypothesis].sum(0), fired, int(meant.sum()))
+    return Columns(masses.T, found, np.clip(correlations, -1, 1), shown.T.reshape(count, len(windows), length))
+
+
+# --- tracking ----------------------------------------------------------------------------------------------
+
+
+class Node(NamedTuple):
+    """A tracked feature: its model, the model that it was followed from, and what `flow.trace` says of the edge between them."""
+
+    model: str
+    feature: int
+    parent: str | None
+    r: float | None
+    fate: str | None
+    kept: bool
+
+
+def follow(features: pa.Table, edges: Sequence[tuple[str, str]], model: str, feature: int, seed: int) -> list[Node]:
+    """Follow a feature down every edge by its best match, whatever its correlation.
+
+    Where two parents lead to a model, both paths are in the list; the one with the higher correlation is kept, of equal ones the first.
+
+    Args:
+        features: table of schema `flow.FEATURES`.
+        edges: all (parent, child) pairs, parents before children.
+        model: where to start.
+        feature: its feature.
+        seed: autoencoder seed.
+    """
+    rows = features.filter(pc.equal(features["seed"], seed))
+    nodes, tracked = [Node(model, feature, None, None, None, True)], {model: feature}
+    for child in dict.fromkeys(child for _, child in edges):
+        paths = []
+        for parent in [one for one, other in edges if other == child and one in tracked]:
+            wanted = {"parent": parent, "child": child, "model": parent, "feature": tracked[parent]}
+            mask = reduce(pc.and_, (pc.equal(rows[column], value) for column, value in wanted.items()))
+            (row,) = rows.filter(mask).to_pylist()
+            if row["descendant"] is not None:
+                paths.append(Node(child, row["descendant"], parent, row["r"], row["fate"], False))
+        if paths:
+            best = max(range(len(paths)), key=lambda place: paths[place].r)
+            nodes += [path._replace(kept=place == best) for place, path in enumerate(paths)]
+            tracked[child] = paths[best].feature
+    return nodes
+
+
+def living(lineages: pa.Table, model: str, seed: int) -> dict[int, float]:
+    """The density of each living feature of a model, as a table of schema `flow.LINEAGES` has it: of every model, with edges or without."""
+    mask = pc.and_(pc.equal(lineages["model"], model), pc.equal(lineages["seed"], seed))
+    table = lineages.filter(mask)
+    densities = zip(table["feature"].to_pylist(), table["density"].to_pylist(), strict=True)
+    return {feature: density for feature, density in densities if density > 0}
+
+
+# --- a case ------------------------------------------------------------------------------------------------
+
+
+def find_case(
+    name: str,
+    case: Mapping[str, Any],
+    sample: Sample,
+    models: Mapping[str, Model],
+    flow: Flow,
+    edges: Sequence[tuple[str, str]],
+    seed: int,
+) -> tuple[dict[str, Any], pa.Table]:
+    """Find a case's feature, or the hypothesis of the feature that it names, and follow it down the lineage.
+
+    Args:
+        name: of the case.
+        case: its block of the configuration: one of `tokens`, `pattern`, `characters`, `feature`, and perhaps `corpora`, to which P(s),
+            ratio, precision, recall and top tokens are then restricted.
+        sample: tokens and vocabulary.
+        models: the model to start from, then its descendants in order.
+        flow: of the whole lineage.
+        edges: all (parent, child) pairs, parents before children.
+        seed: autoencoder seed.
+
+    Returns:
+        The case as JSON can hold it, and a table of schema `TRACKING` with a row for each node.
+
+    Raises:
+        InputError: the hypothesis matches no token of the sample, no living feature fires on it, or there is no such feature.
+    """
+    start = next(iter(models))
+    corpora = case.get("corpora") or sample.corpora
+    inside = np.isin(sample.corpus, [number for number, corpus in enumerate(sample.corpora) if corpus in corpora])
+    feature, hypothesis, candidates = _start(
+        name, case, sample, models[start], living(flow.lineages, start, seed), inside
+    )
+    nodes = follow(flow.features, [edge for edge in edges if edge[1] in models], start, feature, seed)
+    contexts = [_contexts(models[node.model].contexts, node.feature) for node in nodes]
+    shared = list(dict.fromkeys(rows[0]["window"] for node, rows in zip(nodes, contexts, strict=True) if node.kept))
+    columns = [(models[node.model].activations, node.feature) for node in nodes]
+    measured = measure(columns, sample, hypothesis, inside, shared, f"case {name}: tracking")
+    occurrences = int((np.isin(sample.tokens, hypothesis) & inside[:, None]).sum())
+    prior = occurrences / (int(inside.sum()) * sample.tokens.shape[1])
+    rows = [
+        {
+            **node._asdict(),
+            "ratio": _ratio(measured.support.precision[place], prior),
+            **{key: float(values[place]) for key, values in measured.support._asdict().items()},
+            "density": living(flow.lineages, node.model, seed)[node.feature],
+            "top_tokens": _top_tokens(measured.masses[place], sample.texts),
+            "contexts": [_shown(row, sample) for row in contexts[place]],
+        }
+        for place, node in enumerate(nodes)
+    ]
+    kept = list(combinations([place for place, node in enumerate(nodes) if node.kept], 2))
+    r = [float(measured.correlations[pair]) for pair in kept]
+    content = {
+        "case": name,
+        "hypothesis": _hypothesis(case),
+        "tokens": [sample.texts[token] for token in hypothesis],
+        "model": start,
+        "seed": seed,
+        "corpora": list(corpora),
+        "occurrences": occurrences,
+        "share": prior,
+        "ceiling": -math.log(prior),
+        "mean_correlation": float(np.mean(r)) if r and np.isfinite(r).all() else None,
+        "correlations": [
+            {"a": nodes[a].model, "b": nodes[b].model, "r": value if math.isfinite(value) else None}
+            for (a, b), value in zip(kept, r, strict=True)
+        ],
+        "candidates": candidates,
+        "nodes": rows,
+        "shared": [_shared(sample, window, measured.shown[:, number]) for number, window in enumerate(shared)],
+        "definitions": DEFINITIONS,
+    }
+    table = pa.Table.from_pylist([{**row, "case": name, "seed": seed} for row in rows], TRACKING)
+    return content, table
+
+
+def _start(
+    name: str,
+    case: Mapping[str, Any],
+    sample: Sample,
+    model: Model,
+    alive: Mapping[int, float],
+    inside: np.ndarray,
+) -> tuple[int, np.ndarray, list[dict[str, Any]]]:
+    """The feature that a case starts from, the tokens of its hypothesis, and the features that fit these best."""
+    everything = read_provenance(model.activations)["features"]
+    if "feature" in case:
+        feature = case["feature"]
+        if feature not in alive:
+            found = "never fires in the sample" if feature < everything else f"is none of the {everything:,} features"
+            raise InputError(f"cases.{name}.feature: {feature} {found}; name another")
+        columns = [(model.activations, feature)]
+        masses = measure(columns, sample, None, inside, (), f"case {name}: tokens").masses[0]
+        if not masses.any():
+            raise InputError(f"cases.{name}.corpora: feature {feature} never fires in them; name others")
+        hypothesis = feature_hypothesis(masses)
+    else:
+        hypothesis = matching_tokens(name, case, sample, inside)
+    found = survey(model.activations, sample, hypothesis, inside, f"case {name}: features")
+    score = np.zeros(everything)
+    score[list(alive)] = found.score[list(alive)]
+    best, _ = leading(np.zeros(everything), score, np.arange(everything), SHOWN)
+    if "feature" not in case:
+        feature = int(best[0])
+        if not score[feature]:
+            raise InputError(f"cases.{name}: no feature fires on {_hypothesis(case)}; name other tokens")
+    candidates = [
+        {"feature": int(other), **{key: float(values[other]) for key, values in found._asdict().items()}}
+        for other in best
+    ]
+    return feature, hypothesis, candidates
+
+
+def _shown(row: Mapping[str, Any], sample: Sample) -> dict[str, Any]:
+    """A row of `CONTEXTS` with its corpus and text."""
+    window = row["window"]
+    text = highlighted(sample.tokens[window], row["position"], row["activation"], sample.texts)
+    return {"corpus": sample.corpora[sample.corpus[window]], **text}
+
+
+def _shared(sample: Sample, window: int, activations: np.ndarray) -> dict[str, Any]:
+    """A window as it is shown under several features, with their activations [features, length]: see `contexts.highlighted`."""
+    shown = window_texts(sample.tokens[window].tolist(), sample.texts)
+    return {
+        "corpus": sample.corpora[sample.corpus[window]],
+        "tokens": [one.text for one in shown],
+        "activations": [[float(row[one.first : one.stop].max()) for one in shown] for row in activations],
+    }
+
+
+def _contexts(path: str | Path, feature: int) -> list[dict[str, Any]]:
+    """The first contexts of a feature."""
+    columns = [name for name in CONTEXTS.names if name != "peak"]
+    return read_range(path, columns, feature, feature + 1).slice(0, SHOWN).to_pylist()
+
+
+def _ratio(precision: float, prior: float) -> float | None:
+    return math.log(precision / prior) if precision else None
+
+
+def _top_tokens(masses: np.ndarray, texts: Sequence[str]) -> list[dict[str, Any]]:
+    order, _ = leading(np.zeros(len(masses)), masses, np.arange(len(masses)), SHOWN)
+    total = masses.sum()
+    return [{"text": texts[token], "share": float(masses[token] / total)} for token in order if masses[token]]
+
+
+def read_sample(path: str | Path, tokenizer: str | Path, corpora: Sequence[str]) -> Sample:
+    """Read the sample and the vocabulary.
+
+    Args:
+        path: file of `samples.draw_sample`.
+        tokenizer: its `tokenizer.json`.
+        corpora: names of the sample's corpora, in its order.
+    """
+    tensors = read_tensors(path)
+    return Sample(tensors["tokens"], tensors["corpus"], corpora, *token_texts(tokenizer))
+
+
+def read_flow(features: str | Path, lineages: str | Path) -> Flow:
+    """Read the columns that a case needs of `flows/features.parquet` and `flows/lineages.parquet`."""
+    columns = ["parent", "child", "seed", "model", "feature", "fate", "descendant", "r"]
+    return Flow(read_table(features, columns), read_table(lineages, ["model", "seed", "feature", "density"]))

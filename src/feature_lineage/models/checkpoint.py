@@ -1,0 +1,297 @@
+"""Language models: built from a config block, loaded, evaluated, saved with provenance."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import logging as transformers_logging
+
+from feature_lineage.devices import windows_at_once
+from feature_lineage.errors import InputError
+from feature_lineage.places import wrong_folder
+from feature_lineage.progress import logger
+from feature_lineage.store.checksums import digests, seal
+from feature_lineage.store.formats import tensor_metadata, verify_files
+from feature_lineage.store.writing import staged
+from feature_lineage.text.tokenizer import load_tokenizer, vocabulary_size
+from feature_lineage.text.windows import Windows
+
+transformers_logging.disable_progress_bar()
+
+KNOWN = (
+    "known are causal language models such as GPT-2, GPT-NeoX, Llama, Mistral, Qwen, Gemma, Phi, OPT, BLOOM, OLMo, Granite and Cohere; "
+    "choose another"
+)
+_AGAIN = "check it, or if it is one of the results, delete it and run Snakemake again"
+
+
+def build_model(architecture: Mapping[str, Any], tokenizer: str | Path, seed: int) -> MistralForCausalLM:
+    """A `MistralForCausalLM` with random weights that depend on `seed` alone, float32.
+
+    Args:
+        architecture: as `study.Architecture`.
+        tokenizer: directory of the tokenizer, which gives the vocabulary and the special tokens.
+        seed: of the weights.
+    """
+    encoder = load_tokenizer(tokenizer)
+    options = dict(architecture)
+    rope = {"rope_type": "default", "rope_theta": options.pop("rope_theta")}
+    torch.manual_seed(seed)
+    return MistralForCausalLM(
+        MistralConfig(
+            vocab_size=vocabulary_size(encoder),
+            bos_token_id=encoder.bos_token_id,
+            eos_token_id=encoder.eos_token_id,
+            rope_parameters=rope,
+            **{"tie_word_embeddings": False, **options},
+        )
+    )
+
+
+def load_model(path: str | Path) -> PreTrainedModel:
+    """Load a checkpoint; every file of one that `save_model` wrote is verified.
+
+    Raises:
+        InputError: a file of it is missing or damaged, or as for `published_model`.
+    """
+    verify_files(Path(path) / "model.safetensors")
+    return published_model(path)
+
+
+def check_architecture(path: str | Path, architecture: str) -> None:
+    """Refuse an architecture of which TransformerLens knows no hook points.
+
+    Raises:
+        InputError: names it.
+    """
+    # Takes seconds, and only what is published can be of another architecture.
+    from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+
+    if architecture not in SUPPORTED_ARCHITECTURES:
+        raise InputError(f"model {path}: is a {architecture}, which TransformerLens does not know; {KNOWN}")
+
+
+def published_config(path: str, revision: str | None = None) -> PreTrainedConfig:
+    """The configuration of a checkpoint, whoever made it, without running any of its code.
+
+    Raises:
+        InputError: it cannot be read, or is not of a causal language model; names the path.
+    """
+    if problem := wrong_folder(path, revision):
+        raise _unloadable(path, problem)
+    try:
+        config = AutoConfig.from_pretrained(path, revision=revision or "main", trust_remote_code=False)
+    except Exception as error:  # transformers and the hub raise many kinds
+        raise _unloadable(path, error) from error
+    if "/" in str(config._attn_implementation):
+        raise InputError(
+            f"model {path}: its config.json asks for {config._attn_implementation!r}, an attention kernel from the hub, which is "
+            "code that is not run here; remove `_attn_implementation` from it"
+        )
+    made, meant = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None), config.architectures
+    if made is None or (meant and (not isinstance(meant, list) or made.__name__ not in meant)):
+        name = " or ".join(map(str, meant)) if isinstance(meant, list) else meant or "model"
+        raise InputError(
+            f"model {path}: is a {name} ({config.model_type}), not a language model that predicts next tokens; {KNOWN}"
+        )
+    return config
+
+
+def _unloadable(path: str, error: Exception) -> InputError:
+    return InputError(
+        f"model {path}: cannot be loaded ({' '.join(str(error).split())}); only safetensors are read, and no code of a checkpoint is run; "
+        f"{_AGAIN}"
+    )
+
+
+def published_model(path: str | Path, revision: str | None = None) -> PreTrainedModel:
+    """Load a checkpoint, whoever made it, in float32, from safetensors, running none of its code.
+
+    Raises:
+        InputError: as for `published_config`, or its tensors are missing, misshapen or not finite.
+    """
+    config = published_config(str(path), revision)
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            str(path),
+            config=config,
+            revision=revision or "main",
+            dtype=torch.float32,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that the report names them
+        )
+    except Exception as error:  # transformers, safetensors and the hub raise many kinds
+        raise _unloadable(str(path), error) from error
+    wrong = [
+        f"{len(names)} {kind} ({', '.join(map(str, sorted(names)[:3]))}{', …' * (len(names) > 3)})"
+        for kind in ("missing", "mismatched", "unexpected")
+        if (names := report.get(f"{kind}_keys"))
+    ]
+    if wrong:
+        raise InputError(f"model {path}: its tensors do not fit its config.json: {'; '.join(wrong)}; {_AGAIN}")
+    for name, tensor in model.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"model {path}: tensor {name} holds NaN or infinity; {_AGAIN}")
+    return model.eval()
+
+
+POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
+
+
+def longest_window(model: PreTrainedModel) -> tuple[str, int] | None:
+    """The key of a model's config that bounds what it reads at once, and its value in tokens; None where none does."""
+    config = model.config.get_text_config().to_dict()
+    bounds = [(config[key], key) for key in POSITIONS if isinstance(config.get(key), int) and config[key] > 0]
+    return min(bounds)[::-1] if bounds else None
+
+
+def readable(model: PreTrainedModel, block: int) -> int:
+    """Tokens of a window to evaluate a model on: `block`, or fewer where it cannot read so many."""
+    if (bound := longest_window(model)) is None or bound[1] >= block:
+        return block
+    key, most = bound
+    logger.info(
+        "%s: evaluated in windows of %d tokens, not %d, as its %s is %d", model.name_or_path, most, block, key, most
+    )
+    return most
+
+
+def check_windows(model: PreTrainedModel, tokens: np.ndarray, key: str = "autoencoder.context") -> None:
+    """Refuse what the model cannot read.
+
+    Args:
+        model: the model.
+        tokens: token ids [windows, length].
+        key: what sets the length, for the message.
+
+    Raises:
+        InputError: the windows are longer than its positions, or hold ids that its embedding has not.
+    """
+    bound = longest_window(model)
+    if bound and tokens.shape[-1] > bound[1]:
+        raise InputError(
+            f"model {model.name_or_path}: reads at most {bound[1]} tokens at once ({bound[0]} in its config.json), not "
+            f"{tokens.shape[-1]}; set {key} to at most {bound[1]}"
+        )
+    if tokens.size and (largest := int(tokens.max())) >= (size := model.get_input_embeddings().num_embeddings):
+        raise InputError(
+            f"model {model.name_or_path}: its embedding has {size} tokens, the corpora hold token {largest}; the tokenizer is "
+            "another model's, name this one's own under `tokenizer`"
+        )
+
+
+def save_model(model: PreTrainedModel, tokenizer: str | Path, path: str | Path, record: dict[str, Any]) -> None:
+    """Write a Hugging Face checkpoint with the tokenizer's files beside it.
+
+    Provenance is in the weights' metadata, with digests of the other files.
+
+    Raises:
+        InputError: a file of the tokenizer is missing or damaged.
+    """
+    with staged(path) as folder:
+        folder.mkdir()
+        for file in Path(tokenizer).iterdir():
+            if file.is_file() and not file.name.startswith("."):
+                shutil.copyfile(file, folder / file.name)
+        verify_files(Path(tokenizer) / "tokenizer_config.json")  # they may have gone while the model was trained
+        model.save_pretrained(folder, max_shard_size="1000GB")
+        weights = folder / "model.safetensors"
+        with safe_open(weights, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        weights.unlink()
+        save_file(tensors, weights, metadata=tensor_metadata(record | {"files": digests(folder)}))
+        seal(weights)
+
+
+def import_model(
+    source: str, tokenizer: str | Path, path: str | Path, record: dict[str, Any], revision: str | None = None
+) -> None:
+    """Copy a published checkpoint into the study.
+
+    Raises:
+        InputError: as for `published_model`, `check_architecture` and `check_causal`, or its embedding holds fewer tokens than the
+            study's tokenizer.
+    """
+    config = published_config(source, revision)  # what it tells is checked before the weights are read
+    check_architecture(source, MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__)
+    needed = vocabulary_size(load_tokenizer(tokenizer))
+    _check_embedding(source, getattr(config.get_text_config(), "vocab_size", needed), needed)
+    model = published_model(source, revision)
+    _check_embedding(source, model.get_input_embeddings().num_embeddings, needed)
+    check_causal(model)
+    save_model(model, tokenizer, path, record)
+
+
+def _check_embedding(source: str, size: int, needed: int) -> None:
+    if size < needed:
+        raise InputError(
+            f"model {source}: its embedding has {size} tokens, the study's tokenizer {needed}; name its own tokenizer under `tokenizer`"
+        )
+
+
+@torch.no_grad()
+def check_causal(model: PreTrainedModel) -> None:
+    """Refuse a model that cannot be run, or whose prediction of a token knows that token.
+
+    Raises:
+        InputError: names the model.
+    """
+    name, architecture = model.name_or_path, type(model).__name__
+    bound = longest_window(model)
+    length = min(8, bound[1]) if bound else 8
+    size = model.get_input_embeddings().num_embeddings
+    ids = torch.randint(size, (1, length), generator=torch.Generator().manual_seed(0)).to(model.device)
+    other = ids.clone()
+    other[:, -1] = (ids[:, -1] + 1) % size
+    try:
+        first, second = (model(tokens).logits[:, :-1] for tokens in (ids, other))
+    except Exception as error:  # of many kinds, from inside transformers
+        raise InputError(
+            f"model {name}: transformers cannot run this {architecture} ({' '.join(str(error).split())[:300]}); {KNOWN}"
+        ) from error
+    if not torch.allclose(first, second, rtol=1e-3, atol=1e-3 * float(first.abs().max())):
+        raise InputError(
+            f"model {name}: this {architecture} reads later tokens when it predicts a token, so it is no causal language model; {KNOWN}"
+        )
+
+
+# --- evaluation --------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def evaluate_model(model: PreTrainedModel, windows: Windows, chosen: np.ndarray) -> dict[str, float]:
+    """Loss (nats per token) and accuracy (share of next tokens predicted right) over chosen windows; sums in float64."""
+    place = next(model.parameters()).device
+    loss, accuracy = (
+        torch.zeros((), dtype=torch.float64, device=place),
+        torch.zeros((), dtype=torch.int64, device=place),
+    )
+    batch = windows_at_once(place, windows.length, model.get_input_embeddings().num_embeddings, on_cpu=32)
+    for first in range(0, len(chosen), batch):
+        tokens = windows[chosen[first : first + batch]]
+        check_windows(model, tokens, "the length of the windows")
+        ids = torch.from_numpy(tokens).to(place)
+        logits = model(ids).logits[:, :-1].flatten(0, 1)
+        targets = ids[:, 1:].flatten()
+        loss += torch.nn.functional.cross_entropy(logits, targets, reduction="none").sum(dtype=torch.float64)
+        accuracy += (logits.argmax(-1) == targets).sum()
+    predicted = len(chosen) * (windows.length - 1)
+    return {"loss": loss.item() / predicted, "accuracy": accuracy.item() / predicted, "tokens": predicted}

@@ -1,0 +1,294 @@
+"""Training and fine-tuning of language models with transformers' Trainer."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch.utils.data import Dataset
+from transformers import (
+    EvalPrediction,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_callback import PrinterCallback
+
+from feature_lineage.devices import device
+from feature_lineage.errors import InputError, Stopped
+from feature_lineage.models.checkpoint import check_windows
+from feature_lineage.progress import logger, progress
+from feature_lineage.store.checksums import sha256
+from feature_lineage.store.writing import PARTIAL, disk_faults_named
+from feature_lineage.streams import Stream, entropy
+from feature_lineage.text.windows import Windows
+
+CURVE = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("tokens", pa.int64()),
+        ("split", pa.string()),
+        ("corpus", pa.string()),
+        ("loss", pa.float64()),
+        ("accuracy", pa.float64()),
+        ("learning_rate", pa.float64()),
+    ]
+)
+
+
+class _Sequences(Dataset):
+    """Chosen windows as what a causal language model is trained on."""
+
+    def __init__(self, windows: Windows, chosen: np.ndarray) -> None:
+        self.windows, self.chosen = windows, chosen
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        ids = torch.from_numpy(self.windows[int(self.chosen[index])])
+        return {"input_ids": ids, "labels": ids}
+
+
+class _OneDevice(TrainingArguments):
+    """Trainer's arguments for one GPU: of several that are visible it would train on all, with the configured batch on each."""
+
+    @property
+    def n_gpu(self) -> int:
+        """GPUs that this process uses."""
+        return min(1, super().n_gpu)
+
+
+class _Progress(TrainerCallback):
+    """A bar with tokens per second, a mark in each checkpoint once it is whole, and an early end if one is asked for."""
+
+    def __init__(self, label: str, tokens_per_step: int, stop: Callable[[], bool]) -> None:
+        self.label, self.tokens, self.stop = label, tokens_per_step, stop
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.bar = progress(state.max_steps * self.tokens, "tok", self.label)
+        self.bar.update(state.global_step * self.tokens)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.bar.update(self.tokens)
+        if state.global_step % args.logging_steps == 0 and self.stop():
+            control.should_save = control.should_training_stop = True
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if logs and "loss" in logs:
+            self.bar.set_postfix(loss=f"{float(logs['loss']):.3f}", refresh=False)
+        found = {key: value for key, value in (logs or {}).items() if key.endswith(("_loss", "_accuracy"))}
+        for key, value in (logs or {}).items():
+            if key.endswith("loss") and not math.isfinite(value):
+                raise InputError(
+                    f"{self.label}: training has diverged, {key} is {value} at step {state.global_step} of {state.max_steps}; "
+                    f"lower models.{self.label}.training.lr or raise its warmup_steps"
+                )
+        if found:
+            logger.info(
+                "%s step %d: %s",
+                self.label,
+                state.global_step,
+                ", ".join(f"{k} {v:.4f}" for k, v in found.items()),
+            )
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        mark_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.bar.close()
+
+
+_WHOLE = "whole"
+
+
+def mark_whole(checkpoint: Path) -> None:
+    """Write the hash of each file of a checkpoint that is complete into its mark."""
+    hashes = {file.name: sha256(file) for file in sorted(checkpoint.iterdir()) if file.is_file()}
+    partial = checkpoint / f"{_WHOLE}{PARTIAL}"
+    partial.write_text(json.dumps(hashes, indent=2), encoding="utf-8")
+    partial.replace(checkpoint / _WHOLE)
+
+
+def last_checkpoint(folder: str | Path) -> Path | None:
+    """The newest checkpoint that was written to its end and is still as it was; newer ones that are not are deleted."""
+    found = sorted(Path(folder).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
+    for checkpoint in found:
+        if (problem := _damage(checkpoint)) is None:
+            return checkpoint
+        logger.warning("%s; the checkpoint is deleted, the one before it serves", problem)
+        shutil.rmtree(checkpoint)
+    return None
+
+
+def _damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint: the mark is missing, or a file is not the one that was hashed."""
+    try:
+        hashes = json.loads((checkpoint / _WHOLE).read_text(encoding="utf-8"))
+        changed = [name for name, digest in hashes.items() if sha256(checkpoint / name) != digest]
+    except FileNotFoundError:
+        return f"{checkpoint}: was not written to its end"
+    except InputError as error:
+        return str(error)
+    except (ValueError, AttributeError):
+        hashes = {}
+    if not hashes:
+        changed = [_WHOLE]
+    return f"{checkpoint / changed[0]}: truncated or damaged" if changed else None
+
+
+def train_model(
+    model: PreTrainedModel,
+    train: Mapping[str, str | Path],
+    validation: Mapping[str, str | Path],
+    checkpoints: str | Path,
+    *,
+    label: str,
+    seed: int,
+    balance: bool,
+    tokens: int | None,
+    epochs: float,
+    block: int,
+    batch: int,
+    lr: float,
+    weight_decay: float,
+    warmup_steps: int,
+    evaluations: int,
+    evaluation_tokens: int,
+    stop: Callable[[], bool] = lambda: False,
+) -> pa.Table:
+    """Train `model` in place on windows of `block` tokens; goes on from the last whole checkpoint in `checkpoints`.
+
+    Args:
+        model: any causal language model; bf16 arithmetic where the GPU has it, float32 weights always.
+        train: token directory by corpus.
+        validation: token directory by corpus; loss and accuracy are measured on each.
+        checkpoints: folder of this run alone; a run with other inputs or parameters must have another.
+        label: name in the progress bar and error messages.
+        seed: of the draw of windows and their order.
+        balance, tokens, epochs, block, batch, lr, weight_decay, warmup_steps, evaluations, evaluation_tokens: as in
+            `study.Training`.
+        stop: asked when the loss is logged; once it says yes, a checkpoint is written and `Stopped` raised.
+
+    Returns:
+        The training curve, schema `CURVE`: loss in nats per token, accuracy as the share of next tokens predicted right.
+
+    Raises:
+        InputError: the corpora hold fewer tokens than asked, the model cannot read them, or its warm-up is longer than the run.
+        Stopped: asked to.
+    """
+    windows = Windows(train, block)
+    chosen = windows.draw(tokens, entropy(seed, Stream.TRAINING), f"models.{label}.training.tokens", balance)
+    check_windows(model, windows[chosen[:1]], f"models.{label}.training.block")
+    held_out = Windows(validation, block)
+    held_out_sets = {
+        corpus: _Sequences(held_out, held_out.spread(number, evaluation_tokens))
+        for number, corpus in enumerate(held_out.corpora)
+    }
+    steps = max(1, math.ceil(math.ceil(len(chosen) / batch) * epochs))
+    if warmup_steps >= steps:
+        raise InputError(
+            f"{label}: models.{label}.training.warmup_steps is {warmup_steps}, and the run has {steps} steps, so that the learning rate "
+            "never gets to its peak; lower it or train on more tokens"
+        )
+    logged = max(1, steps // 200)
+    every = math.ceil(steps / (evaluations * logged)) * logged  # a resumed run knows no loss from before its checkpoint
+    cuda = device().type == "cuda"
+    checkpoint = last_checkpoint(checkpoints)
+    trainer = Trainer(
+        model=model,
+        args=_OneDevice(
+            output_dir=str(checkpoints),
+            max_steps=steps,
+            per_device_train_batch_size=batch,
+            per_device_eval_batch_size=batch,
+            learning_rate=lr,
+            weight_decay=weight_decay,
+            warmup_steps=warmup_steps,
+            lr_scheduler_type="cosine",
+            adam_beta1=0.9,
+            adam_beta2=0.999,
+            bf16=cuda and torch.cuda.is_bf16_supported(),
+            use_cpu=not cuda,
+            dataloader_pin_memory=cuda,
+            seed=seed,
+            data_seed=seed,
+            logging_steps=logged,
+            logging_first_step=True,
+            logging_nan_inf_filter=False,  # else a loss that is not finite is told as the last one that was
+            eval_strategy="steps",
+            eval_steps=every,
+            eval_on_start=checkpoint is None,
+            save_strategy="steps",
+            save_steps=every,
+            save_total_limit=2,
+            report_to="none",
+            disable_tqdm=True,
+        ),
+        train_dataset=_Sequences(windows, chosen),
+        eval_dataset=held_out_sets,
+        preprocess_logits_for_metrics=_sequence_accuracy,
+        compute_metrics=_mean_accuracy,
+        callbacks=[_Progress(label, batch * block, stop)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    logger.info(
+        "%s: %s tokens a pass, %d steps of %s tokens",
+        label,
+        f"{len(chosen) * block:,}",
+        steps,
+        f"{batch * block:,}",
+    )
+    if checkpoint:
+        logger.info("%s: going on from %s", label, checkpoint)
+    if checkpoint and checkpoint.name == f"checkpoint-{steps}":  # Trainer would take one step more
+        trainer._load_from_checkpoint(str(checkpoint))
+        trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    else:
+        with disk_faults_named(checkpoints):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if trainer.state.global_step < steps:
+        step = trainer.state.global_step
+        raise Stopped(f"{label}: stopped after step {step} of {steps}; started again it goes on from {checkpoints}")
+    return _curve(trainer.state.log_history, batch * block)
+
+
+def _sequence_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Share of next tokens predicted right in each sequence: [batch, length, vocabulary], [batch, length] -> [batch]."""
+    return (logits[:, :-1].argmax(-1) == labels[:, 1:]).float().mean(1)
+
+
+def _mean_accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    return {"accuracy": float(np.mean(prediction.predictions, dtype=np.float64))}
+
+
+def _curve(history: list[dict[str, Any]], tokens_per_step: int) -> pa.Table:
+    rows: list[dict[str, Any]] = []
+    for entry in history:
+        base = {"step": entry["step"], "tokens": entry["step"] * tokens_per_step}
+        if "loss" in entry:
+            rows.append(base | {"split": "train", "loss": entry["loss"], "learning_rate": entry["learning_rate"]})
+        for key in entry:
+            if key.startswith("eval_") and key.endswith("_accuracy"):
+                corpus = key.removeprefix("eval_").removesuffix("_accuracy")
+                measured = {"loss": entry[f"eval_{corpus}_loss"], "accuracy": entry[key]}
+                rows.append(base | {"split": "validation", "corpus": corpus} | measured)
+    rows.sort(key=lambda row: (row["step"], row["split"], row.get("corpus") or ""))
+    return pa.Table.from_pylist(rows, CURVE)

@@ -1,0 +1,260 @@
+"""What the report's feature browser shows: an index of each autoencoder's features, and their details in shards.
+
+Each file is a script that calls one function, as a page opened from disk may not fetch data.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from feature_lineage.flow.strata import SINGLE_TOKEN
+from feature_lineage.progress import progress
+from feature_lineage.store.checksums import KEY
+from feature_lineage.store.formats import read_table
+from feature_lineage.text.vocabulary import Shown, window_texts
+
+SHARD = 256  # features of which the details are in one file
+SCORES = {
+    "simulation": "the simulation",
+    "shuffled": "the shuffled explanation",
+    "token_mean": "the token statistics",
+    "detection": "the detection",
+}
+FATES = ("dead", "persisting", "disappearing", "emerging")
+
+
+class Features(NamedTuple):
+    """The tables on one autoencoder's features, a row for each unless said otherwise."""
+
+    model: str
+    seed: int
+    statistics: pa.Table  # `features.STATISTICS`
+    tokens: pa.Table  # `feature_tokens.TOKENS`
+    contexts: pa.Table  # the windows of its highest activations: a row for each feature and rank
+    categories: pa.Table  # its category and the tokens with most of its activation
+    effects: pa.Table  # `logit_effects.EFFECTS`
+    interpretations: pa.Table | None  # explanations and scores: a row for each chosen feature
+
+
+def read_features(names: Sequence[tuple[str, int]], paths: Mapping[str, Sequence[str | Path]]) -> Iterable[Features]:
+    """Read the tables of one autoencoder after another.
+
+    Args:
+        names: model and seed of each.
+        paths: for each table of `Features`, its file of each autoencoder; `interpretations` may be empty.
+    """
+    for number, (model, seed) in enumerate(names):
+        tables = {name: read_table(files[number]) if files else None for name, files in paths.items()}
+        yield Features(model, seed, **tables)
+
+
+def write_script(path: Path, name: str, content: Any) -> None:
+    """Write data as a script that hands it to the page. ASCII only, so that no text of a corpus ends it early."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
+    path.write_text(f"lineage({json.dumps(name)},{text});\n", encoding="ascii")
+
+
+def write_browser(
+    folder: Path,
+    features: Iterable[Features],
+    flow: pa.Table,
+    lineages: pa.Table,
+    windows: np.ndarray,
+    corpus: np.ndarray,
+    models: Sequence[str],
+    corpora: Sequence[str],
+    count: int,
+    texts: Sequence[str] | None = None,
+) -> dict[str, list[str]]:
+    """Write `<model>.seed<k>.js`, the index of each autoencoder, and `<model>.seed<k>.<shard>.js`, the details of `SHARD` features.
+
+    One autoencoder is held at a time.
+
+    Args:
+        folder: where to.
+        features: the autoencoders.
+        flow: fates along each edge, `flow.FEATURES`.
+        lineages: chains of ancestors, `flow.LINEAGES`.
+        windows: tokens of the sample, int [windows, length].
+        corpus: corpus of each window, int [windows].
+        models: names that models are numbered by.
+        corpora: names that corpora are numbered by.
+        count: autoencoders, for the progress bar.
+        texts: of each token of the vocabulary; where only several tokens together are whole characters, a context has their text in place
+            of their numbers.
+
+    Returns:
+        The names that categories and corpora are numbered by, as `categories` and `corpora`.
+    """
+    names: dict[str, list[str]] = {"categories": [], "corpora": list(corpora)}
+    with progress(count, "autoencoder", "browser") as bar:
+        for one in features:
+            here = (pc.field("model") == one.model) & (pc.field("seed") == one.seed)
+            own = lineages.filter(here).sort_by("feature")
+            stem = f"{one.model}.seed{one.seed}"
+            write_script(folder / f"{stem}.js", stem, _index(one, flow.filter(here), own, models, names))
+            for number, shard in enumerate(_shards(one, own, windows, corpus, models, texts)):
+                write_script(folder / f"{stem}.{number}.js", f"{stem}.{number}", shard)
+            bar.update(1)
+    return names
+
+
+def _index(
+    one: Features, flow: pa.Table, lineages: pa.Table, models: Sequence[str], names: Mapping[str, list[str]]
+) -> dict[str, Any]:
+    """What can be searched and listed, in columns."""
+    size = len(one.statistics)
+    edges = []
+    for (parent, child), rows in flow.to_pandas().groupby(["parent", "child"], sort=False):
+        rows = rows.sort_values("feature")
+        side = "parent" if one.model == parent else "child"
+        edges.append(
+            {
+                "parent": parent,
+                "child": child,
+                "side": side,
+                "fate": [FATES.index(fate) for fate in rows["fate"]],
+                "match": _whole(rows["descendant" if side == "parent" else "ancestor"]),
+                "r": _rounded(rows["r"]),
+            }
+        )
+    tokens = one.categories["tokens"].to_pylist()
+    share = one.tokens["token_share"].to_numpy(zero_copy_only=False)
+    return {
+        "model": one.model,
+        "seed": one.seed,
+        "density": [float(f"{value:.3g}") for value in one.statistics["density"].to_numpy()],
+        "edges": edges,
+        "origin": [-1 if name is None else models.index(name) for name in lineages["origin"].to_pylist()],
+        "via": [models.index(chain[0]["model"]) if chain else -1 for chain in lineages["chain"].to_pylist()],
+        "category": _numbered(one.categories["category"], names["categories"]),
+        "corpus": _numbered(one.tokens["corpus"], names["corpora"]),
+        "single": (np.nan_to_num(share) >= SINGLE_TOKEN).astype(int).tolist(),
+        "tokens": [[entry["token"] for entry in found or []] for found in tokens],
+        "interpretations": _interpretations(one.interpretations),
+        "not_weighed": json.loads((one.effects.schema.metadata or {}).get(KEY.encode(), b"{}")).get("not_measured"),
+        "size": size,
+    }
+
+
+def _numbered(column: pa.ChunkedArray, names: list[str]) -> list[int]:
+    """A column of names as numbers, -1 for none; `names` grows by those that are new."""
+    names += sorted({name for name in pc.unique(column).to_pylist() if name is not None} - set(names))
+    numbers = {name: number for number, name in enumerate(names)}
+    return [numbers.get(name, -1) for name in column.to_pylist()]
+
+
+def _whole(values: Iterable[float]) -> list[int]:
+    return [-1 if math.isnan(value) else int(value) for value in np.asarray(values, float)]
+
+
+def _rounded(values: Iterable[float]) -> list[float | None]:
+    return [None if math.isnan(value) else round(value, 3) for value in np.asarray(values, float).tolist()]
+
+
+def _interpretations(table: pa.Table | None) -> dict[int, dict[str, Any]]:
+    """Explanation and scores of the features that have them, by feature, and in sentences why some are missing (`without`)."""
+    kept = {"explanation", "simulation", "detection", "shuffled", "token_mean"}
+    rows = (
+        table.select(
+            [name for name in table.column_names if name in kept | {"feature", "reason", "model_used"}]
+        ).to_pylist()
+        if table
+        else []
+    )
+    found = {}
+    for row in rows:
+        values = {name: row[name] for name in kept & row.keys() if row[name] is not None}
+        found[row["feature"]] = {
+            name: round(value, 3) if isinstance(value, float) else value
+            for name, value in sorted(values.items())
+            if not (isinstance(value, float) and math.isnan(value))
+        }
+        if without := _without(row):
+            found[row["feature"]]["without"] = without
+    return found
+
+
+def _without(row: Mapping[str, Any]) -> list[str]:
+    """Why an explanation or a score is missing, a sentence each, from the reasons of `interpretation.interpret`."""
+    parts = re.split(rf"(?:^|; )({'|'.join(['explanation', *SCORES])}): ", row.get("reason") or "")
+    reasons = dict(zip(parts[1::2], parts[2::2], strict=True))
+    if parts[0]:
+        reasons.setdefault("explanation", parts[0])
+    sentences = []
+    if not row.get("explanation"):
+        if reasons.get("explanation"):
+            sentences.append(f"No explanation: {reasons['explanation']}.")
+        else:
+            sentences.append(
+                "No explanation." if row.get("model_used") else "No language model was asked for an explanation."
+            )
+    return sentences + [f"No score of {title}: {reasons[name]}." for name, title in SCORES.items() if name in reasons]
+
+
+def _shards(
+    one: Features,
+    lineages: pa.Table,
+    windows: np.ndarray,
+    corpus: np.ndarray,
+    models: Sequence[str],
+    texts: Sequence[str] | None,
+) -> Iterable[dict[str, Any]]:
+    """What is shown of a feature that is opened."""
+    owner = one.contexts["feature"].to_numpy()
+    for first in range(0, len(one.statistics), SHARD):
+        here = slice(first, min(first + SHARD, len(one.statistics)))
+        size = here.stop - here.start
+        start, stop = np.searchsorted(owner, [here.start, here.stop])
+        contexts: list[list[Any]] = [[] for _ in range(size)]
+        for row in one.contexts.slice(start, stop - start).to_pylist():
+            window = row["window"]
+            shown = _context(windows[window].tolist(), row["position"], row["activation"], texts)
+            contexts[row["feature"] - first].append([int(corpus[window]), *shown])
+
+        def column(table: pa.Table, name: str, first: int = first, size: int = size) -> list[Any]:
+            return table[name].slice(first, size).to_pylist()
+
+        def effects(name: str) -> list[Any]:
+            found = column(one.effects, name)
+            return [row and [[entry["token"], round(entry["effect"], 3)] for entry in row] for row in found]
+
+        yield {
+            "active": column(one.statistics, "active"),
+            "max": [float(f"{value:.4g}") for value in column(one.statistics, "max")],
+            "contexts": contexts,
+            "shares": [[round(t["share"], 3) for t in row or []] for row in column(one.categories, "tokens")],
+            "category_share": [None if value is None else round(value, 3) for value in column(one.categories, "share")],
+            "corpus_share": [
+                None if value is None else round(value, 3) for value in column(one.tokens, "corpus_share")
+            ],
+            "chain": [
+                [[models.index(link["model"]), link["feature"], round(link["r"], 3)] for link in chain]
+                for chain in column(lineages, "chain")
+            ],
+            "promoted": effects("promoted"),
+            "suppressed": effects("suppressed"),
+        }
+
+
+def _context(
+    window: list[int], position: Sequence[int], activation: Sequence[float], texts: Sequence[str] | None
+) -> tuple[list[int | str], list[int], list[float]]:
+    """What a context shows: the number of each token, or the text of those that make up a character; where it fires, and how much."""
+    shown = window_texts(window, texts) if texts is not None else [Shown(i, i + 1, "") for i in range(len(window))]
+    place = {token: number for number, one in enumerate(shown) for token in range(one.first, one.stop)}
+    highest: dict[int, float] = {}
+    for token, value in zip(position, activation, strict=True):
+        highest[place[token]] = max(value, highest.get(place[token], 0))
+    tokens = [window[one.first] if one.stop - one.first == 1 else one.text for one in shown]
+    return tokens, list(highest), [float(f"{value:.3g}") for value in highest.values()]

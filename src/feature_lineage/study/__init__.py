@@ -1,0 +1,1 @@
+"""The study as its YAML file describes it."""

@@ -1,0 +1,237 @@
+"""What a study reads from outside: published checkpoints, tokenizers and corpora on disk, known by their contents.
+
+A step that reads them reruns when their contents change, not when they move: the path is told to the step, its identity is a digest. On
+the hub, the name and the revision are the identity.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from feature_lineage.places import is_path, on_disk, wrong_folder
+from feature_lineage.study.keys import FilesCorpus, HuggingFaceCorpus, PretrainedModel, PretrainedTokenizer
+from feature_lineage.study.study import Study
+from feature_lineage.study.types import StudyError
+
+# What `tokenizer.published_tokenizer` reads, beside the numbers of special tokens in config.json; it is too slow to import here.
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+_LARGE = 10**9  # bytes, a second or more to read
+Files = list[tuple[str, Path | bytes]]  # by name, the file, or of one that is read in part that part
+_SHARED = ("license", "fraction", "validation", "strip_license_headers")  # keys of a corpus that do not say where it is
+
+
+class Checksums:
+    """SHA-256 of files, each read once for as long as it stays the same.
+
+    Args:
+        store: file that keeps them between processes; it may be deleted.
+        announce: told of each large file before it is read.
+    """
+
+    def __init__(self, store: str | Path, announce: Callable[[str], Any] = lambda message: None) -> None:
+        self._store, self._announce = Path(store), announce
+
+    def of(self, paths: Iterable[str | Path]) -> list[str]:
+        """Digests of some files, of what links lead to."""
+        known = self._known()
+        found, fresh = [], {}
+        for path in paths:
+            place = os.path.realpath(path)
+            status = Path(place).stat()
+            # ctime changes even where a file is overwritten and its mtime set back.
+            state = [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+            entry = known.get(place)
+            if not isinstance(entry, list) or entry[:-1] != state:
+                if status.st_size >= _LARGE:
+                    self._announce(f"reading {path} ({status.st_size / 1e9:.1f} GB) to know whether it has changed")
+                with open(place, "rb") as file:  # noqa: PTH123 - as fast as it gets
+                    entry = [*state, hashlib.file_digest(file, "sha256").hexdigest()]
+                known[place] = fresh[place] = entry
+            found.append(entry[-1])
+        if fresh:
+            self._keep(fresh)
+        return found
+
+    def _known(self) -> dict[str, Any]:
+        try:
+            known = json.loads(self._store.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return known if isinstance(known, dict) else {}
+
+    def _keep(self, fresh: dict[str, Any]) -> None:
+        whole = self._known() | fresh  # another process may have added some meanwhile
+        aside = self._store.with_name(f"{self._store.name}.{os.getpid()}")
+        try:
+            self._store.parent.mkdir(parents=True, exist_ok=True)
+            aside.write_text(json.dumps(whole), encoding="utf-8")
+            aside.replace(self._store)
+        except OSError:
+            with suppress(OSError):
+                aside.unlink()
+
+
+class LocalInputs:
+    """What a study's models, tokenizer and corpora are read from, and the identity of each.
+
+    Identities are taken once in a process: what is recorded of a finished job is what was there before it started.
+    """
+
+    def __init__(self, study: Study, checksums: Checksums) -> None:
+        self._study, self._checksums = study, checksums
+
+    def check(self) -> None:
+        """Refuse paths that lead to no folder.
+
+        Raises:
+            StudyError: names each key, what was found and what is allowed.
+        """
+        lines = []
+        for key, name, revision in self._places():
+            if problem := wrong_folder(name, revision):
+                allowed = "the path of a folder, or a name on the hub, `name` or `owner/name`"
+                if not is_path(name, revision="any"):
+                    allowed += ", with a `revision` where a folder here has its owner's name"
+                lines.append(f"  {key}: found {name!r}, {problem} (in {Path.cwd()}); allowed: {allowed}")
+        if lines:
+            count = f"{len(lines)} problem" + "s" * (len(lines) > 1)
+            raise StudyError(f"config refused, {count} in study {self._study.study!r}:\n" + "\n".join(lines))
+
+    def _places(self) -> Iterator[tuple[str, str, str | None]]:
+        """(key, name, revision) of all that may be a folder."""
+        for name in self._study.read_corpora():
+            if isinstance(block := self._study.corpora[name], HuggingFaceCorpus):
+                yield f"corpora.{name}.huggingface", block.huggingface, block.revision
+        if isinstance(block := self._study.tokenizer, PretrainedTokenizer):
+            yield "tokenizer.pretrained", block.pretrained, block.revision
+        for name, block in self._study.models.items():
+            if isinstance(block, PretrainedModel):
+                yield f"models.{name}.pretrained", block.pretrained, block.revision
+
+    @cache  # noqa: B019 - there is one for each study, and it lives as long as the process
+    def model(self, name: str) -> str:
+        """Identity of a published checkpoint."""
+        block = self._study.models[name]
+        return self._identity(block, checkpoint_files)
+
+    @cache  # noqa: B019
+    def tokenizer(self) -> str:
+        """Identity of a published tokenizer."""
+        return self._identity(self._study.tokenizer, tokenizer_files)
+
+    def _identity(self, block: Any, files: Callable[[Path], Files]) -> str:
+        if not is_path(block.pretrained, block.revision):
+            return block.pretrained
+        return self._digest(files(Path(on_disk(block.pretrained))))
+
+    def source(self, corpus: str) -> tuple[str, dict[str, Any]]:
+        """(kind, arguments) of the function of `sources` that reads a corpus's documents."""
+        block = self._study.corpora[corpus].model_dump(exclude=set(_SHARED))
+        kind = next(kind for kind in ("package", "files", "huggingface") if kind in block)
+        if kind == "huggingface" and is_path(block[kind], block["revision"]):
+            block[kind] = on_disk(block[kind])
+        return kind, block
+
+    @cache  # noqa: B019
+    def corpus(self, name: str) -> tuple[str, dict[str, Any], str | None]:
+        """Identity of a corpus: its source, and a digest of what is read from disk in place of the path of a data set."""
+        kind, options = self.source(name)
+        block = self._study.corpora[name]
+        if isinstance(block, FilesCorpus):
+            return kind, options, self._digest([(path, Path(path)) for path in named_files(block.files)])
+        if isinstance(block, HuggingFaceCorpus) and is_path(block.huggingface, block.revision):
+            files = data_set_files(Path(options.pop(kind)), block.subset, block.split)
+            return kind, options, self._digest(files)
+        return kind, options, None
+
+    def _digest(self, files: Files) -> str:
+        """SHA-256 over names and contents."""
+        named = [(name, content) for name, content in files if isinstance(content, bytes) or content.is_file()]
+        try:
+            read = iter(self._checksums.of(content for _, content in named if isinstance(content, Path)))
+        except OSError as error:
+            raise StudyError(f"{error.filename}: cannot be read ({error.strerror}); mend it or name another") from None
+        digest = hashlib.sha256()
+        for name, content in named:
+            one = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else next(read)
+            digest.update(f"{one} {name}\n".encode(errors="surrogateescape"))
+        return f"sha256:{digest.hexdigest()}"
+
+
+# --- which files are read ----------------------------------------------------------------------------------
+
+
+def named_files(patterns: str | list[str]) -> list[str]:
+    """The files that paths and glob patterns name, sorted; a path without stars is there even if no file is."""
+    found: set[str] = set()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        magic = glob.has_magic(pattern) and not os.path.exists(pattern)  # noqa: PTH110 - text, as the patterns are
+        found.update(glob.glob(pattern, recursive=True) if magic else [pattern])
+    return sorted(path for path in found if not Path(path).is_dir())
+
+
+def tokenizer_files(folder: Path) -> Files:
+    """What is read of a published tokenizer."""
+    settings = _json(folder / "config.json")  # the model's, mostly: another model may have the same tokens
+    special = {key: value for key, value in settings.items() if key.endswith("_token_id")}
+    found: Files = [(name, folder / name) for name in TOKENIZER]
+    return [*found, ("config.json", json.dumps(special, sort_keys=True).encode())]
+
+
+def checkpoint_files(folder: Path) -> Files:
+    """What `language_model.published_model` reads: configs and safetensors."""
+    weights = _json(folder / "config.json").get("transformers_weights")
+    if not isinstance(weights, str):
+        whole = (folder / "model.safetensors").is_file()
+        weights = "model.safetensors" if whole else "model.safetensors.index.json"
+    names = ["config.json", "generation_config.json", weights]
+    if weights.endswith(".index.json"):
+        shards = _json(folder / weights).get("weight_map")
+        named = shards.values() if isinstance(shards, dict) else ()
+        names += sorted({name for name in named if isinstance(name, str)})
+    return [(name, folder / name) for name in names]
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # the step that loads it says so
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+_HEADER = re.compile(rb"\A\s*---\r?\n.*?^---", re.DOTALL | re.MULTILINE)
+
+
+def data_set_files(folder: Path, subset: str | None, split: str) -> Files:
+    """What is read of a data set: the files of the split, and what says how they are read.
+
+    All files of the folder where `datasets` cannot tell.
+    """
+    import datasets
+
+    folder = folder.resolve()
+    try:
+        # An absolute path: some names stand for formats, not for folders.
+        builder = datasets.load_dataset_builder(str(folder), subset)
+        files = [str(file) for file in (builder.config.data_files or {})[split]]
+    except Exception:  # of many kinds; the step that reads it says what is wrong
+        files = [str(file) for file in folder.rglob("*") if not file.relative_to(folder).name.startswith(".")]
+    found: Files = []
+    for file in sorted(files):
+        inside = Path(file).is_relative_to(folder)
+        found.append((Path(file).relative_to(folder).as_posix() if inside else file, Path(file)))
+    for name in ("dataset_infos.json", ".huggingface.yaml"):
+        found.append((name, folder / name))
+    card = folder / "README.md"
+    header = _HEADER.search(card.read_bytes()) if card.is_file() else None
+    return [*found, ("README.md", header.group() if header else b"")]

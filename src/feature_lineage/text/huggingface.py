@@ -1,0 +1,88 @@
+"""Documents of a data set of the Hugging Face hub, or of a folder in its form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from feature_lineage.errors import InputError
+from feature_lineage.places import is_path, wrong_folder
+from feature_lineage.progress import logger
+from feature_lineage.text.files import TABLES, Document, _kind
+from feature_lineage.text.tables import _document, _rows
+
+
+def huggingface_documents(
+    huggingface: str,
+    text: str = "text",
+    split: str = "train",
+    subset: str | None = None,
+    revision: str | None = None,
+) -> Iterator[Document]:
+    """Documents of a data set, read as a stream: a name on the hub, or a local directory of the same form.
+
+    Raises:
+        InputError: the data set cannot be reached or read, or lacks the split or the column.
+    """
+    import datasets
+    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES
+
+    if huggingface in _PACKAGED_DATASETS_MODULES:  # readers of whatever lies in the working directory, pickles too
+        raise InputError(
+            f"data set {huggingface}: the name of a format, not of a data set; give the folder's path or use `files`"
+        )
+    local = is_path(huggingface, revision)
+    named = f"data set {huggingface} (split {split}, revision {revision})"
+    if problem := wrong_folder(huggingface, revision):
+        raise InputError(f"{named}: cannot be read ({problem}); check the path, and name a single file under `files`")
+    try:
+        builder = datasets.load_dataset_builder(huggingface, subset, revision=revision)
+        if local:
+            _warn_of_others(builder, Path(huggingface))
+        files = _table_files(builder, split) if local else []
+        if files:
+            documents = (row[1:] for path in files for row in _rows(path, text, f"{path} of data set {huggingface}"))
+        else:
+            documents = _streamed(builder, huggingface, split, text)
+        row = -1
+        for row, (value, license) in enumerate(documents):
+            yield _document(value, f"{huggingface}:{split}:{row}", license, text)
+        if row < 0:
+            raise InputError(f"{named}: cannot be read (it has no rows); check the folder, `subset` and `split`")
+    except InputError:
+        raise
+    except Exception as error:  # the builders raise many kinds, down to a bare RuntimeError
+        hint = "check the folder, `subset` and `split`" if local else "check the name, the revision and the network"
+        raise InputError(f"{named}: cannot be read ({' '.join(str(error).split())}); {hint}") from error
+
+
+def _table_files(builder: Any, split: str) -> list[Path]:
+    """The files of a split of a local data set, if all are tables: read here, shards whose other columns differ do not matter."""
+    files = [Path(file) for file in (builder.config.data_files or {}).get(split, [])]
+    usual = getattr(builder.config, "field", None) is None and getattr(builder.config, "sep", None) in (None, ",", "\t")
+    return files if usual and all(file.is_file() and _kind(file) in TABLES for file in files) else []
+
+
+def _warn_of_others(builder: Any, folder: Path) -> None:
+    """Tell of tables in a folder that are not read: of several formats, the data sets' own rules take the one with most files."""
+    read = {_kind(Path(file)) for files in (builder.config.data_files or {}).values() for file in files}
+    others = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if _kind(path) in {*TABLES} - read and not path.name.startswith(("dataset_", "state.", "."))
+    ]
+    if read and others:
+        logger.warning(
+            "data set %s: of its files those in %s are read; %d others are not, %s the first; name all of them under `files` if they are "
+            "meant", folder, ", ".join(sorted(read)), len(others), others[0],
+        )  # fmt: skip
+
+
+def _streamed(builder: Any, name: str, split: str, text: str) -> Iterator[tuple[Any, Any]]:
+    for entry in builder.as_streaming_dataset(split=split):
+        if text not in entry:
+            raise InputError(
+                f"data set {name}: has no column {text!r}, only {', '.join(entry)}; set the corpus's `text`"
+            )
+        yield entry[text], entry.get("license")

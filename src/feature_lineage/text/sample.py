@@ -1,0 +1,39 @@
+"""One fixed set of token windows that all models read, so that row k means the same token in each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from feature_lineage.streams import Stream, entropy
+from feature_lineage.text.shards import document_ends
+from feature_lineage.text.windows import Windows
+
+
+def draw_sample(directories: Mapping[str, str | Path], tokens: int, length: int, seed: int) -> dict[str, np.ndarray]:
+    """Draw a sample: the same number of windows from each corpus, sorted by corpus and position.
+
+    Args:
+        directories: validation token directory by corpus.
+        tokens: tokens in all.
+        length: tokens of a window.
+        seed: the draw depends on this alone.
+
+    Returns:
+        `tokens` int32 [windows, length]; `corpus` int32 [windows], numbered as in `directories`; `document` int32
+        [windows, length], the number of each token's document in its corpus.
+    """
+    windows = Windows(directories, length)
+    chosen = np.sort(windows.draw(tokens, entropy(seed, Stream.SAMPLE), "flow.tokens", balance=True))
+    corpus, position = windows.places(chosen)
+    document = np.empty((len(chosen), length), np.int32)
+    for number, path in enumerate(directories.values()):
+        rows = corpus == number
+        document[rows] = np.searchsorted(document_ends(path), position[rows, None] + np.arange(length), side="right")
+    return {
+        "tokens": windows[chosen].astype(np.int32),
+        "corpus": corpus.astype(np.int32),
+        "document": document,
+    }

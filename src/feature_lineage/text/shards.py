@@ -1,0 +1,208 @@
+"""A corpus's tokens on disk."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from feature_lineage.errors import InputError
+from feature_lineage.progress import logger, progress
+from feature_lineage.store.checksums import sha256
+from feature_lineage.store.formats import read_batches, read_json, read_table, write_json, write_table
+from feature_lineage.store.writing import staged
+from feature_lineage.text.tokenizer import load_tokenizer, vocabulary_size
+from feature_lineage.text.vocabulary import token_texts
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+SHARD_TOKENS = 1 << 24
+PIECE = 1 << 18  # characters of a text that are encoded at a time, where it can be cut
+BATCH = 1 << 20  # characters of texts that are encoded at a time
+_AROUND = 256  # characters on both sides of a cut that must be encoded as they are without it
+_TRIES = 100  # places for a cut that are tried
+_LENGTHS = pa.schema([("tokens", pa.int32())])
+
+
+def encode_corpus(
+    documents: str | Path,
+    tokenizer: str | Path,
+    output: str | Path,
+    record: dict[str, Any],
+    shard_tokens: int = SHARD_TOKENS,
+) -> int:
+    """Encode a Parquet file of documents into token shards, an end token after each document; returns the tokens written.
+
+    The directory holds `shard-00000.npy`, … (uint16, or uint32 for vocabularies above 65,536), `documents.parquet` (tokens of
+    each document, its end token counted) and `index.json`. One shard and one batch of documents are held at a time. What was in
+    the directory before goes: its shards may be more. Ids are those of `tokenizer.json` without the tokens that it puts around a text;
+    a special token's text in a document is text.
+
+    Raises:
+        InputError: a file cannot be read, or the tokenizer has no token for any of the text.
+    """
+    encoder = load_tokenizer(tokenizer)
+    vocabulary = vocabulary_size(encoder)
+    dtype = np.uint16 if vocabulary <= 1 << 16 else np.uint32
+    encode = TextEncoder(encoder.backend_tokenizer, token_texts(Path(tokenizer) / "tokenizer.json")[0], dtype)
+    end = np.array([encoder.eos_token_id], dtype)
+    shards: list[dict[str, Any]] = []
+    total = count = 0
+
+    shutil.rmtree(output, ignore_errors=True)
+    with staged(output) as folder:
+        folder.mkdir()
+        buffer = np.empty(shard_tokens, dtype)
+        filled = 0
+
+        def flush() -> None:
+            file = folder / f"shard-{len(shards):05d}.npy"
+            np.save(file, buffer[:filled])
+            shards.append({"file": file.name, "tokens": filled, "bytes": file.stat().st_size, "sha256": sha256(file)})
+
+        def store(ids: np.ndarray) -> None:
+            nonlocal filled
+            while len(ids):
+                part = ids[: shard_tokens - filled]
+                buffer[filled : filled + len(part)] = part
+                filled += len(part)
+                ids = ids[len(part) :]
+                if filled == shard_tokens:
+                    flush()
+                    filled = 0
+
+        def lengths() -> Iterator[pa.RecordBatch]:
+            nonlocal total, count
+            with progress(None, "tok", f"tokens {Path(output).parent.name}/{Path(output).name}") as bar:
+                for batch in read_batches(documents, ["text"], rows=64):
+                    found = []
+                    for pieces in encode(batch.column("text").to_pylist()):
+                        length = 0
+                        for ids in (*pieces, end):
+                            store(ids)
+                            length += len(ids)
+                        bar.update(length)
+                        found.append(length)
+                    total, count = total + sum(found), count + len(found)
+                    yield pa.record_batch([pa.array(found, pa.int32())], schema=_LENGTHS)
+
+        write_table(folder / "documents.parquet", lengths(), _LENGTHS, record)
+        if total == count:
+            raise InputError(
+                f"tokenizer {tokenizer}: has no token for any text of {documents}; choose another under `tokenizer`"
+            )
+        if filled:
+            flush()
+        index = {
+            "tokens": total,
+            "documents": count,
+            "dtype": np.dtype(dtype).name,
+            "vocab_size": vocabulary,
+            "end_token": encoder.eos_token_id,
+            "tokenizer_sha256": sha256(Path(tokenizer) / "tokenizer.json"),
+            "shards": shards,
+        }
+        write_json(folder / "index.json", index, record)
+    logger.info("%s: %s tokens in %s documents, %d shards", output, f"{total:,}", f"{count:,}", len(shards))
+    return total
+
+
+class TextEncoder:
+    """Encodes texts with a `tokenizers.Tokenizer`: batches of short ones, long ones in pieces, as a token takes 300 bytes on the way.
+
+    A text is cut before a space or line break that follows a letter or digit, where no token of the vocabulary holds both, so that no
+    merge and no best path leads across; and where the characters around are encoded alike with and without the cut, so that neither
+    the normaliser nor the pre-tokenizer looks across. Where there is no such place, a text is encoded whole.
+
+    Args:
+        tokenizer: which; its truncation and padding are off.
+        texts: of its vocabulary (`vocabulary.token_texts`).
+        dtype: of the ids.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, texts: Sequence[str], dtype: Any) -> None:
+        self.tokenizer, self.dtype = tokenizer, dtype
+        tokenizer.encode_special_tokens = True  # "<|endoftext|>" in a text is text
+        across = {found[1] for text in texts for found in re.finditer(r"[\w\ufffd]([ \n])", text)}
+        self._cut = re.compile(rf"(?<=\w)[{''.join({' ', chr(10)} - across)}]") if len(across) < 2 else None
+
+    def __call__(self, texts: Sequence[str]) -> Iterator[Iterable[np.ndarray]]:
+        """The ids of each text, in parts: int [tokens of the part]. The parts of a text must be read before the next."""
+        held: list[str] = []
+        for text in texts:
+            if held and sum(map(len, held)) + len(text) > BATCH:
+                yield from ([ids] for ids in self._encode(held))
+                held.clear()
+            if len(text) > 2 * PIECE:
+                yield from ([ids] for ids in self._encode(held))
+                held.clear()
+                yield self._pieces(text)
+            else:
+                held.append(text)
+        yield from ([ids] for ids in self._encode(held))
+
+    def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        found = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(one.ids, self.dtype) for one in found]
+
+    def _pieces(self, text: str) -> Iterator[np.ndarray]:
+        first, before = 0, ""
+        while first < len(text):
+            stop = self._next_cut(text, first + PIECE)
+            # What stands before a piece is encoded with it: some tokenizers mark the beginning of a text.
+            lead, whole = self._encode([before, before + text[first:stop]])
+            if not np.array_equal(whole[: len(lead)], lead):
+                raise InputError(
+                    f"tokenizer: cannot encode a text of {len(text):,} characters in pieces; cut it into documents of at most {2 * PIECE:,}"
+                )
+            yield whole[len(lead) :]
+            first, before = stop, text[max(0, stop - _AROUND) : stop]
+
+    def _next_cut(self, text: str, first: int) -> int:
+        """Where the text can be cut, from `first` on; its end if nowhere."""
+        places = self._cut.finditer(text, first, max(0, len(text) - _AROUND)) if self._cut else iter(())
+        for found in islice(places, _TRIES):
+            place = found.start()
+            left, right = text[max(0, place - _AROUND) : place], text[place : place + _AROUND]
+            alone, both = self._encode([left, left + right])
+            if np.array_equal(both[: len(alone)], alone):
+                return place
+        return len(text)
+
+
+def token_directories(corpora: Sequence[str], indices: Sequence[str | Path]) -> dict[str, Path]:
+    """Token directory by corpus, told from their index files."""
+    return {corpus: Path(index).parent for corpus, index in zip(corpora, indices, strict=True)}
+
+
+def read_index(directory: str | Path) -> dict[str, Any]:
+    """The index of a token directory, after a check that each shard is there and whole.
+
+    Raises:
+        InputError: names the file that is missing or truncated.
+    """
+    index = read_json(Path(directory) / "index.json", delete=directory)
+    for shard in index["shards"]:
+        file = Path(directory) / shard["file"]
+        found = file.stat().st_size if file.exists() else 0
+        if found != shard["bytes"]:
+            raise InputError(
+                f"{file}: truncated or missing, {found:,} bytes of {shard['bytes']:,}; delete {directory} and run Snakemake again"
+            )
+        if sha256(file) != shard["sha256"]:
+            raise InputError(f"{file}: damaged, it is not what was written; delete {directory} and run Snakemake again")
+    return index
+
+
+def document_ends(directory: str | Path) -> np.ndarray:
+    """Position after each document's end token, int64 [documents]."""
+    lengths = read_table(Path(directory) / "documents.parquet", delete=directory)["tokens"]
+    return np.cumsum(lengths.to_numpy(), dtype=np.int64)

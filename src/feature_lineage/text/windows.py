@@ -1,0 +1,121 @@
+"""Windows of tokens, of one length, across corpora."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from feature_lineage.errors import InputError
+from feature_lineage.text.shards import read_index
+
+
+class Windows:
+    """All windows of `length` tokens in some token directories: a sequence over memory-mapped shards.
+
+    Windows do not overlap and do not cross shards; they cross documents, whose end tokens part them.
+
+    Args:
+        directories: token directory by corpus.
+        length: tokens of a window.
+    """
+
+    def __init__(self, directories: Mapping[str, str | Path], length: int) -> None:
+        self.length = length
+        self.corpora = list(directories)
+        self.directories = {corpus: Path(path) for corpus, path in directories.items()}
+        self._shards: list[np.ndarray] = []
+        self._corpus: list[int] = []  # of each shard
+        self._offset: list[int] = []  # of each shard, in its corpus, in tokens
+        for number, path in enumerate(self.directories.values()):
+            offset = 0
+            for shard in read_index(path)["shards"]:
+                tokens = np.load(path / shard["file"], mmap_mode="r")
+                self._shards.append(tokens[: len(tokens) // length * length].reshape(-1, length))
+                self._corpus.append(number)
+                self._offset.append(offset)
+                offset += len(tokens)
+        self._ends = np.cumsum([len(shard) for shard in self._shards])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, index: int | np.ndarray) -> np.ndarray:
+        """Token ids, int64: [length] for one index, [k, length] for an array of k."""
+        many = np.atleast_1d(np.asarray(index, np.int64))
+        shard = np.searchsorted(self._ends, many, side="right")
+        tokens = np.empty((len(many), self.length), np.int64)
+        for number in np.unique(shard):
+            chosen = shard == number
+            first = self._ends[number] - len(self._shards[number])
+            tokens[chosen] = self._shards[number][many[chosen] - first]
+        return tokens if np.ndim(index) else tokens[0]
+
+    def counts(self) -> np.ndarray:
+        """Windows of each corpus, int64 [corpora]; a corpus's windows have consecutive indices."""
+        return np.bincount(self._corpus, [len(shard) for shard in self._shards], minlength=len(self.corpora)).astype(
+            np.int64
+        )
+
+    def places(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The corpus of each window (int64 [k]) and its first token's position in that corpus (int64 [k])."""
+        shard = np.searchsorted(self._ends, index, side="right")
+        first = self._ends - [len(s) for s in self._shards]
+        return np.asarray(self._corpus)[shard], np.asarray(self._offset)[shard] + (index - first[shard]) * self.length
+
+    def draw(self, tokens: int | None, seed: int | Sequence[int], key: str, balance: bool = False) -> np.ndarray:
+        """Indices of windows drawn without replacement, shuffled, int64 [k].
+
+        Args:
+            tokens: how many tokens to draw (rounded down to windows, or with `balance` to as many from each); all if None.
+            seed: the draw depends on this alone.
+            key: configuration key that asks for the tokens, for the error message.
+            balance: as many from each corpus (the smallest corpus sets the number if `tokens` is None).
+
+        Raises:
+            InputError: the corpora hold fewer tokens than asked, or not one window.
+        """
+        random = np.random.default_rng(seed)
+        counts = self.counts()
+        for corpus, count in zip(self.corpora, counts, strict=True):
+            if not count:
+                raise InputError(
+                    f"{self.directories[corpus]}: holds not one window of {self.length} tokens; add documents to corpora.{corpus}"
+                )
+        if balance:
+            each = int(counts.min()) if tokens is None else math.ceil(tokens / self.length / len(counts))
+            wanted = [each] * len(counts)
+        else:
+            wanted = [int(counts.sum()) if tokens is None else max(1, tokens // self.length)]
+            counts = np.array([counts.sum()])
+        firsts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        drawn = []
+        for number, (first, count, want) in enumerate(zip(firsts, counts, wanted, strict=True)):
+            if want > count:
+                names = [self.corpora[number]] if balance else self.corpora
+                most = int(counts.min()) * len(counts) * self.length
+                raise InputError(
+                    f"{', '.join(str(self.directories[name]) for name in names)}: smaller than asked, {count * self.length:,} tokens "
+                    f"in windows of {self.length} where {key} needs {want * self.length:,}; set {key} to at most {most:,} or add documents"
+                )
+            drawn.append(first + random.choice(count, want, replace=False))
+        return random.permutation(np.concatenate(drawn))
+
+    def spread(self, corpus: int, tokens: int) -> np.ndarray:
+        """Indices of evenly spaced windows of one corpus, all if it holds fewer than `tokens`; int64, ascending.
+
+        Raises:
+            InputError: the corpus holds not one window.
+        """
+        count = int(self.counts()[corpus])
+        if not count:
+            name = self.corpora[corpus]
+            raise InputError(
+                f"{self.directories[name]}: holds not one window of {self.length} tokens; raise corpora.{name}.validation "
+                "or add documents"
+            )
+        first = int(self.counts()[:corpus].sum())
+        wanted = min(count, max(1, tokens // self.length))
+        return first + np.arange(wanted) * count // wanted
