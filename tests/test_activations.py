@@ -69,7 +69,7 @@ def test_losses_with_replaced_activations(tiny_study, token_directories, bridge)
 
 
 def test_spliced_losses_are_means_over_all_windows(monkeypatch, token_directories, bridge):
-    monkeypatch.setattr("feature_lineage.activations.windows_at_once", lambda *sizes: 3)
+    monkeypatch.setattr("feature_lineage.models.hooks.windows_at_once", lambda *sizes: 3)
     tokens = Windows(token_directories, 12)[np.arange(7)]
     kinds = (None, torch.zeros_like)
     found = spliced_losses(bridge, HOOK, tokens, kinds)

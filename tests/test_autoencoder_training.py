@@ -198,7 +198,7 @@ def test_dead_features_are_resampled(monkeypatch, variant):
     adam.step()
     before = {name: tensor.clone() for name, tensor in vars(weights).items()}
     drawn = x[3:4]
-    monkeypatch.setattr(at, "draw_by_squared_loss", lambda pool, losses, count, random: drawn)
+    monkeypatch.setattr(resample, "draw_by_squared_loss", lambda pool, losses, count, random: drawn)
     run = resume.Progress(weights, adam, torch.zeros(M, dtype=torch.int64), at.Steering(0.05))
     resample_module._resample(kind, run, centring, dead, [x], 0.05, seed=[0, 1])
     centred = (drawn - drawn.mean()) * centring.scale - weights.decoder_bias
@@ -425,7 +425,7 @@ def test_an_autoencoder_of_a_model_resumes_to_the_same_weights(token_directories
     assert len(recovered) == 20
     assert recovered.iloc[-1] < 1
 
-    import feature_lineage.activations as module
+    import feature_lineage.models.hooks as module
 
     real, count = module.activations, [0]
 
@@ -474,7 +474,7 @@ import sys
 
 import torch
 
-from feature_lineage.autoencoder_training import train_autoencoder
+from feature_lineage.autoencoders.training import train_autoencoder
 
 torch.set_num_threads(2)
 random = torch.Generator().manual_seed(0)

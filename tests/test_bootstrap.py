@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from test_feature_tokens import sparse_activations, write_activations
 
+from feature_lineage.features import activations as feature_activations
 from feature_lineage.features.activations import read_activations
 from feature_lineage.flow import bootstrap as module
 from feature_lineage.flow.bootstrap import REPLICATES, bootstrap, draw_documents, interval, number_documents, resample
@@ -82,7 +83,7 @@ def test_each_corpus_keeps_its_number_of_documents_and_each_document_is_as_likel
 @pytest.mark.parametrize("block", [13, 1000])
 def test_each_replicate_is_numpys_correlation_of_the_tokens_drawn(files, monkeypatch, block):
     a, b, path_a, path_b = files
-    monkeypatch.setattr(feature_tokens, "BLOCK", block)
+    monkeypatch.setattr(feature_activations, "BLOCK", block)
     document, corpus = number_documents(*sample())
     drawn = draw_documents(corpus, 20, seed=0)
     i, j = (grid.ravel() for grid in np.meshgrid(np.arange(14), np.arange(14), indexing="ij"))

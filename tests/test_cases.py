@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from test_feature_tokens import sparse_activations, write_activations
 
+from feature_lineage.features import activations as feature_activations
 from feature_lineage.errors import InputError
 from feature_lineage.flow.fates import LINEAGES, Edge, trace
 from feature_lineage.meaning import main_token as feature_tokens
@@ -133,7 +134,7 @@ def test_tracked_features_are_correlated_exactly(tmp_path, monkeypatch, block):
     other[:, 0] = 1000 + dense[:, 0] / 1000  # nearly constant
     other[:, 1] = 0
     paths = [write_activations(tmp_path / f"{name}.parquet", values) for name, values in (("a", dense), ("b", other))]
-    monkeypatch.setattr(feature_tokens, "BLOCK", block)
+    monkeypatch.setattr(feature_activations, "BLOCK", block)
     columns = [(paths[0], 1), (paths[1], 2), (paths[0], 0), (paths[1], 0), (paths[1], 1)]
     windows = [11, 0, 79]
     found = measure(columns, SAMPLE, None, EVERYWHERE, windows, "measure")

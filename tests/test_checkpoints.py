@@ -225,7 +225,7 @@ def test_the_middle_of_a_block_is_refused_where_the_norm_comes_after_the_mlp(zoo
 def test_activations_that_are_not_in_order_of_their_tokens_are_refused(zoo, monkeypatch):
     """As inside of a mixture of experts with one expert per token, whose rows may be sorted by expert."""
     given = _vectors
-    monkeypatch.setattr("feature_lineage.activations._vectors", lambda *a: given(*a)[given(*a)[:, 0].argsort()])
+    monkeypatch.setattr("feature_lineage.models.hooks._vectors", lambda *a: given(*a)[given(*a)[:, 0].argsort()])
     with pytest.raises(InputError, match=r"blocks\.1\.hook_mlp_out gives no vector per token"):
         load_hooked(zoo("llama")[1], "blocks.1.hook_mlp_out")
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from test_feature_tokens import write_activations
 
+from feature_lineage.features import activations as feature_activations
 from feature_lineage.errors import InputError
 from feature_lineage.features.activations import window_pieces
 from feature_lineage.meaning import main_token as feature_tokens
@@ -44,7 +45,7 @@ def dense_contexts(dense, count):
 def test_contexts_are_those_of_a_dense_copy(tmp_path, monkeypatch, block, count, share):
     dense = few_values(1, share)
     path = write_activations(tmp_path / "a.parquet", dense)
-    monkeypatch.setattr(feature_tokens, "BLOCK", block)
+    monkeypatch.setattr(feature_activations, "BLOCK", block)
     found = top_contexts(path, (WINDOWS, LENGTH), "contexts", count)
     assert found.schema == CONTEXTS
     assert found.to_pylist() == dense_contexts(dense, count)
@@ -53,7 +54,7 @@ def test_contexts_are_those_of_a_dense_copy(tmp_path, monkeypatch, block, count,
 def test_no_piece_parts_a_window(tmp_path, monkeypatch):
     dense = few_values(2)
     path = write_activations(tmp_path / "a.parquet", dense)
-    monkeypatch.setattr(feature_tokens, "BLOCK", 7)
+    monkeypatch.setattr(feature_activations, "BLOCK", 7)
     pieces = list(window_pieces(path, (WINDOWS, LENGTH)))
     assert len(pieces) > 5
     assert all(before[0][-1] < after[0][0] for before, after in pairwise(pieces))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy import sparse
 
+from feature_lineage.controls import as_published
 from feature_lineage.controls import alignment_null as alignment_null_module
 from feature_lineage.controls import summary as controls
 from feature_lineage.controls.alignment_null import NULL, alignment_null, offsets, shifted_tokens
@@ -353,7 +354,7 @@ def test_both_firing_is_the_loop_over_pairs(monkeypatch, block):
     a[:, 4] = fires * (0.1 + 1e-8 * np.random.default_rng(3).random(200))  # one value but for rounding
     b[:, 5] = (np.random.default_rng(0).random(200) < 0.1) * 1e4 + 0.0
     b[:, 6] = 3 * a[:, 6]
-    monkeypatch.setattr(controls, "BLOCK_BYTES", block * 8 * 14)
+    monkeypatch.setattr(as_published, "BLOCK_BYTES", block * 8 * 14)
     found = best_where_both_fire(activations(a), activations(b), [2, 3, 5, 10])
     for number, minimum in enumerate([2, 3, 5, 10]):
         wanted = naive_best(np.where(a > 0, a, np.nan), np.where(b > 0, b, np.nan), minimum)

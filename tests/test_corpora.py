@@ -501,7 +501,7 @@ def test_licence_of_the_document_goes_before_the_corpuss(build):
 
 def test_batches_of_any_size_give_one_corpus(build, monkeypatch):
     _, train, validation = build(NUMBERS, name="one")
-    monkeypatch.setattr("feature_lineage.corpora._BATCH_CHARACTERS", 100)
+    monkeypatch.setattr("feature_lineage.text.corpora._BATCH_CHARACTERS", 100)
     _, many_train, many_validation = build(NUMBERS, name="many")
     assert many_train.equals(train)
     assert many_validation.equals(validation)

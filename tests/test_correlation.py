@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+from feature_lineage.features import activations as feature_activations
 from feature_lineage.errors import InputError
 from feature_lineage.features.activations import ActivationFile, Activations, Moved, read_activations
 from feature_lineage.features.collect import ACTIVATIONS
@@ -164,7 +165,7 @@ def test_what_is_held_in_memory_changes_no_byte(monkeypatch, threads, tile, wind
 
 def test_more_and_smaller_ranges_give_the_same_within_rounding(monkeypatch):
     monkeypatch.setattr(correlation, "LEAF_ENTRIES", 100)
-    monkeypatch.setattr(correlation, "PIECE", 64)
+    monkeypatch.setattr(feature_activations, "PIECE", 64)
     check(*mixed(2), 0.2)
 
 
@@ -224,9 +225,11 @@ def test_equal_correlations_go_to_the_lowest_number():
 PEAK = """
 import sys
 from pathlib import Path
-from feature_lineage import correlation
-from feature_lineage.correlation import ActivationFile, correlate
-correlation.LEAF_ENTRIES, correlation.WINDOW_ENTRIES, activations_module.PIECE = 1 << 15, 1 << 17, 1 << 14
+from feature_lineage.features import activations
+from feature_lineage.features.activations import ActivationFile
+from feature_lineage.flow import correlation
+from feature_lineage.flow.correlation import correlate
+correlation.LEAF_ENTRIES, correlation.WINDOW_ENTRIES, activations.PIECE = 1 << 15, 1 << 17, 1 << 14
 a = ActivationFile(sys.argv[1])
 correlate(a, a, 0.5, threads=2)
 print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
@@ -245,7 +248,7 @@ def test_memory_does_not_grow_with_the_sample(tmp_path):
         batches = (table.slice(first, 1 << 15).to_batches()[0] for first in range(0, len(table), 1 << 15))
         write_table(path, batches, ACTIVATIONS, {"tokens": tokens, "features": 200})
         command = [sys.executable, "-c", PEAK, str(path)]
-        environment = os.environ | {"PYTHONPATH": str(Path(correlation.__file__).parents[1])}
+        environment = os.environ | {"PYTHONPATH": str(Path(correlation.__file__).parents[2])}
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
         peaks.append(int(done.stdout) / 1024)
     # MiB; one side alone has 6 million more activations, 73 MiB at 12 bytes each
@@ -292,7 +295,7 @@ def test_moments_are_exact_for_a_feature_far_from_zero():
 
 
 def test_a_constant_feature_has_no_deviation_whatever_its_value(monkeypatch):
-    monkeypatch.setattr(correlation, "PIECE", 300)  # sums of 0.1 are rounded
+    monkeypatch.setattr(feature_activations, "PIECE", 300)  # sums of 0.1 are rounded
     found = moments(activations(np.full((1000, 3), [0.1, 1 / 3, 1e6 / 7])))
     assert (found.deviation == 0).all()
     assert found.mean == pytest.approx([0.1, 1 / 3, 1e6 / 7], rel=1e-15)

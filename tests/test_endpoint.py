@@ -641,7 +641,7 @@ def test_killed_at_random_points_nothing_that_arrived_is_lost_or_asked_again(pat
     print(f"seed {seed}")
     points, count, parallel = random.Random(seed), 400, 4
     jobs = multiprocessing.get_context("forkserver")
-    jobs.set_forkserver_preload(["feature_lineage.endpoint", "scripted_endpoint"])
+    jobs.set_forkserver_preload(["feature_lineage.explanations.client", "scripted_endpoint"])
     rounds = []
     with serve(lambda body, number: echo(body, number) | {"wait": 0.005}) as server:
         for _ in range(8):

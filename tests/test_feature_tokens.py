@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from feature_lineage.features import activations as feature_activations
 from feature_lineage.errors import InputError
 from feature_lineage.features.activations import activation_blocks
 from feature_lineage.features.collect import ACTIVATIONS
@@ -35,7 +36,7 @@ def test_blocks_are_the_sample_in_order(tmp_path, monkeypatch, block, silent):
     dense = sparse_activations(0)
     dense[silent] = 0
     path = write_activations(tmp_path / "a.parquet", dense)
-    monkeypatch.setattr(feature_tokens, "BLOCK", block)
+    monkeypatch.setattr(feature_activations, "BLOCK", block)
     found = list(activation_blocks(path, 300))
     assert [first for first, _ in found] == list(range(0, 300, block))
     assert {part.shape[1] for _, part in found} == {12}
@@ -47,7 +48,7 @@ def test_blocks_do_not_depend_on_how_the_file_was_written(tmp_path, monkeypatch)
     path = write_activations(tmp_path / "a.parquet", dense)
     reading = feature_tokens.read_batches
     monkeypatch.setattr(feature_tokens, "read_batches", lambda path, columns, rows: reading(path, columns, 5))
-    monkeypatch.setattr(feature_tokens, "BLOCK", 64)
+    monkeypatch.setattr(feature_activations, "BLOCK", 64)
     np.testing.assert_array_equal(np.concatenate([p.toarray() for _, p in activation_blocks(path, 300)]), dense)
 
 
@@ -95,7 +96,7 @@ def test_token_and_corpus_are_those_with_the_mass(tmp_path, monkeypatch, seed, b
         dense[tokens.ravel() != feature % 3, feature] *= (0.0, 0.05, 0.2, 0.5, 0.8, 1.0)[feature]
     dense[:, 7] = 0
     path = write_activations(tmp_path / "a.parquet", dense)
-    monkeypatch.setattr(feature_tokens, "BLOCK", block)
+    monkeypatch.setattr(feature_activations, "BLOCK", block)
     table = token_masses(path, tokens, corpus, ["x", "y", "z"], "test")
     assert table.schema == TOKENS
     on_token, on_corpus = masses(dense, tokens, corpus, 3)
@@ -118,7 +119,7 @@ def test_token_and_corpus_are_those_with_the_mass(tmp_path, monkeypatch, seed, b
 
 def test_a_block_in_which_another_token_leads_by_little_does_not_outvote_the_majority(tmp_path, monkeypatch):
     path = write_activations(tmp_path / "a.parquet", np.array([[10], [0], [6], [5], [6], [5]], np.float32))
-    monkeypatch.setattr(feature_tokens, "BLOCK", 2)
+    monkeypatch.setattr(feature_activations, "BLOCK", 2)
     (row,) = token_masses(path, np.array([[1, 1], [2, 1], [2, 1]]), np.zeros(3, int), ["x"], "test").to_pylist()
     assert (row["token"], row["token_share"]) == (1, 20 / 32)
 

@@ -153,7 +153,8 @@ def test_each_form_of_import_leads_to_what_is_used(package, script, edits):
 
 
 WORDS = '''
-from feature_lineage.logs import InputError, logger, progress
+from feature_lineage.errors import InputError
+from feature_lineage.progress import logger, progress
 
 class Wrong(Exception): pass
 
@@ -201,7 +202,7 @@ def work(x: int, label: str) -> int:
 )
 def test_what_is_said_to_people_does_not_count(package, old, new, counts):
     folder, hashed = package
-    (folder / "logs.py").write_text("class InputError(Exception): pass\n")
+    (folder / "errors.py").write_text("class InputError(Exception): pass\n")
     (folder.parent / "step.py").write_text("from feature_lineage.words import work\nwork(1, 'a')\n")
     (folder / "words.py").write_text(WORDS)
     before = hashed()
@@ -212,10 +213,10 @@ def test_what_is_said_to_people_does_not_count(package, old, new, counts):
 
 def test_job_control_does_not_count(package):
     folder, hashed = package
-    (folder.parent / "step.py").write_text("from feature_lineage.logs import job\nwith job('log'):\n    pass\n")
-    (folder / "logs.py").write_text("def job(log):\n    return 1\n")
+    (folder.parent / "step.py").write_text("from feature_lineage.jobs import job\nwith job('log'):\n    pass\n")
+    (folder / "jobs.py").write_text("def job(log):\n    return 1\n")
     before = hashed()
-    (folder / "logs.py").write_text("def job(log):\n    return 2\n")
+    (folder / "jobs.py").write_text("def job(log):\n    return 2\n")
     assert hashed() == before
 
 

@@ -14,6 +14,7 @@ from scipy import stats
 from scripted_endpoint import KEY, KEY_ENV, completion, serve, service, status
 from test_feature_tokens import write_activations
 
+from feature_lineage.features import activations as feature_activations
 from feature_lineage.errors import InputError
 from feature_lineage.explanations import client as endpoint
 from feature_lineage.explanations import estimate
@@ -58,7 +59,7 @@ def gathered(sample, tmp_path, monkeypatch):
     side = excerpts_module.sides(corpus, document, 0)
 
     def gather(features, seed=0, piece=777):
-        monkeypatch.setattr(correlation, "PIECE", piece)
+        monkeypatch.setattr(feature_activations, "PIECE", piece)
         return excerpts_module.gather(path, dense.max(0).astype(float), features, tokens, side, seed, "test")
 
     return gather, side
@@ -151,9 +152,9 @@ def test_excerpts_are_the_highest_two_of_each_tenth_random_ones_and_the_stronges
 ):
     gather, side = gathered
     peaks = sample[3].reshape(WINDOWS, LENGTH, FEATURES).max(1)
-    monkeypatch.setattr(interpretation, "RANDOM", 0)
+    monkeypatch.setattr(excerpts, "RANDOM", 0)
     for elsewhere in (0, 10):
-        monkeypatch.setattr(interpretation, "ELSEWHERE", elsewhere)
+        monkeypatch.setattr(excerpts, "ELSEWHERE", elsewhere)
         for one in gather(range(9)):
             peak = peaks[:, one.feature]
             band = np.minimum(10 * peak / peak.max(), 9).astype(int)

@@ -128,7 +128,7 @@ def test_a_signal_ends_a_job_in_one_line(tmp_path, capsys, number, name):
 
 RUNNING = """
 import sys, time
-from feature_lineage.logs import job
+from feature_lineage.jobs.job import job
 with job(sys.argv[1]):
     print("running", flush=True)
     time.sleep(60)
@@ -149,7 +149,7 @@ def test_a_job_waits_for_its_own_earlier_run_to_end(tmp_path):
 
 
 def test_a_job_that_runs_already_is_not_run_beside_itself(tmp_path, monkeypatch):
-    monkeypatch.setattr("feature_lineage.logs.PATIENCE", 0.0)
+    monkeypatch.setattr("feature_lineage.jobs.job.PATIENCE", 0.0)
     log = tmp_path / "step.log"
     other = subprocess.Popen([sys.executable, "-c", RUNNING, str(log)], stdout=subprocess.PIPE, text=True)
     try:
@@ -172,7 +172,7 @@ def test_a_job_that_runs_already_is_not_run_beside_itself(tmp_path, monkeypatch)
 
 STOPPED = """
 import os, sys, time
-from feature_lineage.logs import stop_signal
+from feature_lineage.jobs.job import stop_signal
 if os.fork():
     time.sleep(60)
 with stop_signal() as stop:

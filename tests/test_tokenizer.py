@@ -16,6 +16,7 @@ import pytest
 from tokenizer_zoo import CJK, END, SPELLED, TEXTS, ZOO, publish, reference
 from tokenizers import Tokenizer, models
 
+from feature_lineage.text import shards
 from feature_lineage.errors import InputError
 from feature_lineage.text import windows as tokens
 from feature_lineage.text.shards import TextEncoder, encode_corpus, read_index
@@ -220,7 +221,7 @@ def test_long_texts_in_pieces_have_the_tokens_of_the_whole(zoo, monkeypatch, nam
     encoder = TextEncoder(load_tokenizer(imported).backend_tokenizer, texts, np.uint32)
     cuts = 0
     for size in (50, 700):
-        monkeypatch.setattr(tokens, "PIECE", size)
+        monkeypatch.setattr(shards, "PIECE", size)
         for kind, text in long_texts().items():
             (pieces,) = encoder([text])
             pieces = list(pieces)
@@ -233,7 +234,7 @@ def test_long_texts_in_pieces_have_the_tokens_of_the_whole(zoo, monkeypatch, nam
 def test_a_vocabulary_with_words_across_spaces_is_not_cut_there(monkeypatch):
     vocabulary = {"</s>": 0, "a": 1, " ": 2, "b": 3, "\n": 4, "a ": 5, "a b": 6}
     made = Tokenizer(models.BPE(vocabulary, [("a", " "), ("a ", "b")]))
-    monkeypatch.setattr(tokens, "PIECE", 10)
+    monkeypatch.setattr(shards, "PIECE", 10)
     texts = Texts([text.encode() for text in vocabulary])
     text = "a b" * 300 + "\n" + "ab a\nb" * 300
     (pieces,) = TextEncoder(made, texts, np.uint32)([text])
@@ -244,8 +245,8 @@ def test_a_vocabulary_with_words_across_spaces_is_not_cut_there(monkeypatch):
 
 def test_a_batch_holds_so_many_characters_and_keeps_the_order(zoo, monkeypatch):
     folder, imported = zoo("digits")
-    monkeypatch.setattr(tokens, "BATCH", 500)
-    monkeypatch.setattr(tokens, "PIECE", 300)
+    monkeypatch.setattr(shards, "BATCH", 500)
+    monkeypatch.setattr(shards, "PIECE", 300)
     texts = ["a" * (i * 37 % 400) + f" {i}\n" * (i % 5 * 60) for i in range(100)]
     encoder = TextEncoder(
         load_tokenizer(imported).backend_tokenizer, token_texts(imported / "tokenizer.json")[0], np.uint16
@@ -256,7 +257,7 @@ def test_a_batch_holds_so_many_characters_and_keeps_the_order(zoo, monkeypatch):
 
 MEASURE = """
 import resource, sys
-from feature_lineage.tokens import encode_corpus
+from feature_lineage.text.shards import encode_corpus
 encode_corpus(sys.argv[1], sys.argv[3], sys.argv[4] + "/small", {})
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 total = encode_corpus(sys.argv[2], sys.argv[3], sys.argv[4] + "/large", {})

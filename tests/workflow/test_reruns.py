@@ -61,45 +61,49 @@ def test_nothing_to_do_after_a_full_run(study):
 def test_words_and_job_control_rerun_nothing(copy):
     """Every message of the library and its scripts reworded, the job wrapper, the progress bar and memory requests changed."""
     assert reword(copy.root / LIBRARY) + reword(copy.root / "workflow" / "scripts") > 300
-    for module, function in (("logs", "job"), ("logs", "progress"), ("resources", "request")):
+    for module, function in (("jobs/job", "job"), ("progress", "progress"), ("jobs/resources", "request")):
         copy.add_statement(f"{LIBRARY}/{module}.py", function)
     assert copy.plan() == {}
 
 
 def test_the_bootstrap_edited_reruns_no_explanation(copy):
-    copy.add_statement(f"{LIBRARY}/bootstrap.py", "bootstrap")
+    copy.add_statement(f"{LIBRARY}/flow/bootstrap.py", "bootstrap")
     plan = copy.plan()
     assert set(plan) == bootstraps(*EDGES) | SUMMARY
     assert causes(plan) == bootstraps(*EDGES)
 
 
 def test_the_sparse_step_edited_trains_no_language_model(copy):
-    copy.add_statement(f"{LIBRARY}/active_entries.py", "above")
+    copy.add_statement(f"{LIBRARY}/autoencoders/active_entries.py", "above")
     plan = copy.plan()
     assert set(plan) == all_features() | FLOWS | {"draw_autoencoders"}
     assert causes(plan) == {f"train_autoencoder {model} 0" for model in MODELS}
 
 
 def test_comments_docstrings_and_layout_rerun_nothing(copy):
-    for path in (copy.root / LIBRARY).glob("*.py"):
+    for path in (copy.root / LIBRARY).rglob("*.py"):
         text = path.read_text().replace('"""', '"""Reworded. ', 1)
         path.write_text(f"# A comment at the head.\n\n{text}\n\n\n# A comment at the end.\n")
     method = "def encode(self, x: torch.Tensor)"
-    copy.edit(f"{LIBRARY}/autoencoder.py", method, "def encode(  # on two lines\n        self, x: torch.Tensor)")
+    copy.edit(
+        f"{LIBRARY}/autoencoders/autoencoder.py", method, "def encode(  # on two lines\n        self, x: torch.Tensor)"
+    )
     for path in (copy.root / "workflow").glob("*/*.[ps][ym]*"):
         path.write_text(f"{path.read_text()}\n# Another comment.\n")
     assert copy.plan() == {}
 
 
 def test_a_figure_edited_draws_the_figures_again_and_trains_nothing(copy):
-    copy.add_statement(f"{LIBRARY}/figures.py", "sankey")
+    copy.add_statement(f"{LIBRARY}/report/figures.py", "sankey")
     plan = copy.plan()
     assert set(plan) == {"draw_sankey", "write_report", "tabulate_figures"}
     assert causes(plan) == {"draw_sankey"}
     assert CHANGED in plan["draw_sankey"]
 
 
-@pytest.mark.parametrize(("module", "function"), [("autoencoder", "encode"), ("training_step", "loss_and_gradients")])
+@pytest.mark.parametrize(
+    ("module", "function"), [("autoencoders/autoencoder", "encode"), ("autoencoders/step", "loss_and_gradients")]
+)
 def test_the_forward_pass_edited_reruns_every_autoencoder_and_what_hangs_on_it(copy, module, function):
     copy.add_statement(f"{LIBRARY}/{module}.py", function)
     plan = copy.plan()
@@ -108,7 +112,7 @@ def test_the_forward_pass_edited_reruns_every_autoencoder_and_what_hangs_on_it(c
 
 
 def test_the_evaluation_edited_evaluates_again_and_trains_nothing(copy):
-    copy.add_statement(f"{LIBRARY}/evaluation.py", "evaluate_autoencoder")
+    copy.add_statement(f"{LIBRARY}/autoencoders/evaluation.py", "evaluate_autoencoder")
     plan = copy.plan()
     assert set(plan) == {f"evaluate_autoencoder {model} 0" for model in MODELS} | {"write_report"}
 

@@ -1,4 +1,4 @@
-"""Write `config/schema.json` and `config/README.md` from the typed configuration: `python -m feature_lineage.config_docs`."""
+"""Write `config/schema.json` and `config/README.md` from the typed configuration: `python -m feature_lineage.study.reference`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ One YAML file describes a study. `config.yaml` is the demo and the default; `pap
 `snakemake --configfile config/paper.yaml` reads that file alone. Every key has a type, and a value that does not fit is
 refused before any job starts. `schema.json` gives editors completion and checks.
 
-This page is written by `python -m feature_lineage.config_docs` from `src/feature_lineage/study.py`.
+This page is written by `python -m feature_lineage.study.reference` from `src/feature_lineage/study/`.
 """
 
 
@@ -82,7 +82,7 @@ def _default(key: str, entry: dict[str, Any], block: dict[str, Any]) -> str:
     if "default" not in entry:
         if "$ref" in entry or any("$ref" in option for option in entry.get("anyOf", ())):
             return "see there"
-        return "see `study.py`" if "items" not in entry else _factory(key, block)
+        return "see `study/measures.py`" if "items" not in entry else _factory(key, block)
     return "not set" if entry["default"] is None else f"`{json.dumps(entry['default'])}`"
 
 

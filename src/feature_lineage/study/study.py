@@ -1,7 +1,7 @@
 """One study = one YAML file: typed, checked, and read as a lineage graph.
 
 This is the only place where a configuration key gets its type, meaning, unit and default. `config/schema.json`
-and `config/README.md` are written from it (`python -m feature_lineage.config_docs`).
+and `config/README.md` are written from it (`python -m feature_lineage.study.reference`).
 """
 
 from __future__ import annotations

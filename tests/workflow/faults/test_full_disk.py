@@ -227,8 +227,9 @@ def test_a_ledger_that_cannot_be_begun_names_itself(disk):
 
 JOB = """
 import sys
-from feature_lineage.artifacts import write_json
-from feature_lineage.logs import job, logger
+from feature_lineage.store.formats import write_json
+from feature_lineage.jobs.job import job
+from feature_lineage.progress import logger
 with job(sys.argv[1]):
     for number in range(100):
         logger.info("line %d: %s", number, "x" * 1000)

@@ -72,7 +72,7 @@ def under_final_names(place) -> list[str]:
 def long(study, tmp_path_factory):
     """A fine-tune and an autoencoder long enough to be killed; the autoencoder's checkpoints are as frequent as can be."""
     place = study.copy(tmp_path_factory.mktemp("kills") / "unbroken")
-    place.edit("src/feature_lineage/autoencoder_training.py", "CHECKPOINT_SECONDS = 120.0", "CHECKPOINT_SECONDS = 0.0")
+    place.edit("src/feature_lineage/autoencoders/training.py", "CHECKPOINT_SECONDS = 120.0", "CHECKPOINT_SECONDS = 0.0")
     training = place.config["models"]["coder"]["training"] | {"tokens": 90_000, "epochs": 2, "evaluations": 40}
     place.config["models"]["long"] = {"parent": "base", "train": ["code"], "training": training}
     place.config["autoencoder"] |= {"tokens": 300_000}
