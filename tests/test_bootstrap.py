@@ -12,7 +12,6 @@ from feature_lineage.features.activations import read_activations
 from feature_lineage.flow import bootstrap as module
 from feature_lineage.flow.bootstrap import REPLICATES, bootstrap, draw_documents, interval, number_documents, resample
 from feature_lineage.flow.correlation import CORRELATIONS, correlate
-from feature_lineage.meaning import main_token as feature_tokens
 
 CORPUS = np.repeat([0, 0, 1, 2], 25)  # of 100 windows of 3 tokens
 SIZES = [1, 5, 44, 100, 20, 55, 75]  # tokens of each document: 3 in corpus 0, 2 in corpus 1, 2 in corpus 2

@@ -7,10 +7,9 @@ import pyarrow as pa
 import pytest
 from test_feature_tokens import sparse_activations, write_activations
 
-from feature_lineage.features import activations as feature_activations
 from feature_lineage.errors import InputError
+from feature_lineage.features import activations as feature_activations
 from feature_lineage.flow.fates import LINEAGES, Edge, trace
-from feature_lineage.meaning import main_token as feature_tokens
 from feature_lineage.meaning.cases import (
     TRACKING,
     Flow,

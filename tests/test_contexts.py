@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from test_feature_tokens import write_activations
 
-from feature_lineage.features import activations as feature_activations
 from feature_lineage.errors import InputError
+from feature_lineage.features import activations as feature_activations
 from feature_lineage.features.activations import window_pieces
-from feature_lineage.meaning import main_token as feature_tokens
 from feature_lineage.meaning.contexts import CONTEXTS, highlighted, leading, top_contexts
 from feature_lineage.text.tokenizer import save_tokenizer
 from feature_lineage.text.vocabulary import token_texts

@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy import sparse
 
-from feature_lineage.controls import as_published
 from feature_lineage.controls import alignment_null as alignment_null_module
+from feature_lineage.controls import as_published
 from feature_lineage.controls import summary as controls
 from feature_lineage.controls.alignment_null import NULL, alignment_null, offsets, shifted_tokens
 from feature_lineage.controls.as_published import (

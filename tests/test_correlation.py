@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from feature_lineage.features import activations as feature_activations
 from feature_lineage.errors import InputError
+from feature_lineage.features import activations as feature_activations
 from feature_lineage.features.activations import ActivationFile, Activations, Moved, read_activations
 from feature_lineage.features.collect import ACTIVATIONS
 from feature_lineage.flow import correlation

@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from feature_lineage.features import activations as feature_activations
 from feature_lineage.errors import InputError
+from feature_lineage.features import activations as feature_activations
 from feature_lineage.features.activations import activation_blocks
 from feature_lineage.features.collect import ACTIVATIONS
 from feature_lineage.meaning import main_token as feature_tokens

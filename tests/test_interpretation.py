@@ -14,7 +14,6 @@ from scipy import stats
 from scripted_endpoint import KEY, KEY_ENV, completion, serve, service, status
 from test_feature_tokens import write_activations
 
-from feature_lineage.features import activations as feature_activations
 from feature_lineage.errors import InputError
 from feature_lineage.explanations import client as endpoint
 from feature_lineage.explanations import estimate
@@ -28,7 +27,7 @@ from feature_lineage.explanations.excerpts import OTHERS, PERSISTING, Chosen
 from feature_lineage.explanations.ledger import Ledger
 from feature_lineage.explanations.questions import Answer, Malformed, Reply
 from feature_lineage.explanations.scores import INTERPRETATIONS
-from feature_lineage.flow import correlation
+from feature_lineage.features import activations as feature_activations
 from feature_lineage.flow.fates import LINEAGES
 from feature_lineage.report.figures import scores
 from feature_lineage.text.vocabulary import Texts
@@ -152,9 +151,9 @@ def test_excerpts_are_the_highest_two_of_each_tenth_random_ones_and_the_stronges
 ):
     gather, side = gathered
     peaks = sample[3].reshape(WINDOWS, LENGTH, FEATURES).max(1)
-    monkeypatch.setattr(excerpts, "RANDOM", 0)
+    monkeypatch.setattr(excerpts_module, "RANDOM", 0)
     for elsewhere in (0, 10):
-        monkeypatch.setattr(excerpts, "ELSEWHERE", elsewhere)
+        monkeypatch.setattr(excerpts_module, "ELSEWHERE", elsewhere)
         for one in gather(range(9)):
             peak = peaks[:, one.feature]
             band = np.minimum(10 * peak / peak.max(), 9).astype(int)

@@ -18,14 +18,11 @@ import pytest
 import yaml
 import zstandard
 
-from feature_lineage.text import tables
-from feature_lineage.text import json_rows
-from feature_lineage.text import files
 from feature_lineage.errors import InputError
 from feature_lineage.study import keys
 from feature_lineage.study.loading import load_study
 from feature_lineage.study.types import StudyError
-from feature_lineage.text import sources
+from feature_lineage.text import files, json_rows, tables
 from feature_lineage.text.corpora import build_corpus
 from feature_lineage.text.files import PACKED, TABLES, Document
 from feature_lineage.text.huggingface import huggingface_documents

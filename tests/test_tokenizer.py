@@ -16,9 +16,8 @@ import pytest
 from tokenizer_zoo import CJK, END, SPELLED, TEXTS, ZOO, publish, reference
 from tokenizers import Tokenizer, models
 
-from feature_lineage.text import shards
 from feature_lineage.errors import InputError
-from feature_lineage.text import windows as tokens
+from feature_lineage.text import shards
 from feature_lineage.text.shards import TextEncoder, encode_corpus, read_index
 from feature_lineage.text.tokenizer import load_tokenizer, published_tokenizer, save_tokenizer
 from feature_lineage.text.vocabulary import Texts, token_texts
