@@ -167,7 +167,7 @@ def figure(name: str) -> dict[str, Any]:
 
 
 def content() -> dict[str, Any]:
-    """What `report.write_report` is given."""
+    """What `page.write_report` is given."""
     lines, lineages = fates()
     found = features()
     strata = [

@@ -158,7 +158,7 @@ def test_one_occurrence_does_not_make_a_case():
 
 
 def fates(pairs, count=4):
-    """The table of `flow.trace` of best matches: {(parent, child): [(feature, feature, r), …]}."""
+    """The table of `fates.trace` of best matches: {(parent, child): [(feature, feature, r), …]}."""
     edges = []
     for (parent, child), rows in pairs.items():
         a, b, r = zip(*rows, strict=True)

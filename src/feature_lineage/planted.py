@@ -136,7 +136,7 @@ def _codes(tokens: int, density: np.ndarray, random: np.random.Generator) -> spa
 
 
 def train(family: Family, tokens: int, batch: int, checkpoint: str | Path, **options: Any) -> SparseAutoencoder:
-    """An autoencoder of the first `tokens` tokens, each seen once; options as in `autoencoder_training.train_autoencoder`."""
+    """An autoencoder of the first `tokens` tokens, each seen once; options as in `training.train_autoencoder`."""
 
     def batches(step: int) -> Iterator[torch.Tensor]:
         return (family.activations(first, first + batch) for first in range(step * batch, tokens, batch))
@@ -164,7 +164,7 @@ def encode(autoencoder: SparseAutoencoder, family: Family, first: int, batch: in
 
 
 def flow(parent: Activations, child: Activations, threshold: float) -> pd.DataFrame:
-    """The flow between two sets of features: `flow.FEATURES`, first the parent's, then the child's."""
+    """The flow between two sets of features: `fates.FEATURES`, first the parent's, then the child's."""
     densities = [np.bincount(side.matrix.indices, minlength=side.features) / side.tokens for side in (parent, child)]
     edge = Edge("parent", "child", *densities, correlate(parent, child, floor=threshold))
     names = ["parent", "child"]

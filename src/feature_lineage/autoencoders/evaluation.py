@@ -74,7 +74,7 @@ def evaluate_autoencoder(
     """Evaluate an autoencoder on validation windows of its model's corpora; see `DEFINITIONS`.
 
     Args:
-        bridge: the model (`activations.load_hooked`).
+        bridge: the model (`hooks.load_hooked`).
         hook: hook point.
         autoencoder: its autoencoder, on the same device.
         directories: validation token directory by corpus.

@@ -13,7 +13,7 @@ def resampling_steps(steps: int, at: Sequence[float], silent: float) -> tuple[li
 
     Args:
         steps: of the run.
-        at, silent: shares of the run, as in `study.Resampling`.
+        at, silent: shares of the run, as in `measures.Resampling`.
 
     Returns:
         Steps, ascending, and the number of steps.

@@ -11,7 +11,7 @@ from feature_lineage.errors import InputError
 
 
 def variant_of(name: str, l0: float | None) -> Variant:
-    """The variant of a configuration (`study.Autoencoder`): for topk and batchtopk, k is `l0`."""
+    """The variant of a configuration (`measures.Autoencoder`): for topk and batchtopk, k is `l0`."""
     if name in ("topk", "batchtopk"):
         return {"topk": topk, "batchtopk": batchtopk}[name](int(l0 or 0))
     return {"l1": l1, "jumprelu": jumprelu}[name]()
@@ -48,7 +48,7 @@ def start(
         m: features.
         sample: activations [tokens, n] that the scale, the mean over the data and the geometric median are taken from.
         seed: of the random weights.
-        normalize, mean, init: as in `study.Autoencoder`.
+        normalize, mean, init: as in `measures.Autoencoder`.
         parent: the autoencoder to start from, if any: its features, biases and thresholds as they are.
 
     Raises:

@@ -92,7 +92,7 @@ def train_autoencoder(
         steps: batches to train on.
         tokens_per_step: tokens in a batch.
         features: m.
-        seed, lr, variant, l0, l1, l1_warmup_steps, normalize, mean, init: as in `study.Autoencoder`.
+        seed, lr, variant, l0, l1, l1_warmup_steps, normalize, mean, init: as in `measures.Autoencoder`.
         resample_steps: steps after which dead features are resampled; not with topk and batchtopk, which have an auxiliary loss.
         silent_steps: a feature that has not fired for so many steps is dead.
         parent: the autoencoder to start from with `init: parent`, if there is one.
@@ -226,13 +226,13 @@ def train_on_model(
     """Train an autoencoder on a model's activations, in blocks drawn uniformly without replacement from all its corpora.
 
     Args:
-        bridge: the model (`activations.load_hooked`).
+        bridge: the model (`hooks.load_hooked`).
         train: training token directory by corpus of the model's trace.
         validation: their validation token directories, for the curve's loss recovered.
         checkpoint: file of this run alone.
         label: name in the progress bar.
         seed: of the weights and of the blocks drawn.
-        hook, expansion, tokens, context, batch, resampling, options: as in `study.Autoencoder` and `train_autoencoder`.
+        hook, expansion, tokens, context, batch, resampling, options: as in `measures.Autoencoder` and `train_autoencoder`.
 
     Returns:
         As `train_autoencoder`.

@@ -80,7 +80,7 @@ def read_comparisons(
     Args:
         pairs: the pairs.
         correlations: file of `correlation.correlate` for each pair.
-        statistics: file of `features.Statistics` of each autoencoder.
+        statistics: file of `collect.Statistics` of each autoencoder.
         min_active: tokens on which a living feature fires.
     """
     active = {name: read_table(path, ["active"])["active"].to_numpy() for name, path in statistics.items()}

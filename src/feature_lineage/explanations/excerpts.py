@@ -36,7 +36,7 @@ def mixed(numbers: np.ndarray, seed: int) -> np.ndarray:
 
 
 class Chosen(NamedTuple):
-    """A feature, its fate (`PERSISTING` or `OTHERS`) and whether it is a single-token feature (see `flow.strata`)."""
+    """A feature, its fate (`PERSISTING` or `OTHERS`) and whether it is a single-token feature (see `strata.strata`)."""
 
     feature: int
     fate: str
@@ -52,8 +52,8 @@ def choose(
     features are left out. A larger `count` keeps those of a smaller one.
 
     Args:
-        lineages: table of schema `flow.LINEAGES`.
-        tokens: table of `feature_tokens.token_masses` of the model.
+        lineages: table of schema `fates.LINEAGES`.
+        tokens: table of `main_token.token_masses` of the model.
         model: the model.
         autoencoder: seed of its autoencoder.
         count: how many, or "all" that live.
@@ -144,7 +144,7 @@ def gather(
     """Draw excerpts of some features and read their activations, in two passes over the file; only what is drawn stays in memory.
 
     Args:
-        path: activations, a file of `features.feature_batches`.
+        path: activations, a file of `collect.feature_batches`.
         maxima: each feature's highest activation, float64 [all features].
         features: those to draw for.
         tokens: the sample, int [windows, length].

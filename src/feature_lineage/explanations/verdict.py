@@ -34,7 +34,7 @@ def families(lineages: pa.Table) -> dict[tuple[str, int, int], str]:
     Features of one lineage are the same feature in several models; their scores are not independent of each other.
 
     Args:
-        lineages: table of schema `flow.LINEAGES`.
+        lineages: table of schema `fates.LINEAGES`.
     """
     found = {}
     for batch in lineages.select(["model", "seed", "feature", "chain"]).to_batches():

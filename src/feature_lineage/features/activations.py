@@ -19,14 +19,14 @@ WindowPieces = Iterator[
 
 
 def window_pieces(path: str | Path, shape: tuple[int, int]) -> WindowPieces:
-    """Stream a file of `features.feature_batches` in pieces that hold whole windows.
+    """Stream a file of `collect.feature_batches` in pieces that hold whole windows.
 
     Args:
         path: the file.
         shape: windows of the sample, tokens of a window.
 
     Raises:
-        InputError: see `feature_tokens.activation_blocks`.
+        InputError: see `activations.activation_blocks`.
     """
     length = shape[1]
     held = [np.zeros(0, kind) for kind in (np.int32, np.int32, np.float64)]
@@ -75,7 +75,7 @@ class Activations(NamedTuple):
 
 
 class ActivationFile:
-    """The same in a file of `features.feature_batches`, never read as a whole.
+    """The same in a file of `collect.feature_batches`, never read as a whole.
 
     Raises:
         InputError: here or while reading: the file is missing, damaged, not ordered by token, or holds a token or feature outside
@@ -164,7 +164,7 @@ def _outside(path: str | Path, shape: tuple[int, int]) -> InputError:
 
 
 def read_activations(path: str | Path) -> Activations:
-    """Read a file of `features.feature_batches` as a whole; its provenance gives the numbers of tokens and features.
+    """Read a file of `collect.feature_batches` as a whole; its provenance gives the numbers of tokens and features.
 
     Raises:
         InputError: the file is missing, damaged, or holds a token or feature outside of these numbers.
@@ -182,7 +182,7 @@ BLOCK = 1 << 14  # tokens read at a time
 
 
 def activation_blocks(path: str | Path, tokens: int) -> Iterator[tuple[int, sparse.csr_array]]:
-    """Stream a file of `features.feature_batches`, `BLOCK` tokens at a time.
+    """Stream a file of `collect.feature_batches`, `BLOCK` tokens at a time.
 
     Args:
         path: the file; its rows are ordered by token.

@@ -33,7 +33,7 @@ def feature_batches(
     """Non-zero feature activations of a sample, ordered by token, then feature; schema `ACTIVATIONS`.
 
     Args:
-        bridge: the model (`activations.load_hooked`).
+        bridge: the model (`hooks.load_hooked`).
         hook: hook point.
         autoencoder: the model's autoencoder, on the same device.
         tokens: the sample, [windows, length]; token `t` of window `w` has the number `w * length + t`.

@@ -86,7 +86,7 @@ def resample(
     """Correlate pairs of features in each replicate, from sums per document.
 
     Args:
-        a: activations, a file of `features.feature_batches`.
+        a: activations, a file of `collect.feature_batches`.
         b: activations of the other side, of the same sample.
         feature_a: first feature of each pair, int [pairs].
         feature_b: second feature of each pair, int [pairs].
@@ -141,12 +141,12 @@ def bootstrap(
 ) -> pa.Table:
     """Count the features that live and that persist in each replicate, on both sides of an edge.
 
-    As in the sample itself (`flow.trace`): a feature lives if it fires on at least `min_active` of the drawn tokens, and persists
+    As in the sample itself (`fates.trace`): a feature lives if it fires on at least `min_active` of the drawn tokens, and persists
     if its best match among the living correlates above the threshold there. A feature that is dead in a replicate is left out of that
     replicate's share, below and above the line.
 
     Args:
-        parent: activations, a file of `features.feature_batches`.
+        parent: activations, a file of `collect.feature_batches`.
         child: activations, of the same sample.
         correlations: table of `correlation.correlate`; its pairs from `MARGIN` below the threshold on, and each feature's best,
             are the candidates in every replicate.

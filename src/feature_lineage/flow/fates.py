@@ -167,7 +167,7 @@ def read_seeds(
         models: all models.
         edges: all (parent, child) pairs.
         correlations: file of `correlation.correlate` for each seed and edge, in that order.
-        statistics: file of `features.Statistics` for each seed and model, in that order.
+        statistics: file of `collect.Statistics` for each seed and model, in that order.
         min_active: tokens on which a living feature fires.
     """
     found = []

@@ -91,7 +91,7 @@ class Model(NamedTuple):
 
 
 class Flow(NamedTuple):
-    """Fates along each edge, schema `flow.FEATURES`, and every feature of every model with its density, schema `flow.LINEAGES`."""
+    """Fates along each edge, schema `fates.FEATURES`, and every feature of every model with its density, schema `fates.LINEAGES`."""
 
     features: pa.Table
     lineages: pa.Table
@@ -274,7 +274,7 @@ def measure(
 
 
 class Node(NamedTuple):
-    """A tracked feature: its model, the model that it was followed from, and what `flow.trace` says of the edge between them."""
+    """A tracked feature: its model, the model that it was followed from, and what `fates.trace` says of the edge between them."""
 
     model: str
     feature: int
@@ -290,7 +290,7 @@ def follow(features: pa.Table, edges: Sequence[tuple[str, str]], model: str, fea
     Where two parents lead to a model, both paths are in the list; the one with the higher correlation is kept, of equal ones the first.
 
     Args:
-        features: table of schema `flow.FEATURES`.
+        features: table of schema `fates.FEATURES`.
         edges: all (parent, child) pairs, parents before children.
         model: where to start.
         feature: its feature.
@@ -314,7 +314,7 @@ def follow(features: pa.Table, edges: Sequence[tuple[str, str]], model: str, fea
 
 
 def living(lineages: pa.Table, model: str, seed: int) -> dict[int, float]:
-    """The density of each living feature of a model, as a table of schema `flow.LINEAGES` has it: of every model, with edges or without."""
+    """The density of each living feature of a model, as a table of schema `fates.LINEAGES` has it: of every model, with edges or without."""
     mask = pc.and_(pc.equal(lineages["model"], model), pc.equal(lineages["seed"], seed))
     table = lineages.filter(mask)
     densities = zip(table["feature"].to_pylist(), table["density"].to_pylist(), strict=True)
@@ -475,7 +475,7 @@ def read_sample(path: str | Path, tokenizer: str | Path, corpora: Sequence[str])
     """Read the sample and the vocabulary.
 
     Args:
-        path: file of `samples.draw_sample`.
+        path: file of `sample.draw_sample`.
         tokenizer: its `tokenizer.json`.
         corpora: names of the sample's corpora, in its order.
     """

@@ -149,7 +149,7 @@ def categorise(path: str | Path, tokens: np.ndarray, classes: np.ndarray, vocabu
     sample nor features × vocabulary.
 
     Args:
-        path: activations, a file of `features.feature_batches`.
+        path: activations, a file of `collect.feature_batches`.
         tokens: token numbers of the sample, int [windows, length].
         classes: their classes (`token_classes`).
         vocabulary: tokens of the vocabulary.
@@ -256,9 +256,9 @@ def count_categories(
     """Living features of both sides of each edge by category, corpus and fate, for the seeds that have categories.
 
     Args:
-        features: table of schema `flow.FEATURES`.
+        features: table of schema `fates.FEATURES`.
         categories: table of `categorise` for each model and seed.
-        tokens: table of `feature_tokens.token_masses` for each model and seed: its corpus is the one with most of a feature's mass.
+        tokens: table of `main_token.token_masses` for each model and seed: its corpus is the one with most of a feature's mass.
 
     Returns:
         Schema `COUNTS`; `side` is `parent` or `child`. Combinations without features have no row.

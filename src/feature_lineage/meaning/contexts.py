@@ -45,7 +45,7 @@ def top_contexts(path: str | Path, shape: tuple[int, int], label: str, count: in
     One pass finds them, keeping `count` windows a feature; a second collects the activations in them. Memory grows with the features.
 
     Args:
-        path: activations, a file of `features.feature_batches`.
+        path: activations, a file of `collect.feature_batches`.
         shape: windows of the sample, tokens of a window.
         label: name in the progress bar.
         count: windows of a feature.

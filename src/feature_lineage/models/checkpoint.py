@@ -45,7 +45,7 @@ def build_model(architecture: Mapping[str, Any], tokenizer: str | Path, seed: in
     """A `MistralForCausalLM` with random weights that depend on `seed` alone, float32.
 
     Args:
-        architecture: as `study.Architecture`.
+        architecture: as `keys.Architecture`.
         tokenizer: directory of the tokenizer, which gives the vocabulary and the special tokens.
         seed: of the weights.
     """

@@ -184,7 +184,7 @@ def train_model(
         label: name in the progress bar and error messages.
         seed: of the draw of windows and their order.
         balance, tokens, epochs, block, batch, lr, weight_decay, warmup_steps, evaluations, evaluation_tokens: as in
-            `study.Training`.
+            `keys.Training`.
         stop: asked when the loss is logged; once it says yes, a checkpoint is written and `Stopped` raised.
 
     Returns:

@@ -37,8 +37,8 @@ class Features(NamedTuple):
 
     model: str
     seed: int
-    statistics: pa.Table  # `features.STATISTICS`
-    tokens: pa.Table  # `feature_tokens.TOKENS`
+    statistics: pa.Table  # `collect.STATISTICS`
+    tokens: pa.Table  # `main_token.TOKENS`
     contexts: pa.Table  # the windows of its highest activations: a row for each feature and rank
     categories: pa.Table  # its category and the tokens with most of its activation
     effects: pa.Table  # `logit_effects.EFFECTS`
@@ -83,8 +83,8 @@ def write_browser(
     Args:
         folder: where to.
         features: the autoencoders.
-        flow: fates along each edge, `flow.FEATURES`.
-        lineages: chains of ancestors, `flow.LINEAGES`.
+        flow: fates along each edge, `fates.FEATURES`.
+        lineages: chains of ancestors, `fates.LINEAGES`.
         windows: tokens of the sample, int [windows, length].
         corpus: corpus of each window, int [windows].
         models: names that models are numbered by.
@@ -186,7 +186,7 @@ def _interpretations(table: pa.Table | None) -> dict[int, dict[str, Any]]:
 
 
 def _without(row: Mapping[str, Any]) -> list[str]:
-    """Why an explanation or a score is missing, a sentence each, from the reasons of `interpretation.interpret`."""
+    """Why an explanation or a score is missing, a sentence each, from the reasons of `scores.interpret`."""
     parts = re.split(rf"(?:^|; )({'|'.join(['explanation', *SCORES])}): ", row.get("reason") or "")
     reasons = dict(zip(parts[1::2], parts[2::2], strict=True))
     if parts[0]:

@@ -133,11 +133,11 @@ def curves(
     """Share of persisting features against the threshold, for each edge and from both sides; the study's threshold is marked.
 
     Args:
-        table: schema `flow.CURVES`.
+        table: schema `fates.CURVES`.
         threshold: the study's.
-        ceiling: what two autoencoders of each model share, `controls.CEILING_CURVES`; the parents' beside the one side, the children's
+        ceiling: what two autoencoders of each model share, `ceiling.CEILING_CURVES`; the parents' beside the one side, the children's
             beside the other.
-        null: `controls.NULL`; its highest threshold of 1 % false matches is marked.
+        null: `alignment_null.NULL`; its highest threshold of 1 % false matches is marked.
     """
     figure = make_subplots(
         rows=1, cols=2, shared_yaxes=True, subplot_titles=("of the parent's features", "of the child's features")
@@ -201,7 +201,7 @@ def scores(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     features, which anything predicts well, are shown again as an outline.
 
     Args:
-        tables: rows of schema `interpretation.INTERPRETATIONS` by name of the autoencoder.
+        tables: rows of schema `scores.INTERPRETATIONS` by name of the autoencoder.
     """
     shown = [name for name in SCORES if any(table[name].notna().any() for table in tables.values())] or ["token_mean"]
     figure = make_subplots(
@@ -322,7 +322,7 @@ def autoencoders(curves: Mapping[str, pd.DataFrame], places: Mapping[str, int] |
     """L0, squared error, loss recovered and share of dead features of each autoencoder against the tokens it has seen.
 
     Args:
-        curves: schema `autoencoder_training.CURVE`, by `<model>, seed <k>`. A model has one colour, a seed one kind of line.
+        curves: schema `training.CURVE`, by `<model>, seed <k>`. A model has one colour, a seed one kind of line.
         places: of the models in the study, for their colours.
     """
     panels = {

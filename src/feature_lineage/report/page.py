@@ -57,14 +57,14 @@ def write_report(
         figures: plotly figures by the name of their place on the page, `sankey` (`figures.sankey`) among them.
         shown: model and seed of the autoencoders in the feature browser.
         features: what it shows of each (`browser.read_features`).
-        flow: fates along each edge, `flow.FEATURES`.
-        lineages: chains of ancestors, `flow.LINEAGES`.
+        flow: fates along each edge, `fates.FEATURES`.
+        lineages: chains of ancestors, `fates.LINEAGES`.
         sample: the sample's `tokens` and `corpus` of each window.
         corpora: names of the sample's corpora, in their order.
         vocabulary: text of each token (`vocabulary.token_texts`).
         files: each figure's images and its numbers, `<figure>.<kind>`: copied, and linked under the figure.
         tracking: of each case, the features that it was followed to (`cases.TRACKING`).
-        content: `study`, `summary`, `controls` (`controls.summarise`, or None), `not_measured`, `strata`, `baselines`, `merges`, `models`,
+        content: `study`, `summary`, `controls` (`summary.summarise`, or None), `not_measured`, `strata`, `baselines`, `merges`, `models`,
             `saes` and `started` (model, seed and evaluation of each autoencoder, as `gate.judge` takes them), `categories` (a table, or None), `cases`, `interpretations` (tables of `Features.interpretations` by model and seed)
             `init` (how autoencoders start, `autoencoder.init`) and `steps`, as the template reads them.
     """
@@ -331,7 +331,7 @@ def _mean(column: pd.Series) -> float | None:
 
 
 def interpreted(tables: Mapping[tuple[str, int], pa.Table], lineages: pa.Table) -> dict[str, Any]:
-    """What the scores come to (`interpretation.verdict`), the language models that were asked, and USD that their replies cost."""
+    """What the scores come to (`verdict.verdict`), the language models that were asked, and USD that their replies cost."""
     if not tables:
         return {}
     of = families(lineages)

@@ -34,7 +34,7 @@ class CorpusBlock(Block):
     )
 
 
-# Of files whose documents are in a column; `sources.TABLES`, which is too slow to import here.
+# Of files whose documents are in a column; `files.TABLES`, which is too slow to import here.
 TABLES = (".parquet", ".jsonl", ".jsonlines", ".ndjson", ".json", ".csv", ".tsv")
 
 

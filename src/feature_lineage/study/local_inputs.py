@@ -188,7 +188,7 @@ def tokenizer_files(folder: Path) -> Files:
 
 
 def checkpoint_files(folder: Path) -> Files:
-    """What `language_model.published_model` reads: configs and safetensors."""
+    """What `checkpoint.published_model` reads: configs and safetensors."""
     weights = _json(folder / "config.json").get("transformers_weights")
     if not isinstance(weights, str):
         whole = (folder / "model.safetensors").is_file()

@@ -59,7 +59,7 @@ def train_tokenizer(corpora: Sequence[str | Path], vocab_size: int) -> PreTraine
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
-    """Load the tokenizer of a directory; every file of one that `save_tokenizer` or `language_model.save_model` wrote is verified.
+    """Load the tokenizer of a directory; every file of one that `save_tokenizer` or `checkpoint.save_model` wrote is verified.
 
     Raises:
         InputError: a file of it is missing or damaged, or as for `published_tokenizer`.
