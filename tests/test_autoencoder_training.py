@@ -12,7 +12,6 @@ import torch
 from autoencoders import TOKENS, VARIANTS, M, reference, sample, weights_of
 
 from feature_lineage.autoencoders import resample, resume, variants
-from feature_lineage.autoencoders import resample as resample_module
 from feature_lineage.autoencoders import start as start_module
 from feature_lineage.autoencoders import training as at
 from feature_lineage.errors import InputError, Stopped
@@ -200,7 +199,7 @@ def test_dead_features_are_resampled(monkeypatch, variant):
     drawn = x[3:4]
     monkeypatch.setattr(resample, "draw_by_squared_loss", lambda pool, losses, count, random: drawn)
     run = resume.Progress(weights, adam, torch.zeros(M, dtype=torch.int64), at.Steering(0.05))
-    resample_module._resample(kind, run, centring, dead, [x], 0.05, seed=[0, 1])
+    resample._resample(kind, run, centring, dead, [x], 0.05, seed=[0, 1])
     centred = (drawn - drawn.mean()) * centring.scale - weights.decoder_bias
     direction = (centred / centred.norm())[0]
     others = torch.arange(M) != 7
@@ -229,14 +228,14 @@ def test_resampling_draws_by_the_loss_of_each_input(monkeypatch, variant):
     expected = (x.double() - x_hat).square().mean(1) + 0.05 * penalty
     seen = []
     monkeypatch.setattr(
-        at, "draw_by_squared_loss", lambda pool, losses, count, random: seen.append(losses(x)) or x[:count]
+        resample, "draw_by_squared_loss", lambda pool, losses, count, random: seen.append(losses(x)) or x[:count]
     )
     adam = torch.optim.Adam(kind.trained(weights))
     for tensor in kind.trained(weights):
         tensor.grad = torch.zeros_like(tensor)
     adam.step()
     run = resume.Progress(weights, adam, torch.zeros(M, dtype=torch.int64), at.Steering(0.05))
-    resample_module._resample(kind, run, centring, torch.tensor([1, 2]), [x], 0.05, seed=[0])
+    resample._resample(kind, run, centring, torch.tensor([1, 2]), [x], 0.05, seed=[0])
     torch.testing.assert_close(seen[0], expected.detach().float(), rtol=1e-5, atol=1e-6)
 
 
