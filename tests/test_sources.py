@@ -104,8 +104,16 @@ def test_one_object_over_several_lines_is_a_document(tmp_path):
     assert [document.text for document in files_documents(str(tmp_path / "*.json"))] == [ODD, ODD]
 
 
-def test_every_suffix_of_a_table_was_tried():
+@pytest.mark.parametrize("pack", ["", *PACKED])
+def test_a_byte_order_mark_is_no_text(tmp_path, pack):
+    """It would be the first token of the document. Tables (`mark.*` above) and each part of several files in one, too."""
+    path = tmp_path / f"a.txt{pack}"
+    path.write_bytes(packed("\ufeffone\n===\n\ufefftwo".encode(), pack))
+    assert [document.text for document in files_documents(str(path))] == ["one\n===\n\ufefftwo"]
+    assert [document.text for document in files_documents(str(path), split_on="===")] == ["one", "two"]
 
+
+def test_every_suffix_of_a_table_was_tried():
     assert keys.TABLES == TABLES
     assert {name[name.rindex(".") :].lower() for name in TABLE} | {".parquet"} == set(TABLES)
 

@@ -73,7 +73,7 @@ def _plain(path: Path, content: str, text: str) -> str:
         raise InputError(
             f"{path}: holds rows in JSON under a name of plain text; name it .jsonl or .json, or leave it out"
         )
-    return content
+    return content.removeprefix("\ufeff")  # a byte order mark is no part of the text
 
 
 def _holds_rows(content: str, text: str) -> bool:
