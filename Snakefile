@@ -23,7 +23,8 @@ os.environ.update(PYTHONPATH=os.pathsep.join([SOURCE, *filter(None, theirs)]))
 import feature_lineage
 
 LIBRARY = os.path.realpath(feature_lineage.__path__[0])
-if LIBRARY != os.path.realpath(os.path.join(SOURCE, "feature_lineage")):
+OWN = os.path.join(SOURCE, "feature_lineage")
+if os.path.isdir(OWN) and LIBRARY != os.path.realpath(OWN):
     raise WorkflowError(
         f"{CHECKOUT}: Python has imported {LIBRARY} before; the modules of a workflow must be of one checkout of Feature Lineage"
     )

@@ -199,7 +199,7 @@ def timed(work: Callable[[], object]) -> float:
 def chain(part: Part, folder: Path) -> None:
     """The steps that follow one another in a study, as the workflow runs them; two jobs at once; a large model."""
     steps = 12 if TINY else 500
-    starts = "import sys, torch, feature_lineage.autoencoder_training; torch.zeros(1, device=sys.argv[1])"
+    starts = "import sys, torch, feature_lineage.autoencoders.training; torch.zeros(1, device=sys.argv[1])"
     command = [sys.executable, "-c", starts, part.place.type]
     part.record("start of a process", timed(lambda: subprocess.run(command, check=True)), "s", key="process")
     words = tokenizer(folder)

@@ -8,7 +8,6 @@ from feature_lineage.errors import InputError
 from feature_lineage.features import activations as feature_activations
 from feature_lineage.features.activations import activation_blocks
 from feature_lineage.features.collect import ACTIVATIONS
-from feature_lineage.meaning import main_token as feature_tokens
 from feature_lineage.meaning.main_token import TOKENS, token_masses
 from feature_lineage.store.formats import write_table
 
@@ -46,8 +45,8 @@ def test_blocks_are_the_sample_in_order(tmp_path, monkeypatch, block, silent):
 def test_blocks_do_not_depend_on_how_the_file_was_written(tmp_path, monkeypatch):
     dense = sparse_activations(1)
     path = write_activations(tmp_path / "a.parquet", dense)
-    reading = feature_tokens.read_batches
-    monkeypatch.setattr(feature_tokens, "read_batches", lambda path, columns, rows: reading(path, columns, 5))
+    reading = feature_activations.read_batches
+    monkeypatch.setattr(feature_activations, "read_batches", lambda path, columns, rows: reading(path, columns, 5))
     monkeypatch.setattr(feature_activations, "BLOCK", 64)
     np.testing.assert_array_equal(np.concatenate([p.toarray() for _, p in activation_blocks(path, 300)]), dense)
 

@@ -253,16 +253,6 @@ def test_what_stands_beside_a_module_counts_byte_for_byte(package, suffix):
     assert len({plain, one, hashed()}) == 3
 
 
-def test_prompts_of_a_module_count_byte_for_byte(package):
-    folder, hashed = package
-    found = {hashed()}
-    (folder / "prompts").mkdir()
-    for name, text in (("unused_a", "none"), ("inner_a", "one"), ("inner_a", "one "), ("inner_b", "two")):
-        (folder / "prompts" / f"{name}.txt").write_text(text)
-        found.add(hashed())
-    assert len(found) == 4
-
-
 def test_files_that_a_module_takes_over_count_byte_for_byte(package):
     folder, hashed = package
     found = {hashed()}
@@ -275,8 +265,8 @@ def test_files_that_a_module_takes_over_count_byte_for_byte(package):
 
 def test_the_reports_library_is_among_them(project):
     script = project / "workflow" / "scripts" / "write_report.py"
-    report = next(path for path, _ in module.reached(script) if path.stem == "report")
-    assert list(report.parent.glob("report_files/*.js")), "under the name that is hashed"
+    page = next(path for path, _ in module.reached(script) if path.stem == "page")
+    assert list(page.parent.glob("page_files/*.js")), "under the name that is hashed"
 
 
 def test_modules_that_import_each_other_end(package):
@@ -296,11 +286,11 @@ def test_error_names_the_file_that_does_not_parse(package):
 @pytest.mark.parametrize(
     ("script", "reaches", "leaves"),
     [
-        ("train_autoencoder", {"autoencoder", "activations", "tokens"}, {"figures", "report", "flow", "merge"}),
-        ("draw_sankey", {"figures", "artifacts"}, {"autoencoder", "training", "tokens"}),
-        ("build_corpus", {"corpora", "artifacts"}, {"tokens", "training", "figures"}),
-        ("train_model", {"training", "tokens"}, {"training_step", "active_entries", "autoencoder"}),
-        ("interpret_features", {"interpretation", "endpoint"}, {"bootstrap", "training_step", "figures"}),
+        ("train_autoencoder", {"autoencoder", "hooks", "windows"}, {"figures", "page", "fates", "merge"}),
+        ("draw_sankey", {"figures", "formats"}, {"autoencoder", "training", "windows"}),
+        ("build_corpus", {"corpora", "formats"}, {"windows", "training", "figures"}),
+        ("train_model", {"training", "windows"}, {"step", "active_entries", "autoencoder"}),
+        ("interpret_features", {"prompts", "client"}, {"bootstrap", "step", "figures"}),
     ],
 )
 def test_the_projects_scripts_reach_what_they_use(project, script, reaches, leaves):

@@ -121,8 +121,9 @@ def write_report(
         write_script(data / "study.js", "study", study | names)
         _write_files(temporary / "figures", files, tracking)
         assets.mkdir()
+        names = {"page.css": "report.css", "page.js": "report.js", "LICENSE": "tabulator.LICENSE.txt"}
         for file in (HERE / "page.css", HERE / "page.js", *sorted(LIBRARY.iterdir())):
-            shutil.copyfile(file, assets / (file.name if file.name != "LICENSE" else "tabulator.LICENSE.txt"))
+            shutil.copyfile(file, assets / names.get(file.name, file.name))
         (assets / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
         (temporary / "index.html").write_text(page, encoding="utf-8")
         for part in PARTS:

@@ -32,9 +32,8 @@ from feature_lineage.report import export, figures
 from feature_lineage.report.page import write_report
 from feature_lineage.store import formats as artifacts
 from feature_lineage.study.loading import load_study
-from feature_lineage.text import corpora
+from feature_lineage.text import corpora, tokenizer
 from feature_lineage.text import shards as shards_module
-from feature_lineage.text import windows as tokens
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MEGABYTE = 1 << 20
@@ -122,7 +121,9 @@ def writers(results: Path):
         "corpus": lambda path: corpora.build_corpus(
             documents(), path / "train.parquet", path / "validation.parquet", {}, name="c", validation_share=0.2
         ),
-        "tokenizer": lambda path: tokens.save_tokenizer(tokens.load_tokenizer(model), path, {"note": "x" * 100_000}),
+        "tokenizer": lambda path: tokenizer.save_tokenizer(
+            tokenizer.load_tokenizer(model), path, {"note": "x" * 100_000}
+        ),
         "shards": lambda path: shards_module.encode_corpus(
             results / "corpora" / "code" / "train.parquet", results / "tokenizer", path, {}
         ),
