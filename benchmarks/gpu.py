@@ -73,8 +73,16 @@ def missing(requirements: tuple[str, ...] = NEEDED) -> list[str]:
 
 def imports() -> bool:
     """Whether what the parts use can be imported, whatever is missing."""
-    modules = "activations, autoencoder_training, controls, evaluation, features, logit_effects, merge, training"
-    command = [sys.executable, "-c", f"from feature_lineage import {modules}"]
+    modules = (
+        "autoencoders.training",
+        "controls.neurons",
+        "autoencoders.evaluation",
+        "features.collect",
+        "meaning.logit_effects",
+        "models.merge",
+    )
+    wanted = ", ".join(f"feature_lineage.{module}" for module in (*modules, "models.training"))
+    command = [sys.executable, "-c", f"import {wanted}"]
     return subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT / "src")}).returncode == 0
 
 
