@@ -61,13 +61,15 @@ def test_every_stream_of_the_project_is_one_of_these(project):
         for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
             name = ast.unparse(call.func)
             if name.endswith(("default_rng", "SeedSequence", "RandomState")):
-                found.setdefault(path.stem, set()).add(ast.unparse(call.args[0]).split("(")[0])
+                found.setdefault(f"{path.parent.name}/{path.stem}", set()).add(ast.unparse(call.args[0]).split("(")[0])
             if name.endswith("windows.draw"):
-                found.setdefault(path.stem, set()).add(ast.unparse(call.args[1]).split("(")[0])
-    planted = found.pop("planted")
+                found.setdefault(f"{path.parent.name}/{path.stem}", set()).add(ast.unparse(call.args[1]).split("(")[0])
+    planted = found.pop("feature_lineage/planted")
     assert {words[0] for words in planted} == {"["}
-    assert found.pop("tokens") == {"seed"} and found.pop("streams") == {"words"}
-    assert set(found) == {"training", "autoencoder_training", "samples", "controls", "bootstrap", "interpretation"}
+    assert found.pop("text/windows") == {"seed"} and found.pop("feature_lineage/streams") == {"words"}
+    assert set(found) == {
+        "models/training", "autoencoders/training", "text/sample", "controls/alignment_null", "flow/bootstrap", "explanations/excerpts"
+    }  # fmt: skip
     assert all(words == {"entropy"} for words in found.values()), found
 
 
