@@ -58,13 +58,14 @@ def test_a_rule_made_from_another_asks_for_what_that_one_asks():
 def reaches_a_device():
     """(module, function) of all functions of the library that ask for the device, or call one that does."""
     used = {}  # (module, function) -> the library's functions that it names
-    for path in LIBRARY.glob("*.py"):
+    for path in LIBRARY.rglob("*.py"):
         tree = ast.parse(path.read_text())
-        known = {node.name: (path.stem, node.name) for node in tree.body if hasattr(node, "name")} | imported(tree)
+        module = ".".join(path.relative_to(LIBRARY).with_suffix("").parts)
+        known = {node.name: (module, node.name) for node in tree.body if hasattr(node, "name")} | imported(tree)
         for node in tree.body:
             if hasattr(node, "name"):
                 names = {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
-                used[path.stem, node.name] = {known[name] for name in names & known.keys()}
+                used[module, node.name] = {known[name] for name in names & known.keys()}
     found = {("devices", "device")}
     assert found <= used.keys()
     while more := {one for one, names in used.items() if names & found} - found:
@@ -74,7 +75,7 @@ def reaches_a_device():
 
 def imported(tree):
     return {
-        alias.asname or alias.name: (node.module.rpartition(".")[2], alias.name)
+        alias.asname or alias.name: (node.module.removeprefix("feature_lineage."), alias.name)
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("feature_lineage.")
         for alias in node.names

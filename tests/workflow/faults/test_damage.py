@@ -118,6 +118,7 @@ KINDS = {
     "correlations/validation/base.seed0--coder.seed0.parquet": (read_table,),
     "correlations/validation/base.seed0--coder.seed0.part0.parquet": (parts,),
     "flows/bootstrap/validation/base.seed0--coder.seed0.parquet": (read_table,),
+    "flows/counts.parquet": (read_table,),
     "flows/edges.parquet": (read_table,),
     "flows/features.parquet": (read_table, flow),
     "flows/lineages.parquet": (read_table, flow),
