@@ -418,6 +418,7 @@ def forms(key):
 @pytest.fixture
 def told(tmp_path, monkeypatch):
     """A function that asks a scripted endpoint one question; what anybody can read of it afterwards, errors included."""
+    monkeypatch.setattr(endpoint_module, "FIRST_WAIT", 0.0)
 
     def ask(script, key=KEY, **changes):
         monkeypatch.setenv(KEY_ENV, key)

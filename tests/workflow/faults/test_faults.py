@@ -43,7 +43,11 @@ def test_missing_empty_and_truncated_documents_are_named_and_once_mended_the_run
     place = bare.copy(tmp_path / "place")
     data = place.root / "data"
     lines = "".join(f'{{"text": "{text}"}}\n' for text in TEXTS).encode()
-    whole = {"packed.jsonl.gz": gzip.compress(lines), "lines.jsonl": lines, "code.py.gz": gzip.compress(lines)}
+    whole = {
+        "packed.jsonl.gz": gzip.compress(lines),
+        "lines.jsonl": lines,
+        "code.py.gz": gzip.compress("\n".join(TEXTS).encode()),
+    }
     for name, content in whole.items():
         (data / name).write_bytes(content)
     pq.write_table(pa.table({"text": TEXTS}), data / "table.parquet")
