@@ -1,7 +1,7 @@
 """A sparse autoencoder as it is saved and used: f = activation((x - b_dec) W_enc + b_enc), x̂ = f W_dec + b_dec.
 
 The form is SAELens's, so that it loads there too. All that precedes the encoder's matrix in training (paper, equation (1)) is
-linear and folded into these weights (`variants.export`): whoever loads them needs to know nothing else.
+linear and folded into these weights (`variants.export`): a reader of the weights needs to know nothing else.
 """
 
 from __future__ import annotations

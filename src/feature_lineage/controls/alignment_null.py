@@ -83,7 +83,7 @@ def alignment_null(
 
     Args:
         a: activations of the parent's features.
-        b: activations of the child's, which are shifted; the best matches of both sides are taken anew.
+        b: activations of the child's, which are shifted; both sides are matched again.
         corpus: number of each window's corpus, [windows].
         document: number of each token's document in its corpus, [windows, length].
         shares: offsets, see `shifted_tokens`.

@@ -28,7 +28,7 @@ class Reply(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a reply was read as, or None and the reason; and what was billed for the question, whoever asked it first."""
+    """What a reply was read as, or None and the reason; and what was billed for the question when it was first asked."""
 
     value: Any
     reason: str | None
