@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -28,7 +29,10 @@ BASE = "results/tiny/interpretations/base/seed0.parquet"
 
 def told(body, number):
     """An endpoint that quotes the key and tells the reader's browser, shell and template engine what to do."""
-    user = body["messages"][1]["content"]
+    system, user = (message["content"] for message in body["messages"])
+    if "one line for each numbered token" in system:  # an endpoint of which no simulation can be read ends the job
+        numbered = re.findall(r"^(\d+)\t", user, re.MULTILINE)
+        return completion("\n".join(f"{token}\t{int(token) % 7}" for token in numbered))
     if "What does the feature respond to?" in user:
         return completion(
             f"{TAG} {ATTACKS[number % len(ATTACKS)]} {SHELL[number % len(SHELL)]} {FORMS[number % len(FORMS)]} {number}"
