@@ -1,4 +1,4 @@
-"""Pictures of a study's report for the README: `python benchmarks/screenshots.py results/demo [docs/images]`."""
+"""Pictures of a study's report for the README and the docs: `python benchmarks/screenshots.py results/demo [docs/images]`."""
 
 from __future__ import annotations
 

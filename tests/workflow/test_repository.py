@@ -120,3 +120,52 @@ def test_every_test_that_the_docs_name_exists():
         if not (CHECKOUT / file).exists() or (test and f"def {test}(" not in (CHECKOUT / file).read_text())
     }
     assert not missing, missing
+
+
+BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+PAGES = [CHECKOUT / "README.md", CHECKOUT / "CHANGELOG.md", CHECKOUT / "config" / "README.md"]
+PAGES += sorted((CHECKOUT / "docs").glob("*.md"))
+
+
+def links_of(page):
+    """Where a page's links and pictures lead in this repository: (path, anchor). Code blocks and code spans hold none."""
+    prose = re.sub(r"`[^`\n]*`", "``", BLOCK.sub("", page.read_text()))
+    found = re.findall(r"\]\(\s*([^)\s]+)", prose)
+    return [target.partition("#")[::2] for target in found if not re.match(r"[a-z]+:", target)]
+
+
+def anchors_of(page):
+    """Anchors of a page's headings, as GitHub makes them: lower case, spaces to hyphens, other punctuation gone."""
+    seen, anchors = {}, set()
+    for title in re.findall(r"^#{1,6} +(.+)$", BLOCK.sub("", page.read_text()), re.MULTILINE):
+        anchor = re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-")
+        again = seen[anchor] = seen.get(anchor, -1) + 1
+        anchors.add(f"{anchor}-{again}" if again else anchor)
+    return anchors
+
+
+def test_the_readme_is_short():
+    assert len((CHECKOUT / "README.md").read_text().splitlines()) <= 120
+
+
+def test_every_page_of_the_docs_is_linked_from_the_readme():
+    linked = {CHECKOUT / path for path, _ in links_of(CHECKOUT / "README.md")}
+    missing = {str(page) for page in PAGES[1:] if page not in linked}
+    assert not missing, missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
+def test_every_link_of_a_page_leads_to_a_file_and_a_heading(page):
+    broken = []
+    for path, anchor in links_of(page):
+        target = (page.parent / path).resolve() if path else page
+        if not target.is_relative_to(CHECKOUT.resolve()) or not target.exists():
+            broken.append(f"{path}: no such file")
+        elif anchor and anchor not in anchors_of(target):
+            broken.append(f"{path}#{anchor}: no such heading")
+    assert not broken, broken
+
+
+def test_links_are_found():
+    assert len(links_of(CHECKOUT / "README.md")) >= 12
+    assert len(links_of(CHECKOUT / "config" / "README.md")) >= 12
