@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import planted
 import plotly.graph_objects as go
 import torch
 from images import IMAGES, write_image
 from plotly.subplots import make_subplots
 from scipy import sparse
 
-from feature_lineage import planted
 from feature_lineage.features.activations import Activations
 from feature_lineage.report.figures import COLOURS
 
@@ -54,10 +54,9 @@ def pair(
             l0 = family.codes.nnz / (trained + JUDGED)
             autoencoders.append(
                 planted.train(
-                    family, trained, BATCH, Path(folder) / f"{number}.safetensors", label=f"{name}, {number}",
-                    features=FEATURES, seed=2 * seed + number, lr=LR, variant=variant, l1=5e-3, l1_warmup_steps=steps // 20,
-                    l0=l0 if variant in ("l1", "jumprelu") else max(1, round(l0)), normalize=True, mean="elements",
-                    init="transpose", resample_steps=[steps * tenth // 10 for tenth in range(1, 7)], silent_steps=steps // 10,
+                    family, trained, BATCH, Path(folder) / f"{number}.safetensors",
+                    FEATURES, 2 * seed + number, lr=LR, variant=variant, l1=5e-3, l1_warmup_steps=steps // 20,
+                    l0=l0 if variant in ("l1", "jumprelu") else max(1, round(l0)), normalize=True, init="transpose",
                 )
             )  # fmt: skip
             active.append(l0)

@@ -5,6 +5,7 @@ import torch
 from feature_lineage.autoencoders import active_entries
 from feature_lineage.autoencoders import start as start_module
 from feature_lineage.autoencoders.autoencoder import SparseAutoencoder
+from feature_lineage.study.measures import Autoencoder
 
 N, M, TOKENS, K = 12, 40, 64, 5
 VARIANTS = ("l1", "topk", "batchtopk", "jumprelu")
@@ -28,7 +29,7 @@ def random_autoencoder(n=24, m=48, seed=0):
 def weights_of(x, variant="l1", normalize=False, mean="elements", init="kaiming", features=M):
     """A variant, its weights with biases and thresholds moved from where they start, and the centring."""
     kind = start_module.variant_of(variant, K)
-    weights, centring = start_module.start(kind, features, x, seed=1, normalize=normalize, mean=mean, init=init)
+    weights, centring = start_module.start(kind, features, x, Autoencoder(normalize=normalize, mean=mean, init=init), 1)
     random = torch.Generator().manual_seed(2)
     weights.encoder_bias += torch.randn(features, generator=random) * 0.3
     weights.decoder_bias += torch.randn(x.shape[1], generator=random) * 0.3

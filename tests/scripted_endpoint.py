@@ -131,6 +131,6 @@ def ask_many(url, path, count, **changes):
     ledger = Ledger(path)
     endpoint = Endpoint(service(url, **changes), ledger)
     try:
-        return endpoint.map(lambda number: endpoint.ask(question(number), read_number), range(count), "asking")
+        return endpoint.map(lambda number: endpoint.ask(question(number), read_number), range(count))
     finally:
         ledger.close()

@@ -5,16 +5,19 @@ import random
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from autoencoders import TOKENS, VARIANTS, M, reference, sample, weights_of
+from trainings import train_autoencoder, train_on_model
 
 from feature_lineage.autoencoders import resample, resume, variants
 from feature_lineage.autoencoders import start as start_module
 from feature_lineage.autoencoders import training as at
 from feature_lineage.errors import InputError, Stopped
+from feature_lineage.study.measures import Autoencoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -26,24 +29,26 @@ def test_the_decoder_bias_starts_at_the_geometric_median():
     summed = lambda point: (x.double() - point).norm(dim=1).sum()  # noqa: E731
     around = [found + 0.01 * torch.tensor([np.cos(a), np.sin(a)]) for a in np.linspace(0, 6.28, 16)]
     assert all(summed(found) < summed(point) for point in around)
-    weights, _ = start_module.start(variants.l1(), 4, x, seed=0, normalize=False, mean="elements", init="kaiming")
+    weights, _ = start_module.start(variants.l1(), 4, x, Autoencoder(), 0)
     torch.testing.assert_close(weights.decoder_bias, found.float())
 
 
 def test_start_is_kaiming_uniform_untied_and_seeded():
     x = sample(n=100)
-    weights, _ = start_module.start(variants.l1(), 500, x, seed=3, normalize=False, mean="elements", init="kaiming")
+    weights, _ = start_module.start(variants.l1(), 500, x, Autoencoder(), 3)
     bound = 1 / 10  # Kaiming-uniform with a = √5: 1 / √n
     assert weights.encoder.abs().max() <= bound
     assert weights.encoder.abs().max() > 0.99 * bound
     assert weights.encoder.std() == pytest.approx(bound / 3**0.5, rel=0.02)
     torch.testing.assert_close(weights.decoder.norm(dim=1), torch.ones(500))
-    again, _ = start_module.start(variants.l1(), 500, x, seed=3, normalize=False, mean="elements", init="kaiming")
-    other, _ = start_module.start(variants.l1(), 500, x, seed=4, normalize=False, mean="elements", init="kaiming")
+    again, _ = start_module.start(variants.l1(), 500, x, Autoencoder(), 3)
+    other, _ = start_module.start(variants.l1(), 500, x, Autoencoder(), 4)
     assert torch.equal(weights.encoder, again.encoder)
     assert not torch.equal(weights.encoder, other.encoder)
     assert not torch.allclose(weights.encoder / weights.encoder.norm(dim=1, keepdim=True), weights.decoder)
-    tied, _ = start_module.start(variants.l1(), 500, x, seed=3, normalize=False, mean="elements", init="transpose")
+    tied, _ = start_module.start(
+        variants.l1(), 500, x, Autoencoder(normalize=False, mean="elements", init="transpose"), 3
+    )
     assert torch.equal(tied.encoder, tied.decoder)
 
 
@@ -69,14 +74,14 @@ def test_draws_are_distinct_and_as_many_as_asked():
 def trained(steps=12, tmp=None, **changes):
     x = sample(TOKENS * steps, seed=5)
     options = {
-        "label": "test", "steps": steps, "tokens_per_step": TOKENS, "features": M, "seed": 0, "lr": 1e-2, "l1": 0.01,
+        "steps": steps, "tokens_per_step": TOKENS, "features": M, "seed": 0, "lr": 1e-2, "l1": 0.01,
         "l1_warmup_steps": 4, "normalize": True, "mean": "elements", "init": "kaiming", "resample_steps": [6],
         "silent_steps": 3, "checkpoint_seconds": 0.0,
     } | changes  # fmt: skip
     batches = options.pop("batches", lambda step: iter(x.split(TOKENS)[step:]))
     pool = options.pop("pool", lambda step: [sample(100, seed=step)])
     first = options.pop("sample", x[:TOKENS])
-    return at.train_autoencoder(batches, pool, first, tmp / "checkpoint.safetensors", **options)
+    return train_autoencoder(batches, pool, first, tmp / "checkpoint.safetensors", **options)
 
 
 def test_training_keeps_unit_norm_and_lowers_the_loss(tmp_path):
@@ -407,12 +412,11 @@ OPTIONS = {
 
 
 def test_an_autoencoder_of_a_model_resumes_to_the_same_weights(token_directories, bridge, tmp_path, monkeypatch):
-    run = lambda name: at.train_on_model(  # noqa: E731
+    run = lambda name: train_on_model(  # noqa: E731
         bridge,
         token_directories,
         token_directories,
         tmp_path / name,
-        label="test",
         seed=0,
         checkpoint_seconds=0.0,
         **OPTIONS,
@@ -447,12 +451,11 @@ def test_an_autoencoder_of_a_model_resumes_to_the_same_weights(token_directories
 
 def test_more_tokens_than_there_are_is_an_error(token_directories, bridge, tmp_path):
     with pytest.raises(InputError, match=r"smaller than asked.*autoencoder\.tokens"):
-        at.train_on_model(
+        train_on_model(
             bridge,
             token_directories,
             token_directories,
             tmp_path / "c",
-            label="test",
             seed=0,
             **OPTIONS | {"tokens": 10**7},
         )
@@ -462,9 +465,7 @@ def test_a_diverging_batch_is_named_by_its_tokens(token_directories, bridge, tmp
     with pytest.raises(
         InputError, match=r"on batch \d+, 10 blocks of 8 tokens, the first at token [\d,]+ of .*tokens/(ast|wrap)"
     ):
-        at.train_on_model(
-            bridge, token_directories, token_directories, tmp_path / "c", label="test", seed=0, **OPTIONS | {"lr": 1e6}
-        )
+        train_on_model(bridge, token_directories, token_directories, tmp_path / "c", seed=0, **OPTIONS | {"lr": 1e6})
 
 
 PAPER_SHAPE = """
@@ -473,13 +474,13 @@ import sys
 
 import torch
 
-from feature_lineage.autoencoders.training import train_autoencoder
+from trainings import train_autoencoder
 
 torch.set_num_threads(2)
 random = torch.Generator().manual_seed(0)
 x = torch.randn(3072, 1024, generator=random)
 _, curve = train_autoencoder(
-    lambda step: iter([x] * 3), lambda step: [x], x, sys.argv[1], label="paper's shape", steps=3, tokens_per_step=3072,
+    lambda step: iter([x] * 3), lambda step: [x], x, sys.argv[1], steps=3, tokens_per_step=3072,
     features=16_384, seed=0, lr=1e-4, l1=3e-4, l1_warmup_steps=0, normalize=False, mean="elements", init="kaiming",
     resample_steps=[2], silent_steps=1, checkpoint_seconds=0.0,
 )
@@ -490,7 +491,11 @@ print(curve["l0"].to_pylist()[0], resource.getrusage(resource.RUSAGE_SELF).ru_ma
 def test_the_papers_shape_trains_within_three_gib(tmp_path):
     """1,024 to 16,384, 3,072 tokens a step, in the dense phase, with resampling and a checkpoint: where most is held."""
     done = subprocess.run(
-        [sys.executable, "-c", PAPER_SHAPE, str(tmp_path / "c")], capture_output=True, text=True, check=True
+        [sys.executable, "-c", PAPER_SHAPE, str(tmp_path / "c")],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     l0, peak = map(float, done.stdout.split())
     assert l0 > 4000

@@ -13,16 +13,15 @@ import torch
 import zstandard
 from autoencoders import random_autoencoder
 from safetensors.torch import load_file, save_file
+from trainings import train_model, train_on_model
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
 from feature_lineage.autoencoders.autoencoder import load_autoencoder, save_autoencoder
-from feature_lineage.autoencoders.training import train_on_model
 from feature_lineage.errors import InputError
 from feature_lineage.features.collect import feature_batches
 from feature_lineage.models.checkpoint import build_model, evaluate_model, import_model, published_model, save_model
 from feature_lineage.models.hooks import activations, load_hooked
 from feature_lineage.models.merge import angles
-from feature_lineage.models.training import train_model
 from feature_lineage.store.formats import write_json, write_tensors
 from feature_lineage.text.corpora import build_corpus
 from feature_lineage.text.files import Document
@@ -304,7 +303,7 @@ TENSORS = {
 def test_checkpoint_whose_tensors_cannot_be_used(tmp_path, checkpoint, fault):
     change, said = TENSORS[fault]
     folder = with_tensors(checkpoint, tmp_path / "altered", change)
-    refused(lambda: published_model(folder), f"model {folder}: ", "run Snakemake again", *said)
+    refused(lambda: published_model(folder), f"model {folder}: ", "delete it", *said)
 
 
 CONFIGS = {
@@ -394,7 +393,7 @@ def test_windows_longer_than_the_model_reads(short, tmp_path, write_tokens):
         "weight_decay": 0.0,
         "warmup_steps": 0,
     }
-    options |= {"evaluations": 1, "evaluation_tokens": 100, "label": "m", "seed": 0, "balance": False}
+    options |= {"evaluations": 1, "evaluation_tokens": 100, "seed": 0, "balance": False}
     refused(
         lambda: train_model(published_model(short), directory, directory, tmp_path / "checkpoints", **options),
         *said,
@@ -437,13 +436,12 @@ def test_training_that_diverges_says_so(tiny_model, tmp_path, write_tokens):
         "warmup_steps": 0,
         "evaluations": 1,
         "evaluation_tokens": 100,
-        "label": "m",
         "seed": 0,
         "balance": False,
     }
     refused(
         lambda: train_model(tiny_model(), directory, directory, tmp_path / "checkpoints", **options),
-        "m: training has diverged",
+        "training has diverged",
         "models.m.training.lr",
     )
 
@@ -524,7 +522,7 @@ AUTOENCODERS = {
 def test_autoencoder_that_cannot_be_used(tmp_path, fault):
     change, said = AUTOENCODERS[fault]
     folder = saved(tmp_path / "sae", **change)
-    refused(lambda: load_autoencoder(folder), str(folder), "run Snakemake again", *said)
+    refused(lambda: load_autoencoder(folder), str(folder), "delete", *said)
 
 
 def test_autoencoder_of_another_width(checkpoint, tmp_path):
@@ -541,7 +539,7 @@ def test_more_active_features_than_there_are_and_a_parent_of_another_width(check
     bridge = load_hooked(checkpoint, HOOK)
     options = {"hook": HOOK, "expansion": 2, "tokens": 400, "context": 8, "batch": 4, "lr": 1e-3, "l1": 1e-3}
     options |= {"l1_warmup_steps": 0, "normalize": False, "mean": "elements"}
-    options |= {"resampling": {"at": [], "silent": 0.1, "pool_tokens": 100}, "label": "m", "seed": 0}
+    options |= {"resampling": {"at": [], "silent": 0.1, "pool_tokens": 100}, "seed": 0}
     faults = [
         ({"variant": "topk", "l0": 1000.0, "init": "kaiming", "parent": None}, ["autoencoder.l0", "1000", "64"]),
         (

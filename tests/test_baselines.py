@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 import torch
 from autoencoders import random_autoencoder
+from trainings import train_on_model
 
 from feature_lineage.autoencoders.evaluation import evaluate_autoencoder
-from feature_lineage.autoencoders.training import train_on_model
 from feature_lineage.controls import baselines
 from feature_lineage.controls.baselines import Merged, merge_rows, persistence, relative_distance, transfer_row
 from feature_lineage.flow.correlation import CORRELATIONS
@@ -118,7 +118,7 @@ def test_features_that_persist_under_another_number_have_not_kept_theirs():
 def test_an_autoencoder_started_from_another_and_hardly_trained_keeps_all_numbers(bridge, token_directories, tmp_path):
     parent = random_autoencoder()
     started, _ = train_on_model(
-        bridge, token_directories, token_directories, tmp_path / "checkpoint", label="test", seed=0, hook=HOOK,
+        bridge, token_directories, token_directories, tmp_path / "checkpoint", seed=0, hook=HOOK,
         expansion=2, tokens=640, context=8, batch=8, lr=1e-12, l1=1e-3, l1_warmup_steps=0, normalize=True, mean="data",
         init="parent", parent=parent, resampling={"at": [], "silent": 0.5, "pool_tokens": 64},
     )  # fmt: skip

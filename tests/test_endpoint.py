@@ -79,7 +79,7 @@ def test_more_questions_and_another_order_ask_only_what_is_new(path):
 def test_one_question_asked_by_several_at_once_is_paid_once(path):
     with serve(lambda body, number: echo(body, number) | {"wait": 0.05}) as server:
         endpoint = Endpoint(service(server.url), Ledger(path))
-        answers = endpoint.map(lambda _: endpoint.ask(question(7), read_number), range(8), "asking")
+        answers = endpoint.map(lambda _: endpoint.ask(question(7), read_number), range(8))
     assert {answer.value for answer in answers} == {7} and len(server.bodies) == 1
 
 
@@ -709,9 +709,7 @@ def test_the_server_of_transformers_is_understood(path, tiny_model, tokenizer_di
                 time.sleep(0.1)
             place = service(f"http://127.0.0.1:{port}/v1", model=str(folder), timeout=60.0, parallel=1)
             endpoint = Endpoint(place, Ledger(path))
-            (answer,) = endpoint.map(
-                lambda n: endpoint.ask(question(n, limit=8), lambda reply: reply.text), [1], "asking"
-            )
+            (answer,) = endpoint.map(lambda n: endpoint.ask(question(n, limit=8), lambda reply: reply.text), [1])
         finally:
             server.kill()
             server.wait()

@@ -15,6 +15,7 @@ import pytest
 import torch
 from autoencoders import VARIANTS, sample, weights_of
 from pretended_gpu import OnGpu, held, in_this_thread, pretended_gpu, without_kernel
+from trainings import train_autoencoder, train_on_model
 
 from feature_lineage import devices
 from feature_lineage.autoencoders import active_entries, resample
@@ -74,13 +75,13 @@ class Study:
 
 def train(study, bridges, variant):
     """Stopped in the middle and gone on with; weights and curve."""
-    options = TRAINING | {"variant": variant, "label": variant}
+    options = TRAINING | {"variant": variant}
     checkpoint = study.folder / f"{device().type}-{variant}.safetensors"
     answers = iter([False] * 30 + [True] * 2)
     arguments = bridges[0], study.train, study.held_out, checkpoint
     with pytest.raises(Stopped):
-        autoencoder_training.train_on_model(*arguments, stop=lambda: next(answers), **options)
-    autoencoder, curve = autoencoder_training.train_on_model(*arguments, **options)
+        train_on_model(*arguments, stop=lambda: next(answers), **options)
+    autoencoder, curve = train_on_model(*arguments, **options)
     save_autoencoder(autoencoder, study.folder / f"{device().type}-{variant}", HOOK, CONTEXT, {})
     return autoencoder.tensors() | {name: curve[name].to_numpy() for name in ("loss", "l0", "dead_share")}
 
@@ -114,7 +115,7 @@ def weigh_logits(study, bridges):
 
 def sweep_merge(study, bridges):
     first, second = (study.model(path).to(device()) for path in study.paths)
-    table = sweep(first, second, "slerp", 3, study.held_out, block=CONTEXT, evaluation_tokens=200, label="sweep")
+    table = sweep(first, second, "slerp", 3, study.held_out, block=CONTEXT, evaluation_tokens=200)
     return {name: table[name].to_numpy() for name in ("loss", "accuracy")}
 
 
@@ -347,9 +348,9 @@ KERNELS = {
 def run_steps(count, variant, folder):
     """Train on activations that are there already."""
     x = torch.randn(96 * (count + 1), 32, generator=torch.Generator().manual_seed(0)).to(device())
-    autoencoder_training.train_autoencoder(
+    train_autoencoder(
         lambda step: iter(x[96:].split(96)[step:]), lambda step: [], x[:96], folder / f"{variant}{count}.safetensors",
-        label="steps", steps=count, tokens_per_step=96, features=128, seed=0, lr=1e-3, variant=variant, l0=4, l1=1e-2,
+        steps=count, tokens_per_step=96, features=128, seed=0, lr=1e-3, variant=variant, l0=4, l1=1e-2,
         l1_warmup_steps=0, normalize=True, mean="elements", init="transpose", resample_steps=[], silent_steps=4,
     )  # fmt: skip
 

@@ -513,7 +513,7 @@ def test_what_two_equal_features_ask_is_charged_to_the_first(gathered):
         return Answer(guess, None, 10, 1, 1e-3)  # as the ledger has it, however often it is asked
 
     twins = [CHOSEN[4], CHOSEN[4]._replace(feature=77)]
-    rows = interpretation.interpret(twins, [one, one], TEXTS, "m", ask, lambda f, items, _: list(map(f, items)))
+    rows = interpretation.interpret(twins, [one, one], TEXTS, "m", ask, lambda f, items: list(map(f, items)))
     assert rows[1]["cost_usd"] == 0 and sum(row["cost_usd"] for row in rows) == pytest.approx(len(asked) * 1e-3)
 
 
@@ -539,7 +539,7 @@ def test_detection_and_explanation_call_the_same_activations_active(sample, gath
     scores, reason = interpretation._detect("x", one, TEXTS, ask)
     assert scores == {"detection": 1.0} and reason is None and set(asked[0]) == {True, False}
     silent = one._replace(explain=one.explain._replace(activations=one.explain.activations * 1e-3))
-    (row,) = interpretation.interpret([CHOSEN[4]], [silent], TEXTS, "m", ask, lambda f, items, _: list(map(f, items)))
+    (row,) = interpretation.interpret([CHOSEN[4]], [silent], TEXTS, "m", ask, lambda f, items: list(map(f, items)))
     assert "explanation: never active in the excerpts to be explained" in row["reason"] and len(asked) == 1
 
 

@@ -1,11 +1,11 @@
 """The flow finds what is planted: precision and recall of "persisting" where the truth is known, and none where nothing is shared."""
 
 import numpy as np
+import planted
 import pytest
 import torch
 from scipy import sparse
 
-from feature_lineage import planted
 from feature_lineage.autoencoders.autoencoder import SparseAutoencoder
 from feature_lineage.features.activations import Activations
 
@@ -134,10 +134,9 @@ def train(tmp_path_factory):
     def run(families, steps=STEPS):
         for seed, family in enumerate(families):
             yield planted.train(
-                family, BATCH * steps, BATCH, tmp_path_factory.mktemp("sae") / "checkpoint.safetensors", label="planted",
-                features=FEATURES, seed=seed, lr=2e-2, variant="jumprelu", l0=family.codes.nnz / family.codes.shape[0],
-                l1=5e-3, l1_warmup_steps=30, normalize=True, mean="elements", init="transpose",
-                resample_steps=[steps * tenth // 10 for tenth in range(1, 7)], silent_steps=steps // 10,
+                family, BATCH * steps, BATCH, tmp_path_factory.mktemp("sae") / "checkpoint.safetensors",
+                FEATURES, seed, lr=2e-2, variant="jumprelu", l0=family.codes.nnz / family.codes.shape[0],
+                l1=5e-3, l1_warmup_steps=30, normalize=True, init="transpose",
             )  # fmt: skip
 
     return lambda families, **options: tuple(run(families, **options))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from trainings import train_on_model
 
 from feature_lineage.autoencoders import training as at
 from feature_lineage.autoencoders.resampling import resampling_steps
@@ -36,11 +37,11 @@ def train(token_directories, bridge, path, monkeypatch, tokens, **changes):
     """Train on a model with the first five features dead from the start; the dead features of each step, each time they were
     looked for, those that `training_step` was told of, and the curve."""
     seen, given = {}, []
-    dead_features = at._dead
+    dead_features = at._Training._dead
 
-    def dead(run, silent_steps):
-        found = dead_features(run, silent_steps)
-        seen.setdefault(run.step, []).append(set(found.tolist()))
+    def dead(training):
+        found = dead_features(training)
+        seen.setdefault(training.state.step, []).append(set(found.tolist()))
         return found
 
     def step(kind, weights, centring, adam, x, cost, dead, *rest):
@@ -49,10 +50,10 @@ def train(token_directories, bridge, path, monkeypatch, tokens, **changes):
         given.append(None if dead is None else set(dead.tolist()))
         return training_step(kind, weights, centring, adam, x, cost, dead, *rest)
 
-    monkeypatch.setattr(at, "_dead", dead)
+    monkeypatch.setattr(at._Training, "_dead", dead)
     monkeypatch.setattr(at, "training_step", step)
-    options = OPTIONS | {"variant": "l1", "tokens": tokens, "label": "test", "seed": 0} | changes
-    _, curve = at.train_on_model(bridge, token_directories, token_directories, path / "c", **options)
+    options = OPTIONS | {"variant": "l1", "tokens": tokens, "seed": 0} | changes
+    _, curve = train_on_model(bridge, token_directories, token_directories, path / "c", **options)
     return seen, given, curve.to_pandas()
 
 

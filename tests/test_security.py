@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from scripted_endpoint import KEY, KEY_ENV, ask_many, completion, echo, question, read_number, serve, service, status
+from trainings import train_model
 
 from feature_lineage.errors import InputError
 from feature_lineage.explanations import client as endpoint_module
@@ -209,12 +210,12 @@ def test_a_pickle_in_a_checkpoint_of_a_killed_training_does_not_run(
 ):
     import torch
 
-    from feature_lineage.models.training import last_checkpoint, train_model
+    from feature_lineage.models.training import last_checkpoint
 
     tokens = np.tile(np.arange(1, 11), 40)
     data = {split: {"c": write_tokens(tmp_path / split, tokens)} for split in ("train", "validation")}
     options = {
-        "label": "m", "seed": 0, "balance": False, "tokens": None, "epochs": 1, "block": 16, "batch": 8, "lr": 1e-3, "weight_decay": 0.0,
+        "seed": 0, "balance": False, "tokens": None, "epochs": 1, "block": 16, "batch": 8, "lr": 1e-3, "weight_decay": 0.0,
         "warmup_steps": 0, "evaluations": 2, "evaluation_tokens": 32,
     }  # fmt: skip
     folder = tmp_path / "checkpoints"

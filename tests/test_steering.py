@@ -5,10 +5,10 @@ from itertools import cycle, islice, product
 
 import pytest
 import torch
+from trainings import train_autoencoder
 
 from feature_lineage.autoencoders.resampling import resampling_steps
 from feature_lineage.autoencoders.steering import MOST, Steering
-from feature_lineage.autoencoders.training import train_autoencoder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -33,7 +33,7 @@ def ended(folder, batches, steps, lr, l0, variant="l1", l1=5.5e-3):
     at, silent = resampling_steps(steps, (0.2, 0.4, 0.6, 0.8), 0.1)
     found, _ = train_autoencoder(
         batches, lambda step: islice(batches(step), 20), torch.cat([*islice(batches(0), 8)]), folder / "checkpoint",
-        label="test", steps=steps, tokens_per_step=TOKENS, features=FEATURES, seed=0, lr=lr, variant=variant, l0=l0, l1=l1,
+        steps=steps, tokens_per_step=TOKENS, features=FEATURES, seed=0, lr=lr, variant=variant, l0=l0, l1=l1,
         l1_warmup_steps=steps // 6, normalize=True, mean="elements", init="transpose", resample_steps=at, silent_steps=silent,
     )  # fmt: skip
     x = torch.cat(batches(-1))

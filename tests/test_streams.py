@@ -54,7 +54,7 @@ def test_what_would_be_another_stream_is_refused(seed, stream, place):
 
 
 def test_every_stream_of_the_project_is_one_of_these(project):
-    """`planted`, which draws synthetic models and is part of no study, has its own; `Windows.draw` takes what it is given."""
+    """`Windows.draw` takes what it is given."""
     found = {}
     for path in [*(project / "src").rglob("*.py"), *(project / "workflow").rglob("*.py")]:
         tree = ast.parse(path.read_text())
@@ -64,8 +64,6 @@ def test_every_stream_of_the_project_is_one_of_these(project):
                 found.setdefault(f"{path.parent.name}/{path.stem}", set()).add(ast.unparse(call.args[0]).split("(")[0])
             if name.endswith("windows.draw"):
                 found.setdefault(f"{path.parent.name}/{path.stem}", set()).add(ast.unparse(call.args[1]).split("(")[0])
-    planted = found.pop("feature_lineage/planted")
-    assert {words[0] for words in planted} == {"["}
     assert found.pop("text/windows") == {"seed"} and found.pop("feature_lineage/streams") == {"words"}
     assert set(found) == {
         "models/training", "autoencoders/training", "text/sample", "controls/alignment_null", "flow/bootstrap", "explanations/excerpts"

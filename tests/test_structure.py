@@ -15,7 +15,7 @@ LAYERS = [
     {"features"},
     {"flow"},
     {"meaning"},
-    {"controls", "explanations", "planted"},
+    {"controls", "explanations"},
     {"report"},
 ]
 LONGEST = 400

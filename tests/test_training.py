@@ -5,11 +5,12 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from trainings import train_model
 
 from feature_lineage.errors import InputError, Stopped
 from feature_lineage.models import training
 from feature_lineage.models.checkpoint import evaluate_model
-from feature_lineage.models.training import CURVE, last_checkpoint, mark_whole, train_model
+from feature_lineage.models.training import CURVE, last_checkpoint, mark_whole
 from feature_lineage.text.windows import Windows
 
 BLOCK, BATCH = 16, 8
@@ -42,7 +43,7 @@ def train_in(data, tiny_model):
             "train": data["train"],
             "validation": data["validation"],
             "checkpoints": checkpoints,
-            "label": "lua",
+            "name": "lua",
             "seed": 0,
             "balance": False,
             "tokens": None,

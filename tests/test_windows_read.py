@@ -90,7 +90,7 @@ def test_a_model_is_evaluated_at_what_it_can_read(windows, name):
 
 def test_a_merge_is_measured_at_what_its_parents_can_read(windows):
     table = sweep(
-        gpt2(), gpt2(), "linear", 2, windows(64).directories, block=256, evaluation_tokens=640, label="m"
+        gpt2(), gpt2(), "linear", 2, windows(64).directories, block=256, evaluation_tokens=640
     )  # fmt: skip
     assert table["loss"].to_pylist() == pytest.approx(
         [evaluate_model(gpt2(), windows(64), windows(64).spread(0, 640))["loss"]] * 2

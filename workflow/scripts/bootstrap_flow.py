@@ -1,6 +1,5 @@
 """Count what persists along an edge in samples whose documents are drawn anew."""
 
-from pathlib import Path
 from typing import Any
 
 from feature_lineage.flow.bootstrap import REPLICATES, bootstrap, draw_documents, number_documents
@@ -21,7 +20,6 @@ def main(smk: Any) -> None:
             draw_documents(corpus, smk.params.replicates, smk.params.seed),
             smk.params.threshold,
             smk.params.min_active,
-            f"bootstrap {Path(smk.output.replicates).stem}",
         )
         write_table(smk.output.replicates, table, REPLICATES, provenance(smk.input, smk.params))
 

@@ -14,8 +14,7 @@ def main(smk: Any) -> None:
         sample = read_tensors(smk.input.sample)
         texts, special = token_texts(smk.input.tokenizer)
         classes = token_classes(sample["tokens"], sample["corpus"], texts, special)
-        label = f"categories {smk.wildcards.model} seed{smk.wildcards.seed}"
-        table = categorise(smk.input.activations, sample["tokens"], classes, len(texts), label)
+        table = categorise(smk.input.activations, sample["tokens"], classes, len(texts))
         write_table(smk.output.categories, table, CATEGORISED, provenance(smk.input, smk.params))
 
 

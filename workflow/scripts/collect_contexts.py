@@ -11,8 +11,7 @@ from feature_lineage.store.provenance import provenance
 def main(smk: Any) -> None:
     with job(smk.log[0]):
         shape = read_tensors(smk.input.sample)["tokens"].shape
-        label = f"contexts {smk.wildcards.model} seed{smk.wildcards.seed}"
-        table = top_contexts(smk.input.activations, shape, label)
+        table = top_contexts(smk.input.activations, shape)
         write_table(smk.output.contexts, table, CONTEXTS, provenance(smk.input, smk.params))
 
 

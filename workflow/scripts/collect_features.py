@@ -26,8 +26,7 @@ def main(smk: Any) -> None:
             "tokens": tokens.size,
             "features": len(autoencoder.b_enc),
         }
-        label = f"features {weights.parent.name} {weights.name}"
-        batches = feature_batches(bridge, smk.params.hook, autoencoder, tokens, label)
+        batches = feature_batches(bridge, smk.params.hook, autoencoder, tokens)
         write_table(smk.output.activations, statistics.counting(batches), ACTIVATIONS, record)
         write_table(smk.output.statistics, statistics.table(), STATISTICS, record)
 

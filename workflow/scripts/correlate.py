@@ -1,6 +1,5 @@
 """Correlate all features of two models over the sample."""
 
-from pathlib import Path
 from typing import Any
 
 from feature_lineage.features.activations import ActivationFile
@@ -13,11 +12,11 @@ from feature_lineage.store.provenance import provenance
 def main(smk: Any) -> None:
     with job(smk.log[0]):
         a, b = ActivationFile(smk.input.a), ActivationFile(smk.input.b)
-        params, label = smk.params, Path(smk.output.correlations).stem
+        params = smk.params
         if smk.input.parts:
-            table = merge_parts(a, b, smk.input.parts, params.floor, label, smk.threads, params.min_active)
+            table = merge_parts(a, b, smk.input.parts, params.floor, smk.threads, params.min_active)
         else:
-            table = correlate(a, b, params.floor, label, smk.threads, params.min_active)
+            table = correlate(a, b, params.floor, smk.threads, params.min_active)
         record = provenance({"a": smk.input.a, "b": smk.input.b}, smk.params)
         write_table(smk.output.correlations, table, CORRELATIONS, record)
 

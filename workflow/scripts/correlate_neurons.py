@@ -20,7 +20,7 @@ def main(smk: Any) -> None:
         bridges = [load_hooked(Path(files[0]).parent, smk.params.hook) for files in (smk.input.parent, smk.input.child)]
 
         pairs = paired_activations(bridges, smk.params.hook, tokens)
-        r = neuron_correlations(pairs, tokens.size, f"neurons {Path(smk.output.neurons).stem}")
+        r = neuron_correlations(pairs, tokens.size)
         rows = [smk.params.edge | row for row in neuron_rows(r, smk.params.threshold)]
         write_table(smk.output.neurons, pa.Table.from_pylist(rows, NEURONS), NEURONS, provenance(smk.input, smk.params))
 

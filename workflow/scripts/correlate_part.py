@@ -1,6 +1,5 @@
 """Sum the products of all pairs of features of two models over one range of the sample's tokens."""
 
-from pathlib import Path
 from typing import Any
 
 from feature_lineage.features.activations import ActivationFile
@@ -13,7 +12,7 @@ from feature_lineage.store.provenance import provenance
 def main(smk: Any) -> None:
     with job(smk.log[0]):
         a, b = ActivationFile(smk.input.a), ActivationFile(smk.input.b)
-        sums = correlate_part(a, b, smk.params.part, smk.params.parts, Path(smk.output.sums).stem, smk.threads)
+        sums = correlate_part(a, b, smk.params.part, smk.params.parts, smk.threads)
         write_table(smk.output.sums, sums, PARTIAL_SUMS, provenance(smk.input, smk.params))
 
 

@@ -23,7 +23,6 @@ def main(smk: Any) -> None:
             read_table(smk.input.correlations),
             string_numbers(read_tensors(smk.input.sample)["tokens"], tokenizer),
             smk.params.threshold,
-            label=f"as published {Path(smk.output.as_published).stem}",
         )
         table = pa.Table.from_pylist([smk.params.edge | row for row in rows], AS_PUBLISHED)
         write_table(smk.output.as_published, table, AS_PUBLISHED, provenance(smk.input, smk.params))

@@ -1,6 +1,5 @@
 """Correlate the features of an edge's two models with one side's activations shifted."""
 
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -23,7 +22,6 @@ def main(smk: Any) -> None:
             offsets(smk.params.seed),
             smk.params.threshold,
             smk.params.min_active,
-            f"shifted {Path(smk.output.null).stem}",
         )
         table = pa.Table.from_pylist([smk.params.edge | row for row in rows], NULL)
         write_table(smk.output.null, table, NULL, provenance(smk.input, smk.params))

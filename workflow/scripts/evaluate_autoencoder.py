@@ -26,7 +26,6 @@ def main(smk: Any) -> None:
             token_directories(smk.params.corpora, smk.input.validation),
             smk.params.context,
             smk.params.evaluation_tokens,
-            f"evaluation {Path(smk.log[0]).stem}",
         )
         if smk.params.judged:
             found["l0_target"] = smk.params.l0

@@ -35,7 +35,6 @@ def main(smk: Any) -> None:
             sample["tokens"],
             excerpts_module.sides(sample["corpus"], sample["document"], params.seed),
             params.seed,
-            f"excerpts {name}",
         )
         if params.language_model is None:
             rows = list(map(interpretation.baseline, chosen, evidence))

@@ -28,7 +28,6 @@ def main(smk: Any) -> None:
             token_directories(smk.params.corpora, smk.input.validation),
             block=smk.params.block,
             evaluation_tokens=smk.params.evaluation_tokens,
-            label=Path(smk.output.sweep).parent.name,
         )
         write_table(smk.output.sweep, table, SWEEP, provenance(smk.input, smk.params))
 

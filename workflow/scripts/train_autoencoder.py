@@ -7,12 +7,13 @@ from typing import Any
 import torch
 
 from feature_lineage.autoencoders.autoencoder import load_autoencoder, save_autoencoder
-from feature_lineage.autoencoders.training import CURVE, train_on_model
+from feature_lineage.autoencoders.training import CURVE, Watch, train_on_model
 from feature_lineage.devices import device
 from feature_lineage.jobs.job import job, stop_signal
 from feature_lineage.models.hooks import load_hooked
 from feature_lineage.store.formats import write_table
 from feature_lineage.store.provenance import checkpoint_folder, provenance
+from feature_lineage.study.measures import Autoencoder
 from feature_lineage.text.shards import token_directories
 
 
@@ -22,20 +23,19 @@ def main(smk: Any) -> None:
         record = provenance(smk.input, smk.params)
         output = Path(smk.output.weights).parent
         checkpoints = checkpoint_folder(output, record)
-        options = smk.params.autoencoder
+        options = Autoencoder(**smk.params.autoencoder)
         parent = smk.input.parent
         autoencoder, curve = train_on_model(
-            load_hooked(Path(smk.input.model[0]).parent, options["hook"]),
+            load_hooked(Path(smk.input.model[0]).parent, options.hook),
             token_directories(smk.params.corpora, smk.input.train),
             token_directories(smk.params.corpora, smk.input.validation),
             checkpoints / "autoencoder.safetensors",
-            label=f"autoencoder {output.parent.name} {output.name}",
-            seed=smk.params.seed,
-            parent=load_autoencoder(Path(parent[0]).parent, device()) if parent else None,
-            stop=stop,
-            **options,
+            options,
+            smk.params.seed,
+            load_autoencoder(Path(parent[0]).parent, device()) if parent else None,
+            Watch(stop=stop),
         )
-        save_autoencoder(autoencoder, output, options["hook"], options["context"], record)
+        save_autoencoder(autoencoder, output, options.hook, options.context, record)
         write_table(smk.output.curve, curve, CURVE, record)
         shutil.rmtree(checkpoints.parent, ignore_errors=True)
 

@@ -8,9 +8,10 @@ import torch
 
 from feature_lineage.jobs.job import job, stop_signal
 from feature_lineage.models.checkpoint import build_model, load_model, save_model
-from feature_lineage.models.training import CURVE, train_model
+from feature_lineage.models.training import CURVE, Data, train_model
 from feature_lineage.store.formats import write_table
 from feature_lineage.store.provenance import checkpoint_folder, provenance
+from feature_lineage.study.keys import Training
 from feature_lineage.text.shards import token_directories
 
 
@@ -26,15 +27,17 @@ def main(smk: Any) -> None:
         checkpoints = checkpoint_folder(output, record)
         curve = train_model(
             model,
-            token_directories(smk.params.train, smk.input.train),
-            token_directories(smk.params.validation, smk.input.validation),
+            Data(
+                token_directories(smk.params.train, smk.input.train),
+                token_directories(smk.params.validation, smk.input.validation),
+                balance=smk.params.balance == "tokens",
+                evaluation_tokens=smk.params.evaluation_tokens,
+            ),
             checkpoints,
-            label=output.name,
-            seed=smk.params.seed,
-            balance=smk.params.balance == "tokens",
-            evaluation_tokens=smk.params.evaluation_tokens,
-            stop=stop,
-            **smk.params.training,
+            Training(**smk.params.training),
+            output.name,
+            smk.params.seed,
+            stop,
         )
         save_model(model, tokenizer, output, record)
         write_table(smk.output.curve, curve, CURVE, record)

@@ -24,7 +24,6 @@ def main(smk: Any) -> None:
             smk.params.hook,
             load_autoencoder(Path(smk.input.weights).parent, place).W_dec,
             vocabulary_size(load_tokenizer(folder)),
-            label=f"logits {smk.wildcards.model} seed{smk.wildcards.seed}",
         )
         record = provenance(smk.input, smk.params)
         write_table(smk.output.effects, table, EFFECTS, record | {"not_measured": reason})

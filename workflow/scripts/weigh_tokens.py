@@ -11,8 +11,7 @@ from feature_lineage.store.provenance import provenance
 def main(smk: Any) -> None:
     with job(smk.log[0]):
         sample = read_tensors(smk.input.sample)
-        label = f"tokens {smk.wildcards.model} seed{smk.wildcards.seed}"
-        table = token_masses(smk.input.activations, sample["tokens"], sample["corpus"], smk.params.corpora, label)
+        table = token_masses(smk.input.activations, sample["tokens"], sample["corpus"], smk.params.corpora)
         write_table(smk.output.tokens, table, TOKENS, provenance(smk.input, smk.params))
 
 

@@ -49,7 +49,7 @@ class SparseAutoencoder:
         if x.shape[1] != (width := self.W_enc.shape[0]):
             raise InputError(
                 f"{self.source}: reads activations of {width} elements, the model's hook point gives {x.shape[1]}; it was trained "
-                "on another model or hook point, delete it and run Snakemake again"
+                "on another model or hook point, delete it"
             )
         pre = torch.addmm(self.b_enc, x - self.b_dec, self.W_enc)
         if self.threshold is not None:
@@ -116,24 +116,20 @@ def load_autoencoder(folder: str | Path, place: torch.device | str = "cpu") -> S
     for key, known in kinds.items():
         if (found := config.get(key, "nothing")) not in known:
             raise InputError(
-                f"{file}: {key} is {found}, only {' or '.join(map(str, known))} can be read here; delete both files and run "
-                "Snakemake again"
+                f"{file}: {key} is {found}, only {' or '.join(map(str, known))} can be read here; delete both files"
             )
     n, m, k = (config.get(key) for key in ("d_in", "d_sae", "k"))
     if (config["architecture"] == "topk") != (isinstance(k, int) and isinstance(m, int) and 0 < k <= m):
-        raise InputError(f"{file}: k is {k} of {m} features; delete both files and run Snakemake again")
+        raise InputError(f"{file}: k is {k} of {m} features; delete both files")
     expected: dict[str, tuple[int, ...]] = {"W_enc": (n, m), "b_enc": (m,), "W_dec": (m, n), "b_dec": (n,)}
     if config["architecture"] == "jumprelu":
         expected["threshold"] = (m,)
     if (found := {name: tensor.shape for name, tensor in tensors.items()}) != expected:
-        raise InputError(
-            f"{weights}: tensors of shapes {found} where cfg.json means {expected}; delete both and run Snakemake again"
-        )
+        raise InputError(f"{weights}: tensors of shapes {found} where cfg.json means {expected}; delete both")
     for name, tensor in tensors.items():
         if tensor.dtype != np.float32 or not np.isfinite(tensor).all():
             raise InputError(
-                f"{weights}: tensor {name} ({tensor.dtype}) holds NaN or infinity, or is not float32; delete both files and run "
-                "Snakemake again"
+                f"{weights}: tensor {name} ({tensor.dtype}) holds NaN or infinity, or is not float32; delete both files"
             )
     found = {name: torch.from_numpy(tensor).to(place) for name, tensor in tensors.items()}
     return SparseAutoencoder(**found, k=k, source=str(weights))

@@ -69,7 +69,6 @@ def evaluate_autoencoder(
     directories: Mapping[str, str | Path],
     context: int,
     tokens: int,
-    label: str,
 ) -> dict[str, Any]:
     """Evaluate an autoencoder on validation windows of its model's corpora; see `DEFINITIONS`.
 
@@ -80,7 +79,6 @@ def evaluate_autoencoder(
         directories: validation token directory by corpus.
         context: tokens of a window.
         tokens: of each corpus, all that it holds if they are fewer.
-        label: name in the progress bar.
     """
     windows = Windows(directories, context)
     chosen = [windows.spread(number, tokens) for number in range(len(windows.corpora))]
@@ -96,7 +94,7 @@ def evaluate_autoencoder(
         total.add(x, features, reconstruction)
         return reconstruction
 
-    with progress(sum(len(part) * context for part in chosen), "tok", label) as bar:
+    with progress(sum(len(part) * context for part in chosen), "tok") as bar:
         for corpus, part in zip(windows.corpora, chosen, strict=True):
             sums = {kind: torch.zeros((), dtype=torch.float64, device=place) for kind in ("clean", "spliced", "zero")}
             for first in range(0, len(part), batch):

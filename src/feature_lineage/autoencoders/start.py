@@ -8,6 +8,7 @@ from feature_lineage.autoencoders.autoencoder import SparseAutoencoder
 from feature_lineage.autoencoders.variants import Variant, batchtopk, jumprelu, l1, topk
 from feature_lineage.autoencoders.weights import Centring, Weights, unfold
 from feature_lineage.errors import InputError
+from feature_lineage.study.measures import Autoencoder
 
 
 def variant_of(name: str, l0: float | None) -> Variant:
@@ -34,11 +35,8 @@ def start(
     variant: Variant,
     m: int,
     sample: torch.Tensor,
-    *,
+    options: Autoencoder,
     seed: int,
-    normalize: bool,
-    mean: str,
-    init: str,
     parent: SparseAutoencoder | None = None,
 ) -> tuple[Weights, Centring]:
     """Weights and centring before the first step.
@@ -47,17 +45,17 @@ def start(
         variant: of autoencoder.
         m: features.
         sample: activations [tokens, n] that the scale, the mean over the data and the geometric median are taken from.
+        options: `normalize`, `mean` and `init` are read.
         seed: of the random weights.
-        normalize, mean, init: as in `measures.Autoencoder`.
         parent: the autoencoder to start from, if any: its features, biases and thresholds as they are.
 
     Raises:
         InputError: the parent's autoencoder has another shape.
     """
     n, place = sample.shape[1], sample.device
-    shift = sample.mean(0, dtype=torch.float64).float() if mean == "data" else torch.zeros(n, device=place)
-    scale = float((sample - shift).double().square().mean().rsqrt()) if normalize else 1.0
-    centring = Centring(scale, shift, elements=mean == "elements")
+    shift = sample.mean(0, dtype=torch.float64).float() if options.mean == "data" else torch.zeros(n, device=place)
+    scale = float((sample - shift).double().square().mean().rsqrt()) if options.normalize else 1.0
+    centring = Centring(scale, shift, elements=options.mean == "elements")
     threshold = torch.full((m,), variant.start, device=place)
     if parent is not None:
         if parent.W_dec.shape != (m, n):
@@ -71,7 +69,7 @@ def start(
     torch.nn.init.kaiming_uniform_(encoder, a=5**0.5, generator=random)
     torch.nn.init.kaiming_uniform_(decoder, a=5**0.5, generator=random)
     decoder /= decoder.norm(dim=1, keepdim=True)
-    if init != "kaiming":
+    if options.init != "kaiming":
         encoder = decoder.clone()
     bias = geometric_median(centring.target(sample))
     return Weights(encoder.to(place), torch.zeros(m, device=place), decoder.to(place), bias, threshold), centring

@@ -77,7 +77,6 @@ def alignment_null(
     shares: Sequence[float],
     threshold: float,
     min_active: int = 1,
-    label: str = "null",
 ) -> list[dict[str, Any]]:
     """Best matches when one side's activations are shifted against the other's: what the maximum over all candidates finds by chance.
 
@@ -89,7 +88,6 @@ def alignment_null(
         shares: offsets, see `shifted_tokens`.
         threshold: correlation above which two features count as the same.
         min_active: tokens on which a living feature fires.
-        label: name in the progress bar.
 
     Returns:
         Rows of `NULL`, edge and seed left out: for each offset and side the quantiles of the best r, the share of living features
@@ -98,10 +96,10 @@ def alignment_null(
     """
     rows = []
     alive = [moments(side).active >= min_active for side in (a, b)]  # a shift moves no feature below it
-    for number, offset in enumerate(shares, start=1):
+    for offset in shares:
         places = shifted_tokens(corpus, document.shape[1], offset)
         same = float((document.ravel() == document.ravel()[places]).mean())
-        table = correlate(a, Moved(b, places), threshold, f"{label} {number}/{len(shares)}", min_active=min_active)
+        table = correlate(a, Moved(b, places), threshold, min_active=min_active)
         pair = sides(table, *alive)
         for name, side in zip(SIDES, pair, strict=True):
             rows.append(

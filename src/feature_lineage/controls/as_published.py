@@ -59,9 +59,7 @@ def string_means(activations: Activations, strings: np.ndarray) -> Activations:
 NEARLY_EQUAL = 1e-5  # deviation over root mean square below which float32 activations on the shared rows count as equal
 
 
-def best_where_both_fire(
-    a: Activations, b: Activations, minimums: Sequence[int], label: str = "both fire"
-) -> tuple[np.ndarray, np.ndarray]:
+def best_where_both_fire(a: Activations, b: Activations, minimums: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Best match of each feature by the correlation over those rows alone on which both features of a pair fire.
 
     Args:
@@ -69,7 +67,6 @@ def best_where_both_fire(
         b: the other model's, of the same rows.
         minimums: the rows that a pair must share, one result for each. Of independent features half of all pairs that share two
             rows have r = 1.
-        label: name in the progress bar.
 
     Returns:
         r of the best match, float64 [minimums, features] for `a` and for `b`; NaN where no pair is left. A pair on whose shared
@@ -82,7 +79,7 @@ def best_where_both_fire(
     best_a = np.full((len(minimums), a.features), -np.inf)
     best_b = np.full((len(minimums), b.features), -np.inf)
     block = max(1, BLOCK_BYTES // (8 * b.features))
-    with progress(a.features, "feature", label) as bar:
+    with progress(a.features, "feature") as bar:
         for first in range(0, a.features, block):
             one, value, square = (matrix[first : first + block] for matrix in left)
             rows = (one @ ones).toarray()
@@ -112,7 +109,6 @@ def published_rows(
     strings: np.ndarray,
     threshold: float,
     minimums: Sequence[int] = MINIMUMS,
-    label: str = "as published",
 ) -> list[dict[str, Any]]:
     """What persists by our correlation, by that of the published code, and by what lies between.
 
@@ -127,7 +123,6 @@ def published_rows(
         strings: number of each token's string, see `string_means`.
         threshold: correlation above which two features are the same.
         minimums: rows that two features must share, where only those on which both fire count.
-        label: name in the progress bars.
 
     Returns:
         Rows of `AS_PUBLISHED`, edge and seed left out. `variant` is `ours` (all tokens), `strings` (all strings, 0 where a feature
@@ -138,10 +133,10 @@ def published_rows(
     alive = _active(a) > 0, _active(b) > 0
     found = [
         (OURS, None, sides(correlations, *alive)),
-        (STRINGS, None, sides(correlate(*by_string, threshold, f"{label}, strings"), *alive)),
+        (STRINGS, None, sides(correlate(*by_string, threshold), *alive)),
     ]
     for variant, pair in ((TOKENS_BOTH, (a, b)), (STRINGS_BOTH, by_string)):
-        bests = best_where_both_fire(*pair, minimums, f"{label}, {variant}")
+        bests = best_where_both_fire(*pair, minimums)
         for minimum, *both in zip(minimums, *bests, strict=True):
             found.append((variant, minimum, tuple(Side(*side) for side in zip(alive, both, strict=True))))
     return [

@@ -18,21 +18,18 @@ if TYPE_CHECKING:
 NEURONS = pa.schema([*_EDGE, ("side", pa.string()), ("neurons", pa.int64()), *_SHARE])
 
 
-def neuron_correlations(
-    batches: Iterable[tuple[torch.Tensor, torch.Tensor]], tokens: int, label: str = "neurons"
-) -> np.ndarray:
+def neuron_correlations(batches: Iterable[tuple[torch.Tensor, torch.Tensor]], tokens: int) -> np.ndarray:
     """Pearson correlation of every activation element of one model with every one of another, over the same tokens.
 
     Args:
         batches: pairs [tokens, n_a] and [tokens, n_b]; sums are float64, on the device of the batches.
         tokens: in all, for the progress bar.
-        label: name in the progress bar.
 
     Returns:
         float64 [n_a, n_b]; NaN where one of the two is constant.
     """
     count, start, sums = 0, None, None
-    with progress(tokens, "tok", label) as bar:
+    with progress(tokens, "tok") as bar:
         for pair in batches:
             x, y = (side.double() for side in pair)
             if start is None:

@@ -156,7 +156,7 @@ class Endpoint:
         """
         return self._answer(prompt, parse, self._fetch)
 
-    def map(self, function: Callable[[Item], Result], items: Sequence[Item], label: str) -> list[Result]:
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """`function` of each item, as many at once as the service allows; the first error ends all, after replies under way."""
         errors: list[BaseException] = []
 
@@ -170,7 +170,7 @@ class Endpoint:
 
         with (
             stop_signal() as stopping,
-            progress(len(items), "feature", label) as bar,
+            progress(len(items), "feature", function.__name__) as bar,
             ThreadPoolExecutor(self.service.parallel) as pool,
         ):
             try:
@@ -182,7 +182,7 @@ class Endpoint:
                         future.result()
                     bar.update(len(done))
                     if stopping():
-                        raise Stopped(f"{label}: stopped; the replies so far are kept, run Snakemake again to go on")
+                        raise Stopped("stopped; the replies so far are kept, and the job goes on from them")
             except BaseException as error:
                 self._stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
@@ -307,7 +307,7 @@ class Endpoint:
             raise NoReply(failure.brief)  # others are answered: it may be this prompt
         raise InputError(
             f"{self.service.base_url} did not answer {TRIES} times in a row (model {self.service.model!r}; last: {failure.brief}); what "
-            f"was paid is kept in {self.ledger.path}: run Snakemake again when it answers, or lower interpretation.parallel"
+            f"was paid is kept in {self.ledger.path}; wait until it answers, or lower interpretation.parallel"
         )
 
     def _exchange(

@@ -139,7 +139,6 @@ def gather(
     tokens: np.ndarray,
     side: np.ndarray,
     seed: int,
-    label: str,
 ) -> list[Evidence]:
     """Draw excerpts of some features and read their activations, in two passes over the file; only what is drawn stays in memory.
 
@@ -150,7 +149,6 @@ def gather(
         tokens: the sample, int [windows, length].
         side: of each window (see `sides`).
         seed: of the draws; those of a feature depend on no other feature.
-        label: name in the progress bar.
 
     Raises:
         InputError: the file is damaged or of another sample.
@@ -160,7 +158,7 @@ def gather(
     windows, length = tokens.shape
     width = min(EXCERPT, length)
     number = np.asarray(features, np.int64)
-    with progress(2 * tokens.size, "tok", label) as bar:
+    with progress(2 * tokens.size, "tok") as bar:
         read = partial(_whole_windows, path, tokens.shape, number, bar)
         candidates = _candidates(read(), maxima[number], number, side, seed)
         place, window, start = _draw(candidates, number, tokens, side, width, seed)
@@ -208,7 +206,7 @@ def _whole_windows(path: str | Path, shape: tuple[int, int], features: np.ndarra
     file = ActivationFile(path)
     windows, length = shape
     if file.tokens != windows * length:
-        raise InputError(f"{path}: has {file.tokens:,} tokens, the sample {windows * length:,}; run Snakemake again")
+        raise InputError(f"{path}: has {file.tokens:,} tokens, the sample {windows * length:,}; delete it")
     places = np.full(file.features, -1)
     places[features] = np.arange(len(features))
     rest = [np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)]

@@ -99,7 +99,7 @@ def baseline(chosen: Chosen, evidence: Evidence) -> dict[str, Any]:
     return row
 
 
-Run = Callable[[Callable[[Any], Any], Sequence[Any], str], list[Any]]
+Run = Callable[[Callable[[Any], Any], Sequence[Any]], list[Any]]
 
 
 def interpret(
@@ -141,7 +141,7 @@ def interpret(
                 return Answer(None, f"{NEVER_ACTIVE} {what}", 0, 0, 0.0)
         return asking(i, "explanations")(explain_prompt(one, texts), read_explanation, "x" * 150)
 
-    explained = run(explain, range(len(chosen)), "explaining")
+    explained = run(explain, range(len(chosen)))
     others: dict[int, str] = {}
     for fate in {one.fate for one in chosen}:
         same = [i for i, one in enumerate(chosen) if one.fate == fate and explained[i].value is not None]
@@ -171,7 +171,7 @@ def interpret(
                 reasons.append("shuffled: no other feature of this fate has an explanation")
         return row | {"reason": "; ".join(reasons) or None}
 
-    rows = run(score, range(len(chosen)), "scoring")
+    rows = run(score, range(len(chosen)))
     seen: set[int] = set()
     for row, asked in zip(rows, charged, strict=True):
         answers = [answer for question, answer in asked.items() if question not in seen]
@@ -245,9 +245,7 @@ def ask_endpoint(
     """
     estimate = Estimate(endpoint)
     service, ledger = endpoint.service, endpoint.ledger
-    interpret(
-        chosen, evidence, texts, service.model, estimate.ask, lambda function, items, _: list(map(function, items))
-    )
+    interpret(chosen, evidence, texts, service.model, estimate.ask, lambda function, items: list(map(function, items)))
     estimate.check()
     rows = interpret(chosen, evidence, texts, service.model, endpoint.ask, endpoint.map)
     tried = [row for row in rows if NEVER_ACTIVE not in (row["reason"] or "") and row["token_mean"] is not None]
@@ -257,7 +255,7 @@ def ask_endpoint(
         service.model, sum(row["cost_usd"] for row in rows), len(rows), sum(row["simulation"] is None for row in rows), ledger.spent,
     )  # fmt: skip
     if note := budget_note(pd.DataFrame(rows, columns=INTERPRETATIONS.names)):
-        logger.warning("%s; raise it and run Snakemake again: what was paid is kept", note)
+        logger.warning("%s; raise it: what was paid is kept", note)
     elif tried and len(unscored) == len(tried):
         raise InputError(
             f"{service.base_url}: none of the {len(tried)} features could be scored with model {service.model!r} (last: "

@@ -91,7 +91,7 @@ class ActivationFile:
         before = 0
         for token, feature, activation in self._cut():
             if token[0] < before or (token[1:] < token[:-1]).any():
-                raise InputError(f"{self.path}: is not ordered by token; delete it and run Snakemake again")
+                raise InputError(f"{self.path}: is not ordered by token; delete it")
             if token[-1] >= self.tokens or feature.min() < 0 or feature.max() >= self.features:
                 raise _outside(self.path, (self.tokens, self.features))
             before = token[-1]
@@ -160,7 +160,7 @@ Source = Activations | ActivationFile | Moved
 
 
 def _outside(path: str | Path, shape: tuple[int, int]) -> InputError:
-    return InputError(f"{path}: holds a token or feature outside of {shape}; delete it and run Snakemake again")
+    return InputError(f"{path}: holds a token or feature outside of {shape}; delete it")
 
 
 def read_activations(path: str | Path) -> Activations:
@@ -197,7 +197,7 @@ def activation_blocks(path: str | Path, tokens: int) -> Iterator[tuple[int, spar
     names = ["token", "feature", "activation"]
     record = read_provenance(path)
     if record["tokens"] != tokens:
-        raise InputError(f"{path}: has {record['tokens']:,} tokens, the sample {tokens:,}; run Snakemake again")
+        raise InputError(f"{path}: has {record['tokens']:,} tokens, the sample {tokens:,}; delete it")
     batches = read_batches(path, names, 1 << 18)
     rest = [np.zeros(0, kind) for kind in (np.int32, np.int32, np.float32)]
     for first in range(0, tokens, BLOCK):
@@ -219,4 +219,4 @@ def activation_blocks(path: str | Path, tokens: int) -> Iterator[tuple[int, spar
 
 def _out_of_range(path: str | Path, record: Mapping[str, int]) -> InputError:
     shape = (record["tokens"], record["features"])
-    return InputError(f"{path}: holds a token or feature outside of {shape}; delete it and run Snakemake again")
+    return InputError(f"{path}: holds a token or feature outside of {shape}; delete it")

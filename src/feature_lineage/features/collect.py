@@ -28,7 +28,7 @@ ACTIVATIONS = pa.schema([("token", pa.int32()), ("feature", pa.int32()), ("activ
 
 @torch.no_grad()
 def feature_batches(
-    bridge: Any, hook: str, autoencoder: SparseAutoencoder, tokens: np.ndarray, label: str
+    bridge: Any, hook: str, autoencoder: SparseAutoencoder, tokens: np.ndarray
 ) -> Iterator[pa.RecordBatch]:
     """Non-zero feature activations of a sample, ordered by token, then feature; schema `ACTIVATIONS`.
 
@@ -37,10 +37,9 @@ def feature_batches(
         hook: hook point.
         autoencoder: the model's autoencoder, on the same device.
         tokens: the sample, [windows, length]; token `t` of window `w` has the number `w * length + t`.
-        label: name in the progress bar.
     """
     batch = windows_at_once(autoencoder.b_enc.device, tokens.shape[1], len(autoencoder.b_enc))
-    with progress(tokens.size, "tok", label) as bar:
+    with progress(tokens.size, "tok") as bar:
         for first in range(0, len(tokens), batch):
             part = tokens[first : first + batch].astype(np.int64)
             found = autoencoder.encode(activations(bridge, hook, part))

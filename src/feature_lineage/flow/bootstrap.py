@@ -81,7 +81,6 @@ def resample(
     feature_b: np.ndarray,
     document: np.ndarray,
     drawn: np.ndarray,
-    label: str,
 ) -> Resampled:
     """Correlate pairs of features in each replicate, from sums per document.
 
@@ -92,12 +91,11 @@ def resample(
         feature_b: second feature of each pair, int [pairs].
         document: document of each token, int [tokens].
         drawn: how often each replicate draws each document, [documents, replicates].
-        label: name in the progress bar.
     """
     drawn = drawn.astype(np.float64)
     sums: list[Any] = [0.0] * 7
     blocks = zip(activation_blocks(a, len(document)), activation_blocks(b, len(document)), strict=True)
-    with progress(len(document), "tok", label) as bar:
+    with progress(len(document), "tok") as bar:
         for (first, rows_a), (_, rows_b) in blocks:
             here, place = np.unique(document[first : first + rows_a.shape[0]], return_inverse=True)
             to_document = sparse.csr_array(
@@ -137,7 +135,6 @@ def bootstrap(
     drawn: np.ndarray,
     threshold: float,
     min_active: int,
-    label: str,
 ) -> pa.Table:
     """Count the features that live and that persist in each replicate, on both sides of an edge.
 
@@ -154,7 +151,6 @@ def bootstrap(
         drawn: how often each replicate draws each document (`draw_documents`).
         threshold: correlation above which two features are the same.
         min_active: tokens on which a living feature fires.
-        label: name in the progress bar.
 
     Returns:
         One row a replicate, schema `REPLICATES`.
@@ -164,7 +160,7 @@ def bootstrap(
     counts = []
     turns = -(-8 * rows * drawn.shape[1] // MEMORY)
     for part in np.array_split(drawn, turns, axis=1):
-        found = resample(parent, child, feature_a, feature_b, document, part, label)
+        found = resample(parent, child, feature_a, feature_b, document, part)
         alive_a, alive_b = found.active_a >= min_active, found.active_b >= min_active
         same = (found.r > threshold) & alive_a[feature_a] & alive_b[feature_b]
         pair, replicate = np.nonzero(same)

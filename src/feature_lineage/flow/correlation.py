@@ -63,15 +63,12 @@ class _Plan(NamedTuple):
     moments_b: Moments
     bounds: np.ndarray
     entries: np.ndarray
-    label: str
 
 
-def _plan(a: Source, b: Source, label: str, min_active: int = 1) -> _Plan:
+def _plan(a: Source, b: Source, min_active: int = 1) -> _Plan:
     if a.tokens != b.tokens:
-        raise InputError(
-            f"{label}: one side has {a.tokens:,} tokens, the other {b.tokens:,}; both must be of one sample"
-        )
-    (moments_a, cells_a), (moments_b, cells_b) = (_survey(side, f"{label}: moments") for side in (a, b))
+        raise InputError(f"one side has {a.tokens:,} tokens, the other {b.tokens:,}; both must be of one sample")
+    (moments_a, cells_a), (moments_b, cells_b) = (_survey(side) for side in (a, b))
     moments_a, moments_b = (  # what fires too rarely correlates with nothing, like what is constant
         found._replace(deviation=np.where(found.active >= min_active, found.deviation, 0))
         for found in (moments_a, moments_b)
@@ -80,7 +77,7 @@ def _plan(a: Source, b: Source, label: str, min_active: int = 1) -> _Plan:
     while True:
         entries = np.maximum(*(cells.reshape(leaves, -1).sum(1) for cells in (cells_a, cells_b)))
         if leaves == CELLS or entries.max() <= LEAF_ENTRIES:
-            return _Plan(a, b, moments_a, moments_b, _bounds(a.tokens, leaves), entries, label)
+            return _Plan(a, b, moments_a, moments_b, _bounds(a.tokens, leaves), entries)
         leaves *= 2
 
 
@@ -257,7 +254,7 @@ def _sums(
     """
     a, b = plan.a, plan.b
     with disk_faults_named(tempfile.gettempdir()), _Copy() as copy_a, _Copy() as copy_b:
-        with progress(len(leaves), "range", f"{plan.label}: reading") as bar:
+        with progress(len(leaves), "range", "reading") as bar:
             for leaf in leaves:
                 first, last = plan.bounds[leaf : leaf + 2]
                 copy_a.append(_centred(a.read(first, last), plan.moments_a).T.tocsr())
@@ -282,7 +279,7 @@ def _sums(
 
         left: list[sparse.csr_array] = []
         right: list[_Product] = []
-        with progress(a.features, "feature", plan.label) as bar:
+        with progress(a.features, "feature", "correlations") as bar:
             for start in range(0, a.features, block):
                 stop = min(start + block, a.features)
                 tiles = [_Tile(start, first, min(first + tile, stop), _Tree()) for first in range(start, stop, tile)]
@@ -390,7 +387,7 @@ def _both(plan: _Plan, feature_a: np.ndarray, feature_b: np.ndarray, pool: Threa
 
     both = np.zeros(len(feature_a), np.int64)
     leaves = len(plan.bounds) - 1
-    with progress(leaves, "range", f"{plan.label}: support") as bar:
+    with progress(leaves, "range", "support") as bar:
         for part in _in_order(pool, count, ((leaf,) for leaf in range(leaves))):
             both += part
             bar.update()
@@ -401,7 +398,6 @@ def correlate(
     a: Source,
     b: Source,
     floor: float,
-    label: str = "correlations",
     threads: int | None = None,
     min_active: int = 1,
 ) -> pa.Table:
@@ -411,7 +407,6 @@ def correlate(
         a: activations in memory or in a file; a file is read in pieces, whatever its size.
         b: the same of the other side.
         floor: pairs above this correlation are kept.
-        label: name in progress bars and messages.
         threads: CPU threads, torch's number of them by default; it changes no byte.
         min_active: features that fire on fewer tokens are dead: they are in no pair.
 
@@ -423,14 +418,12 @@ def correlate(
     Raises:
         InputError: the two were not collected over the same number of tokens; a file is damaged; no space for a temporary copy.
     """
-    plan = _plan(a, b, label, min_active)
+    plan = _plan(a, b, min_active)
     with _workers(threads) as pool:
         return _table(plan, _sums(plan, range(len(plan.entries)), _selector(plan, floor), pool), pool)
 
 
-def correlate_part(
-    a: Source, b: Source, part: int, parts: int, label: str = "correlations", threads: int | None = None
-) -> Iterator[pa.RecordBatch]:
+def correlate_part(a: Source, b: Source, part: int, parts: int, threads: int | None = None) -> Iterator[pa.RecordBatch]:
     """Σ_t a(t) b(t) of every pair over one of `parts` equal ranges of the sample, for `merge_parts`.
 
     Args:
@@ -438,13 +431,12 @@ def correlate_part(
         b: see `correlate`.
         part: number of the range, from 0.
         parts: 1, 2, 4, 8 or 16.
-        label: see `correlate`.
         threads: see `correlate`.
 
     Yields:
         Schema `PARTIAL_SUMS`, ordered by feature; sums of zero are left out.
     """
-    plan = _plan(a, b, label)
+    plan = _plan(a, b)
 
     def triples(first: int, last: int, sums: np.ndarray | None) -> pa.RecordBatch:
         row, column = np.nonzero(np.zeros((0, 0)) if sums is None else sums)
@@ -461,12 +453,11 @@ def merge_parts(
     b: Source,
     paths: Sequence[str | Path],
     floor: float,
-    label: str = "correlations",
     threads: int | None = None,
     min_active: int = 1,
 ) -> pa.Table:
     """What `correlate` returns, to the byte, from the files of all parts in order."""
-    plan = _plan(a, b, label, min_active)
+    plan = _plan(a, b, min_active)
     tile = _rows_of_a_tile(b.features)
     tiles = [(first, min(first + tile, a.features)) for first in range(0, a.features, tile)]
     select = _selector(plan, floor)

@@ -27,10 +27,10 @@ class Moments(NamedTuple):
 
 def moments(activations: Source) -> Moments:
     """Mean and population standard deviation of each feature."""
-    return _survey(activations, "moments")[0]
+    return _survey(activations)[0]
 
 
-def _survey(source: Source, label: str) -> tuple[Moments, np.ndarray]:
+def _survey(source: Source) -> tuple[Moments, np.ndarray]:
     """Moments, and the activations in each of `CELLS` token ranges; one pass.
 
     Over the active tokens first, each value taken less the feature's first one so that equal values leave exactly 0, pieces merged as
@@ -39,7 +39,7 @@ def _survey(source: Source, label: str) -> tuple[Moments, np.ndarray]:
     count = source.features
     active, first, mean, squares = np.zeros(count, np.int64), np.zeros(count), np.zeros(count), np.zeros(count)
     cells, bounds = np.zeros(CELLS, np.int64), _bounds(source.tokens, CELLS)
-    with progress(source.tokens, "tok", label) as bar:
+    with progress(source.tokens, "tok", "moments") as bar:
         for token, feature, activation in source.pieces():
             cells += np.diff(np.searchsorted(token, bounds))
             row = sparse.csr_array((activation, feature, [0, len(feature)]), shape=(1, count))

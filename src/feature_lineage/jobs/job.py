@@ -20,8 +20,9 @@ from typing import IO
 
 from feature_lineage.errors import InputError
 from feature_lineage.printable import printable
-from feature_lineage.progress import logger
+from feature_lineage.progress import logger, named
 
+NEXT = "run Snakemake again once this is solved; finished jobs are kept"  # the library does not know that it is run in jobs
 PATIENCE = 60.0  # seconds that a job's own earlier run is waited for; a scheduler's grace between SIGTERM and SIGKILL is half of it
 
 
@@ -58,7 +59,8 @@ def job(log: str | Path) -> Iterator[None]:
             lock, mode = _lock(log), "w"
         finally:
             _begin(log, mode)
-        yield
+        with named(f"{log.parent.name} {log.stem}"):
+            yield
     except Exception as error:
         if lack := _out_of_memory(error):
             told = (
@@ -67,7 +69,9 @@ def job(log: str | Path) -> Iterator[None]:
             )
         else:
             told = (
-                str(error) if isinstance(error, InputError) else f"unexpected error\n{traceback.format_exc().rstrip()}"
+                f"{error}\n{NEXT}"
+                if isinstance(error, InputError)
+                else f"unexpected error\n{traceback.format_exc().rstrip()}"
             )
         logger.error("%s\n%s", told, where)
         raise SystemExit(1) from None
@@ -137,7 +141,7 @@ def _lock(log: Path) -> IO[bytes] | None:
         file.seek(0)
         raise InputError(
             f"{log}: this job is still running, as {file.read().decode() or 'another process'}; the Snakemake that started it has died. "
-            "Let it end, or end it, and run Snakemake again"
+            "Let it end, or end it"
         ) from None
     except OSError:
         return None

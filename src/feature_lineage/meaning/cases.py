@@ -192,12 +192,12 @@ def support(mass: np.ndarray, on: np.ndarray, fired: np.ndarray, occurrences: in
     return Support(precision, recall, score)
 
 
-def survey(path: str | Path, sample: Sample, hypothesis: np.ndarray, inside: np.ndarray, label: str) -> Support:
+def survey(path: str | Path, sample: Sample, hypothesis: np.ndarray, inside: np.ndarray) -> Support:
     """`support` of a hypothesis in all features of a model, in one pass over its activations."""
     features = read_provenance(path)["features"]
     mass, on, fired = np.zeros(features), np.zeros(features), np.zeros(features)
     meant = np.isin(sample.tokens, hypothesis) & inside[:, None]
-    with progress(len(meant), "window", label) as bar:
+    with progress(len(meant), "window", "features") as bar:
         for window, position, feature, activation in window_pieces(path, meant.shape):
             counts, hit = inside[window], meant[window, position]
             mass += np.bincount(feature[counts], activation[counts], features)
@@ -222,7 +222,6 @@ def measure(
     hypothesis: np.ndarray | None,
     inside: np.ndarray,
     windows: Sequence[int],
-    label: str,
 ) -> Columns:
     """Weigh some features on every token, and correlate them with one another, exactly and in one pass.
 
@@ -232,7 +231,6 @@ def measure(
         hypothesis: its tokens, if they are known.
         inside: windows that count for masses and support, bool [windows]; correlations are over all.
         windows: whose activations to keep.
-        label: name in the progress bar.
     """
     count, length, flat = len(columns), sample.tokens.shape[1], sample.tokens.ravel()
     numbers: dict[str | Path, list[int]] = {}  # places among the columns, by file: each is read once
@@ -244,7 +242,7 @@ def measure(
     mean, squares = np.zeros(count), np.zeros((count, count))
     shown = np.zeros((len(windows) * length, count))
     places = (np.asarray(windows, np.int64)[:, None] * length + np.arange(length)).ravel()
-    with progress(flat.size, "tok", label) as bar:
+    with progress(flat.size, "tok", "tokens") as bar:
         for blocks in zip(*(activation_blocks(path, flat.size) for path in numbers), strict=True):
             first, size = blocks[0][0], blocks[0][1].shape[0]
             values = np.empty((size, count))
@@ -361,7 +359,7 @@ def find_case(
     contexts = [_contexts(models[node.model].contexts, node.feature) for node in nodes]
     shared = list(dict.fromkeys(rows[0]["window"] for node, rows in zip(nodes, contexts, strict=True) if node.kept))
     columns = [(models[node.model].activations, node.feature) for node in nodes]
-    measured = measure(columns, sample, hypothesis, inside, shared, f"case {name}: tracking")
+    measured = measure(columns, sample, hypothesis, inside, shared)
     occurrences = int((np.isin(sample.tokens, hypothesis) & inside[:, None]).sum())
     prior = occurrences / (int(inside.sum()) * sample.tokens.shape[1])
     rows = [
@@ -417,13 +415,13 @@ def _start(
             found = "never fires in the sample" if feature < everything else f"is none of the {everything:,} features"
             raise InputError(f"cases.{name}.feature: {feature} {found}; name another")
         columns = [(model.activations, feature)]
-        masses = measure(columns, sample, None, inside, (), f"case {name}: tokens").masses[0]
+        masses = measure(columns, sample, None, inside, ()).masses[0]
         if not masses.any():
             raise InputError(f"cases.{name}.corpora: feature {feature} never fires in them; name others")
         hypothesis = feature_hypothesis(masses)
     else:
         hypothesis = matching_tokens(name, case, sample, inside)
-    found = survey(model.activations, sample, hypothesis, inside, f"case {name}: features")
+    found = survey(model.activations, sample, hypothesis, inside)
     score = np.zeros(everything)
     score[list(alive)] = found.score[list(alive)]
     best, _ = leading(np.zeros(everything), score, np.arange(everything), SHOWN)

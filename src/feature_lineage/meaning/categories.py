@@ -142,7 +142,7 @@ def _class(run: str, is_code: bool, several: bool) -> int:
     return PART if several else WORD
 
 
-def categorise(path: str | Path, tokens: np.ndarray, classes: np.ndarray, vocabulary: int, label: str) -> pa.Table:
+def categorise(path: str | Path, tokens: np.ndarray, classes: np.ndarray, vocabulary: int) -> pa.Table:
     """The category of each feature, and the tokens with most of its activation.
 
     The file is read once, and once more for each `PAIRS` of a feature and a token that it fires on; memory grows with neither the
@@ -153,7 +153,6 @@ def categorise(path: str | Path, tokens: np.ndarray, classes: np.ndarray, vocabu
         tokens: token numbers of the sample, int [windows, length].
         classes: their classes (`token_classes`).
         vocabulary: tokens of the vocabulary.
-        label: name in the progress bar.
 
     Returns:
         One row a feature, schema `CATEGORISED`. `share` is that of the category in the feature's mass, for `mixed` that of the largest class.
@@ -165,7 +164,7 @@ def categorise(path: str | Path, tokens: np.ndarray, classes: np.ndarray, vocabu
     on_class, on_position = np.zeros(features * len(CLASSES)), np.zeros(features * length)
     active = np.zeros(features, np.int64)
     lists: list[list[dict[str, Any]]] = []
-    with progress(windows, "window", label) as bar:
+    with progress(windows, "window") as bar:
         while len(lists) < features:
             first = len(lists)
             sums = _Sums(first, features, vocabulary)

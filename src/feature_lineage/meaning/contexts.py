@@ -39,7 +39,7 @@ def leading(group: np.ndarray, value: np.ndarray, number: np.ndarray, count: int
     return order[keep], rank[keep]
 
 
-def top_contexts(path: str | Path, shape: tuple[int, int], label: str, count: int = TOP) -> pa.Table:
+def top_contexts(path: str | Path, shape: tuple[int, int], count: int = TOP) -> pa.Table:
     """The windows on which each feature has its highest activation.
 
     One pass finds them, keeping `count` windows a feature; a second collects the activations in them. Memory grows with the features.
@@ -47,7 +47,6 @@ def top_contexts(path: str | Path, shape: tuple[int, int], label: str, count: in
     Args:
         path: activations, a file of `collect.feature_batches`.
         shape: windows of the sample, tokens of a window.
-        label: name in the progress bar.
         count: windows of a feature.
 
     Returns:
@@ -56,7 +55,7 @@ def top_contexts(path: str | Path, shape: tuple[int, int], label: str, count: in
     features = read_provenance(path)["features"]
     found = (np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64))  # features, peaks, windows
     lowest = np.full(features, -np.inf)  # a later window must exceed it
-    with progress(2 * shape[0], "window", label) as bar:
+    with progress(2 * shape[0], "window") as bar:
         for window, _, feature, activation in window_pieces(path, shape):
             bar.update(int(window[-1]) + 1 - bar.n)
             key = window.astype(np.int64) * features + feature

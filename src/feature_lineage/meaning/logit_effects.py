@@ -58,7 +58,7 @@ def path_to_logits(model: PreTrainedModel, hook: str) -> tuple[torch.Tensor | No
 
 @torch.no_grad()
 def logit_effects(
-    model: PreTrainedModel, hook: str, decoder: torch.Tensor, vocabulary: int, label: str
+    model: PreTrainedModel, hook: str, decoder: torch.Tensor, vocabulary: int
 ) -> tuple[pa.Table, str | None]:
     """The tokens whose logits each feature raises and lowers most, by its decoder vector alone (`path_to_logits`).
 
@@ -67,7 +67,6 @@ def logit_effects(
         hook: the hook point that the autoencoder reads.
         decoder: its decoder, [features, n], on the model's device.
         vocabulary: tokens of the tokenizer; an embedding may have rows beyond.
-        label: name in the progress bar.
 
     Returns:
         Schema `EFFECTS`, a row per feature with `TOP` tokens at each end, strongest first; and None, or the reason why all are null.
@@ -80,7 +79,7 @@ def logit_effects(
     out = out[:, :vocabulary]
     size = max(1, _BLOCK // out.shape[1])
     ends: dict[bool, list[list[dict[str, float]]]] = {True: [], False: []}
-    with progress(len(features), "feature", label) as bar:
+    with progress(len(features), "feature") as bar:
         for block in decoder.split(size):
             effects = (block if into is None else block @ into) @ out
             for largest, rows in ends.items():

@@ -25,9 +25,7 @@ TOKENS = pa.schema(
 )
 
 
-def token_masses(
-    path: str | Path, tokens: np.ndarray, corpus: np.ndarray, corpora: Sequence[str], label: str
-) -> pa.Table:
+def token_masses(path: str | Path, tokens: np.ndarray, corpus: np.ndarray, corpora: Sequence[str]) -> pa.Table:
     """The token and the corpus on which most of each feature's activation lies.
 
     The mass of a feature on some tokens is the sum of its activations there. The token is the one with more than half of the mass,
@@ -39,7 +37,6 @@ def token_masses(
         tokens: token numbers of the sample, int [windows, length].
         corpus: corpus of each window, int [windows], numbered as in `corpora`.
         corpora: names of the corpora.
-        label: name in the progress bar.
 
     Returns:
         One row a feature, schema `TOKENS`; shares are of the feature's mass. Null where a feature never fires, and for the token
@@ -49,7 +46,7 @@ def token_masses(
     features = read_provenance(path)["features"]
     token, vote, on_token = np.zeros(features, np.int32), np.zeros(features), np.zeros(features)
     on_corpus = np.zeros((len(corpora), features))
-    with progress(2 * flat.size, "tok", label) as bar:
+    with progress(2 * flat.size, "tok") as bar:
         for first, block in activation_blocks(path, flat.size):
             here = slice(first, first + block.shape[0])
             for number in np.unique(home[here]):

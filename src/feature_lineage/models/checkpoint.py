@@ -38,7 +38,7 @@ KNOWN = (
     "known are causal language models such as GPT-2, GPT-NeoX, Llama, Mistral, Qwen, Gemma, Phi, OPT, BLOOM, OLMo, Granite and Cohere; "
     "choose another"
 )
-_AGAIN = "check it, or if it is one of the results, delete it and run Snakemake again"
+_AGAIN = "check it, or if it is one of the results, delete it"
 
 
 def build_model(architecture: Mapping[str, Any], tokenizer: str | Path, seed: int) -> MistralForCausalLM:

@@ -110,7 +110,6 @@ def sweep(
     *,
     block: int,
     evaluation_tokens: int,
-    label: str,
 ) -> pa.Table:
     """Accuracy and loss along the path, at `points` even positions with both ends, on each corpus; schema `SWEEP`.
 
@@ -122,13 +121,12 @@ def sweep(
         directories: validation token directory by corpus.
         block: tokens of a window; fewer where a parent cannot read so many.
         evaluation_tokens: validation tokens per corpus.
-        label: name in the progress bar.
     """
     windows = Windows(directories, min(readable(a, block), readable(b, block)))
     states = [{name: tensor.clone() for name, tensor in model.state_dict().items()} for model in (a, b)]
     between = angles(*states, method, (a.name_or_path, b.name_or_path))
     rows: list[dict[str, Any]] = []
-    with progress(points * len(windows.corpora), "evaluation", f"sweep {label}") as bar:
+    with progress(points * len(windows.corpora), "evaluation") as bar:
         for t in np.linspace(0, 1, points):
             a.load_state_dict(merge_states(*states, float(t), between))
             for number, corpus in enumerate(windows.corpora):

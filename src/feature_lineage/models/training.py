@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from feature_lineage.progress import logger, progress
 from feature_lineage.store.checksums import sha256
 from feature_lineage.store.writing import PARTIAL, disk_faults_named
 from feature_lineage.streams import Stream, entropy
+from feature_lineage.study.keys import Training
 from feature_lineage.text.windows import Windows
 
 CURVE = pa.schema(
@@ -72,11 +74,11 @@ class _OneDevice(TrainingArguments):
 class _Progress(TrainerCallback):
     """A bar with tokens per second, a mark in each checkpoint once it is whole, and an early end if one is asked for."""
 
-    def __init__(self, label: str, tokens_per_step: int, stop: Callable[[], bool]) -> None:
-        self.label, self.tokens, self.stop = label, tokens_per_step, stop
+    def __init__(self, key: str, tokens_per_step: int, stop: Callable[[], bool]) -> None:
+        self.key, self.tokens, self.stop = key, tokens_per_step, stop
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.bar = progress(state.max_steps * self.tokens, "tok", self.label)
+        self.bar = progress(state.max_steps * self.tokens, "tok")
         self.bar.update(state.global_step * self.tokens)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -98,16 +100,11 @@ class _Progress(TrainerCallback):
         for key, value in (logs or {}).items():
             if key.endswith("loss") and not math.isfinite(value):
                 raise InputError(
-                    f"{self.label}: training has diverged, {key} is {value} at step {state.global_step} of {state.max_steps}; "
-                    f"lower models.{self.label}.training.lr or raise its warmup_steps"
+                    f"training has diverged, {key} is {value} at step {state.global_step} of {state.max_steps}; "
+                    f"lower {self.key}.lr or raise its warmup_steps"
                 )
         if found:
-            logger.info(
-                "%s step %d: %s",
-                self.label,
-                state.global_step,
-                ", ".join(f"{k} {v:.4f}" for k, v in found.items()),
-            )
+            logger.info("step %d: %s", state.global_step, ", ".join(f"{k} {v:.4f}" for k, v in found.items()))
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         mark_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}")
@@ -154,37 +151,41 @@ def _damage(checkpoint: Path) -> str | None:
     return f"{checkpoint / changed[0]}: truncated or damaged" if changed else None
 
 
+@dataclass(frozen=True)
+class Data:
+    """What a model is trained and evaluated on.
+
+    Args:
+        train: token directory by corpus.
+        validation: token directory by corpus; loss and accuracy are measured on each.
+        balance: as many tokens from each training corpus, rather than all that each has.
+        evaluation_tokens: tokens of each validation corpus that an evaluation reads.
+    """
+
+    train: Mapping[str, str | Path]
+    validation: Mapping[str, str | Path]
+    balance: bool
+    evaluation_tokens: int
+
+
 def train_model(
     model: PreTrainedModel,
-    train: Mapping[str, str | Path],
-    validation: Mapping[str, str | Path],
+    data: Data,
     checkpoints: str | Path,
-    *,
-    label: str,
+    options: Training,
+    name: str,
     seed: int,
-    balance: bool,
-    tokens: int | None,
-    epochs: float,
-    block: int,
-    batch: int,
-    lr: float,
-    weight_decay: float,
-    warmup_steps: int,
-    evaluations: int,
-    evaluation_tokens: int,
     stop: Callable[[], bool] = lambda: False,
 ) -> pa.Table:
     """Train `model` in place on windows of `block` tokens; goes on from the last whole checkpoint in `checkpoints`.
 
     Args:
         model: any causal language model; bf16 arithmetic where the GPU has it, float32 weights always.
-        train: token directory by corpus.
-        validation: token directory by corpus; loss and accuracy are measured on each.
+        data: what it is trained and evaluated on.
         checkpoints: folder of this run alone; a run with other inputs or parameters must have another.
-        label: name in the progress bar and error messages.
+        options: of the training.
+        name: of the model, for messages that name a key of it.
         seed: of the draw of windows and their order.
-        balance, tokens, epochs, block, batch, lr, weight_decay, warmup_steps, evaluations, evaluation_tokens: as in
-            `keys.Training`.
         stop: asked when the loss is logged; once it says yes, a checkpoint is written and `Stopped` raised.
 
     Returns:
@@ -194,70 +195,33 @@ def train_model(
         InputError: the corpora hold fewer tokens than asked, the model cannot read them, or its warm-up is longer than the run.
         Stopped: asked to.
     """
-    windows = Windows(train, block)
-    chosen = windows.draw(tokens, entropy(seed, Stream.TRAINING), f"models.{label}.training.tokens", balance)
-    check_windows(model, windows[chosen[:1]], f"models.{label}.training.block")
-    held_out = Windows(validation, block)
-    held_out_sets = {
-        corpus: _Sequences(held_out, held_out.spread(number, evaluation_tokens))
-        for number, corpus in enumerate(held_out.corpora)
-    }
-    steps = max(1, math.ceil(math.ceil(len(chosen) / batch) * epochs))
-    if warmup_steps >= steps:
+    windows = Windows(data.train, options.block)
+    key = f"models.{name}.training"
+    chosen = windows.draw(options.tokens, entropy(seed, Stream.TRAINING), f"{key}.tokens", data.balance)
+    check_windows(model, windows[chosen[:1]], f"{key}.block")
+    steps = max(1, math.ceil(math.ceil(len(chosen) / options.batch) * options.epochs))
+    if options.warmup_steps >= steps:
         raise InputError(
-            f"{label}: models.{label}.training.warmup_steps is {warmup_steps}, and the run has {steps} steps, so that the learning rate "
-            "never gets to its peak; lower it or train on more tokens"
+            f"{key}.warmup_steps is {options.warmup_steps}, and the run has {steps} steps, so that the learning rate never gets to its "
+            "peak; lower it or train on more tokens"
         )
-    logged = max(1, steps // 200)
-    every = math.ceil(steps / (evaluations * logged)) * logged  # a resumed run knows no loss from before its checkpoint
-    cuda = device().type == "cuda"
+    tokens_per_step = options.batch * options.block
+    logger.info(
+        "%s tokens a pass, %d steps of %s tokens", f"{len(chosen) * options.block:,}", steps, f"{tokens_per_step:,}"
+    )
     checkpoint = last_checkpoint(checkpoints)
+    if checkpoint:
+        logger.info("going on from %s", checkpoint)
     trainer = Trainer(
         model=model,
-        args=_OneDevice(
-            output_dir=str(checkpoints),
-            max_steps=steps,
-            per_device_train_batch_size=batch,
-            per_device_eval_batch_size=batch,
-            learning_rate=lr,
-            weight_decay=weight_decay,
-            warmup_steps=warmup_steps,
-            lr_scheduler_type="cosine",
-            adam_beta1=0.9,
-            adam_beta2=0.999,
-            bf16=cuda and torch.cuda.is_bf16_supported(),
-            use_cpu=not cuda,
-            dataloader_pin_memory=cuda,
-            seed=seed,
-            data_seed=seed,
-            logging_steps=logged,
-            logging_first_step=True,
-            logging_nan_inf_filter=False,  # else a loss that is not finite is told as the last one that was
-            eval_strategy="steps",
-            eval_steps=every,
-            eval_on_start=checkpoint is None,
-            save_strategy="steps",
-            save_steps=every,
-            save_total_limit=2,
-            report_to="none",
-            disable_tqdm=True,
-        ),
+        args=_arguments(options, steps, seed, str(checkpoints), begins=checkpoint is None),
         train_dataset=_Sequences(windows, chosen),
-        eval_dataset=held_out_sets,
+        eval_dataset=_held_out(data, options.block),
         preprocess_logits_for_metrics=_sequence_accuracy,
         compute_metrics=_mean_accuracy,
-        callbacks=[_Progress(label, batch * block, stop)],
+        callbacks=[_Progress(key, tokens_per_step, stop)],
     )
     trainer.remove_callback(PrinterCallback)
-    logger.info(
-        "%s: %s tokens a pass, %d steps of %s tokens",
-        label,
-        f"{len(chosen) * block:,}",
-        steps,
-        f"{batch * block:,}",
-    )
-    if checkpoint:
-        logger.info("%s: going on from %s", label, checkpoint)
     if checkpoint and checkpoint.name == f"checkpoint-{steps}":  # Trainer would take one step more
         trainer._load_from_checkpoint(str(checkpoint))
         trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
@@ -266,8 +230,53 @@ def train_model(
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.state.global_step < steps:
         step = trainer.state.global_step
-        raise Stopped(f"{label}: stopped after step {step} of {steps}; started again it goes on from {checkpoints}")
-    return _curve(trainer.state.log_history, batch * block)
+        raise Stopped(f"stopped after step {step} of {steps}; started again it goes on from {checkpoints}")
+    return _curve(trainer.state.log_history, tokens_per_step)
+
+
+def _held_out(data: Data, block: int) -> dict[str, _Sequences]:
+    """Evenly spread windows of each validation corpus."""
+    windows = Windows(data.validation, block)
+    return {
+        corpus: _Sequences(windows, windows.spread(number, data.evaluation_tokens))
+        for number, corpus in enumerate(windows.corpora)
+    }
+
+
+def _arguments(options: Training, steps: int, seed: int, folder: str, begins: bool) -> TrainingArguments:
+    """Trainer's arguments; `begins` is false for a run that goes on from a checkpoint."""
+    logged = max(1, steps // 200)
+    # A multiple of what is logged: a resumed run knows no loss from before its checkpoint.
+    every = math.ceil(steps / (options.evaluations * logged)) * logged
+    cuda = device().type == "cuda"
+    return _OneDevice(
+        output_dir=folder,
+        max_steps=steps,
+        per_device_train_batch_size=options.batch,
+        per_device_eval_batch_size=options.batch,
+        learning_rate=options.lr,
+        weight_decay=options.weight_decay,
+        warmup_steps=options.warmup_steps,
+        lr_scheduler_type="cosine",
+        adam_beta1=0.9,
+        adam_beta2=0.999,
+        bf16=cuda and torch.cuda.is_bf16_supported(),
+        use_cpu=not cuda,
+        dataloader_pin_memory=cuda,
+        seed=seed,
+        data_seed=seed,
+        logging_steps=logged,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,  # else a loss that is not finite is told as the last one that was
+        eval_strategy="steps",
+        eval_steps=every,
+        eval_on_start=begins,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        report_to="none",
+        disable_tqdm=True,
+    )
 
 
 def _sequence_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -135,7 +135,7 @@ def verify(path: str | Path, delete: str | Path | None = None) -> None:
 
     Args:
         path: Parquet, safetensors or JSON, written by this module.
-        delete: what to delete so that Snakemake makes it anew, if that is not the file itself.
+        delete: what to delete so that it is made again, if that is not the file itself.
     """
     path = Path(path)
     try:
@@ -170,13 +170,11 @@ def _foreign(path: Path) -> bool:
 
 
 def _missing(path: Path) -> InputError:
-    return InputError(f"{path}: this input file is missing; run Snakemake again to make it anew")
+    return InputError(f"{path}: this input file is missing")
 
 
 def _damaged(path: Path, why: str, delete: str | Path | None = None) -> InputError:
-    return InputError(
-        f"{path}: cannot be read, it is truncated or damaged ({why}); delete {delete or 'it'} and run Snakemake again"
-    )
+    return InputError(f"{path}: cannot be read, it is truncated or damaged ({why}); delete {delete or 'it'}")
 
 
 @contextmanager

@@ -43,7 +43,7 @@ def verify_files(path: str | Path) -> None:
     for name, digest in read_provenance(path).get("files", {}).items():
         file = path.with_name(name)
         if not file.exists():
-            raise InputError(f"{file}: this input file is missing; delete {path} and run Snakemake again")
+            raise InputError(f"{file}: this input file is missing; delete {path}")
         if sha256(file) != digest:
             raise _damaged(file, "it is not what was written", f"it and {path}")
 

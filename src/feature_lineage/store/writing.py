@@ -60,9 +60,7 @@ def disk_faults_named(path: str | Path) -> Iterator[None]:
                 f"{_final(path)}: the disk is full; free some space there and start again, finished steps are kept ({error})"
             ) from error
         if removed := _removed(error, path):
-            raise InputError(
-                f"{removed}: this was removed while {path.name} was written ({error}); run Snakemake again"
-            ) from error
+            raise InputError(f"{removed}: this was removed while {path.name} was written ({error})") from error
         raise
 
 

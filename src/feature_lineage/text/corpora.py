@@ -74,7 +74,7 @@ def build_corpus(
         seen.execute("PRAGMA synchronous=OFF")
         seen.execute("CREATE TABLE seen (hash BLOB PRIMARY KEY) WITHOUT ROWID")
         seen.execute("BEGIN")
-        bar = stack.enter_context(progress(None, "doc", f"corpus {name}"))
+        bar = stack.enter_context(progress(None, "doc"))
         paths = {
             split: stack.enter_context(staged(path)) for split, path in (("train", train), ("validation", validation))
         }

@@ -81,7 +81,7 @@ def encode_corpus(
 
         def lengths() -> Iterator[pa.RecordBatch]:
             nonlocal total, count
-            with progress(None, "tok", f"tokens {Path(output).parent.name}/{Path(output).name}") as bar:
+            with progress(None, "tok") as bar:
                 for batch in read_batches(documents, ["text"], rows=64):
                     found = []
                     for pieces in encode(batch.column("text").to_pylist()):
@@ -194,11 +194,9 @@ def read_index(directory: str | Path) -> dict[str, Any]:
         file = Path(directory) / shard["file"]
         found = file.stat().st_size if file.exists() else 0
         if found != shard["bytes"]:
-            raise InputError(
-                f"{file}: truncated or missing, {found:,} bytes of {shard['bytes']:,}; delete {directory} and run Snakemake again"
-            )
+            raise InputError(f"{file}: truncated or missing, {found:,} bytes of {shard['bytes']:,}; delete {directory}")
         if sha256(file) != shard["sha256"]:
-            raise InputError(f"{file}: damaged, it is not what was written; delete {directory} and run Snakemake again")
+            raise InputError(f"{file}: damaged, it is not what was written; delete {directory}")
     return index
 
 

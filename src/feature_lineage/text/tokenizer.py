@@ -34,7 +34,7 @@ def train_tokenizer(corpora: Sequence[str | Path], vocab_size: int) -> PreTraine
     from transformers import PreTrainedTokenizerFast
 
     def texts() -> Iterator[list[str]]:
-        with progress(None, "doc", "tokenizer") as bar:
+        with progress(None, "doc") as bar:
             for path in corpora:
                 for batch in read_batches(path, ["text"], rows=256):
                     bar.update(len(batch))

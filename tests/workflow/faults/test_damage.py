@@ -209,7 +209,7 @@ def test_damage_of_any_kind_is_named_by_every_reader(place, tmp_path, name):
             about = f"DAMAGE_SEED={SEED} {what}: {error.value}"
             assert str(error.value).startswith(f"{path}: "), about
             assert re.search("truncated|damaged", str(error.value)), about
-            assert re.search("delete .* and run Snakemake again", str(error.value)), about
+            assert re.search("delete .*", str(error.value)), about
         path.unlink()
         path.write_bytes(whole)
         read(path)
@@ -245,7 +245,7 @@ def test_what_the_errors_say_to_delete_is_made_anew_to_the_byte(copy):
         (error,) = (error for error in errors if error.startswith(f"results/tiny/{file}: "))
         assert "damaged" in error, error
         assert not (copy.results / target).exists()
-        other = re.search(r"delete it(?: and (\S+))? and run Snakemake again", error)
+        other = re.search(r"delete it(?: and (\S+))?$", error)
         (copy.results / file).unlink()
         if other[1]:
             (copy.root / other[1]).unlink()

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pytest
 from reports import content
 from tiny_study import STUDY
+from trainings import train_model, train_on_model
 
 from feature_lineage.autoencoders import autoencoder
-from feature_lineage.autoencoders.training import train_on_model
 from feature_lineage.errors import InputError
 from feature_lineage.explanations.ledger import Ledger
 from feature_lineage.features import activations as activations_module
@@ -27,7 +27,6 @@ from feature_lineage.flow import correlation
 from feature_lineage.meaning import contexts
 from feature_lineage.models import checkpoint as language_model
 from feature_lineage.models.hooks import load_hooked
-from feature_lineage.models.training import train_model
 from feature_lineage.report import export, figures
 from feature_lineage.report.page import write_report
 from feature_lineage.store import formats as artifacts
@@ -104,7 +103,7 @@ def train_autoencoder(results: Path, path: Path, split: dict) -> None:
     )
     bridge = load_hooked(results / "models" / "base", HOOK)
     checkpoint = path / ".checkpoints" / "a.safetensors"
-    train_on_model(bridge, *split.values(), checkpoint, label="tiny", seed=0, checkpoint_seconds=0, **options)
+    train_on_model(bridge, *split.values(), checkpoint, seed=0, checkpoint_seconds=0, **options)
 
 
 def writers(results: Path):
@@ -131,7 +130,7 @@ def writers(results: Path):
             language_model.load_model(model), results / "tokenizer", path, {}
         ),
         "training": lambda path: train_model(
-            language_model.load_model(model), *split.values(), path / ".checkpoints", label="tiny", **training
+            language_model.load_model(model), *split.values(), path / ".checkpoints", **training
         ),
         "autoencoder": lambda path: autoencoder.save_autoencoder(
             autoencoder.load_autoencoder(sae), path, HOOK, 8, note

@@ -19,10 +19,11 @@ import torch
 from scipy import sparse
 
 from feature_lineage.autoencoders.autoencoder import SparseAutoencoder
-from feature_lineage.autoencoders.training import train_autoencoder
+from feature_lineage.autoencoders.training import Data, Length, train_autoencoder
 from feature_lineage.features.activations import Activations
 from feature_lineage.flow.correlation import correlate
 from feature_lineage.flow.fates import Edge, trace
+from feature_lineage.study.measures import Autoencoder
 
 # What becomes of a feature. By correlation of activations the first two persist: a rotation leaves the code as it is. Of a feature
 # split evenly, each half correlates with the whole at about √½ = .71, below the paper's .8.
@@ -135,8 +136,10 @@ def _codes(tokens: int, density: np.ndarray, random: np.random.Generator) -> spa
 # --- what autoencoders learn of it --------------------------------------------------------------------------
 
 
-def train(family: Family, tokens: int, batch: int, checkpoint: str | Path, **options: Any) -> SparseAutoencoder:
-    """An autoencoder of the first `tokens` tokens, each seen once; options as in `training.train_autoencoder`."""
+def train(
+    family: Family, tokens: int, batch: int, checkpoint: str | Path, features: int, seed: int, **options: Any
+) -> SparseAutoencoder:
+    """An autoencoder of the first `tokens` tokens, each seen once; options as in `measures.Autoencoder`."""
 
     def batches(step: int) -> Iterator[torch.Tensor]:
         return (family.activations(first, first + batch) for first in range(step * batch, tokens, batch))
@@ -146,7 +149,9 @@ def train(family: Family, tokens: int, batch: int, checkpoint: str | Path, **opt
 
     sample = torch.cat(list(islice(batches(0), 8)))
     steps = tokens // batch
-    found, _ = train_autoencoder(batches, pool, sample, checkpoint, steps=steps, tokens_per_step=batch, **options)
+    length = Length(steps, batch, features, steps // 10, [steps * tenth // 10 for tenth in range(1, 7)])
+    data = Data(batches, pool, sample)
+    found, _ = train_autoencoder(data, checkpoint, Autoencoder(**options), length, seed)
     return found
 
 
