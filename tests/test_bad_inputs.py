@@ -531,7 +531,7 @@ def test_autoencoder_of_another_width(checkpoint, tmp_path):
     other = load_autoencoder(saved(tmp_path / "sae", n=16))
     tokens = np.zeros((2, 8), np.int32)
     said = [str(tmp_path / "sae" / "sae_weights.safetensors"), "16 elements", "gives 32"]
-    refused(lambda: list(feature_batches(bridge, HOOK, other, tokens, "features")), *said)
+    refused(lambda: list(feature_batches(bridge, HOOK, other, tokens)), *said)
 
 
 def test_more_active_features_than_there_are_and_a_parent_of_another_width(checkpoint, tmp_path, write_tokens):

@@ -132,8 +132,7 @@ def test_an_autoencoder_started_from_another_and_hardly_trained_keeps_all_number
 
 def test_transfer_to_its_own_model_equals_its_evaluation(bridge, token_directories):
     one, other = (
-        evaluate_autoencoder(bridge, HOOK, random_autoencoder(seed=seed), token_directories, 8, 320, "test")
-        for seed in (0, 1)
+        evaluate_autoencoder(bridge, HOOK, random_autoencoder(seed=seed), token_directories, 8, 320) for seed in (0, 1)
     )
     row = transfer_row(one, one)
     assert all(row[name] == row[f"own_{name}"] == one[name] for name in baselines.MEASURES)

@@ -88,7 +88,7 @@ def test_each_replicate_is_numpys_correlation_of_the_tokens_drawn(files, monkeyp
     i, j = (grid.ravel() for grid in np.meshgrid(np.arange(14), np.arange(14), indexing="ij"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = resample(path_a, path_b, i, j, document, drawn, "test")
+        found = resample(path_a, path_b, i, j, document, drawn)
     dead = 0
     for replicate in range(20):
         tokens_a, tokens_b = (redrawn(dense, document, drawn[:, replicate]) for dense in (a, b))
@@ -108,7 +108,7 @@ def test_every_document_once_is_the_sample_itself(files):
     document, corpus = number_documents(*sample())
     table = correlate(read_activations(path_a), read_activations(path_b), 0.05)
     i, j = table["feature_a"].to_numpy(), table["feature_b"].to_numpy()
-    found = resample(path_a, path_b, i, j, document, np.ones((len(corpus), 1)), "test")
+    found = resample(path_a, path_b, i, j, document, np.ones((len(corpus), 1)))
     np.testing.assert_allclose(found.r[:, 0], table["r"].to_numpy(), atol=1e-9)
 
 
@@ -136,7 +136,7 @@ def test_counts_of_each_replicate_by_hand(files, monkeypatch, min_active, memory
     document, corpus = number_documents(*sample())
     drawn = draw_documents(corpus, 30, seed=1)
     table = correlate(read_activations(path_a), read_activations(path_b), -1.0)
-    found = bootstrap(path_a, path_b, table, document, drawn, 0.8, min_active, "test")
+    found = bootstrap(path_a, path_b, table, document, drawn, 0.8, min_active)
     assert found.schema == REPLICATES
     rows = [list(row.values()) for row in found.to_pylist()]
     expected = []
@@ -159,7 +159,7 @@ def test_an_edge_without_any_pair(tmp_path):
     silent = write_activations(tmp_path / "a.parquet", np.zeros((300, 3), np.float32))
     document, corpus = number_documents(*sample())
     drawn = draw_documents(corpus, 5, seed=0)
-    table = bootstrap(silent, silent, CORRELATIONS.empty_table(), document, drawn, 0.8, 1, "test")
+    table = bootstrap(silent, silent, CORRELATIONS.empty_table(), document, drawn, 0.8, 1)
     assert [list(row.values())[1:] for row in table.to_pylist()] == [[0, 0, 0, 0]] * 5
     assert interval(table, "parent", 0.5) is None
 
@@ -236,7 +236,7 @@ def test_intervals_cover_the_share_of_all_documents(documents, candidates):
 def one_edge(folder, a, b, document, corpus):
     paths = write_activations(folder / "a.parquet", a), write_activations(folder / "b.parquet", b)
     table = correlate(*(read_activations(path) for path in paths), 0.3)
-    return bootstrap(*paths, table, document, draw_documents(corpus, 200, seed=0), 0.8, 1, "test")
+    return bootstrap(*paths, table, document, draw_documents(corpus, 200, seed=0), 0.8, 1)
 
 
 def test_tokens_repeated_within_documents_make_no_interval_narrower(tmp_path):

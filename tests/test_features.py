@@ -41,7 +41,7 @@ def test_collected_features_are_the_non_zero_ones_of_the_autoencoder(monkeypatch
     tokens = samples.draw_sample(token_directories, 400, 8, seed=0)["tokens"]
     autoencoder = random_autoencoder()
     statistics = features.Statistics(tokens.size, 48)
-    batches = features.feature_batches(bridge, HOOK, autoencoder, tokens, "test")
+    batches = features.feature_batches(bridge, HOOK, autoencoder, tokens)
     table = pa.Table.from_batches(list(statistics.counting(batches)))
     dense = autoencoder.encode(activations(bridge, HOOK, tokens.astype(np.int64))).numpy()
     found = np.zeros_like(dense)

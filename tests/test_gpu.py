@@ -88,7 +88,7 @@ def train(study, bridges, variant):
 
 def evaluated(study, bridge, variant):
     autoencoder = load_autoencoder(study.folder / f"{device().type}-{variant}", device())
-    found = evaluate_autoencoder(bridge, HOOK, autoencoder, study.held_out, CONTEXT, 500, "evaluation")
+    found = evaluate_autoencoder(bridge, HOOK, autoencoder, study.held_out, CONTEXT, 500)
     names = ("l0", "mse", "variance_explained", "loss_recovered", "loss_spliced", "dead_share")
     return {name: found[name] for name in names} | {"densities": np.array(found["densities"])}
 
@@ -96,7 +96,7 @@ def evaluated(study, bridge, variant):
 def collect(study, bridges):
     autoencoder = load_autoencoder(study.folder / f"{device().type}-l1", device())
     tokens = study.windows[np.arange(600)].astype(np.int32)
-    table = pa.Table.from_batches(list(feature_batches(bridges[0], HOOK, autoencoder, tokens, "features")))
+    table = pa.Table.from_batches(list(feature_batches(bridges[0], HOOK, autoencoder, tokens)))
     return {name: table[name].to_numpy() for name in table.column_names}
 
 
@@ -108,7 +108,7 @@ def correlate_neurons(study, bridges):
 def weigh_logits(study, bridges):
     model = study.model(study.paths[0]).to(device())
     decoder = load_autoencoder(study.folder / f"{device().type}-topk", device()).W_dec
-    table, reason = logit_effects(model, HOOK, decoder, VOCABULARY, "logits")
+    table, reason = logit_effects(model, HOOK, decoder, VOCABULARY)
     assert reason is None
     return {"effects": np.array([[one["effect"] for one in row] for row in table["promoted"].to_pylist()])}
 

@@ -144,7 +144,7 @@ def writers(results: Path):
         ),
         "contexts": lambda path: artifacts.write_table(
             path / "a.parquet",
-            contexts.top_contexts(activations, artifacts.read_tensors(sample)["tokens"].shape, "c"),
+            contexts.top_contexts(activations, artifacts.read_tensors(sample)["tokens"].shape),
             contexts.CONTEXTS,
             note,
         ),
@@ -187,14 +187,14 @@ def test_correlations_name_the_full_folder_of_temporary_files(study, disk, monke
             for name in ("base", "coder")
         ]
 
-    expected = correlation.correlate(*sides(), 0.5, "whole", 1)
+    expected = correlation.correlate(*sides(), 0.5, 1)
     monkeypatch.setattr(tempfile, "tempdir", str(disk.root))
     disk.leave(8 * 1024)
     with pytest.raises(InputError, match=rf"{disk.root}: the disk is full; free some space there"):
-        correlation.correlate(*sides(), 0.5, "full", 1)
+        correlation.correlate(*sides(), 0.5, 1)
     assert list(disk.root.iterdir()) == [disk.ballast]
     disk.clear()
-    assert correlation.correlate(*sides(), 0.5, "again", 1).equals(expected)
+    assert correlation.correlate(*sides(), 0.5, 1).equals(expected)
 
 
 def test_no_paid_reply_is_lost_on_a_full_disk(disk):
