@@ -19,14 +19,14 @@ from feature_lineage.autoencoders.autoencoder import load_autoencoder, save_auto
 from feature_lineage.autoencoders.evaluation import evaluate_autoencoder
 from feature_lineage.autoencoders.start import start, variant_of
 from feature_lineage.autoencoders.step import BETAS, loss_and_gradients
-from feature_lineage.autoencoders.training import Data, Length, Watch, train_autoencoder
+from feature_lineage.autoencoders.training import Data, Length, Watch, train_on_activations
 from feature_lineage.autoencoders.weights import Centring, Weights
-from feature_lineage.controls.neurons import neuron_correlations
-from feature_lineage.features.collect import feature_batches
-from feature_lineage.meaning.logit_effects import logit_effects
+from feature_lineage.controls.neurons import correlate_neurons
+from feature_lineage.features.collect import collect_features
+from feature_lineage.meaning.logit_effects import weigh_logits
 from feature_lineage.models.checkpoint import load_model
 from feature_lineage.models.hooks import load_hooked, paired_activations
-from feature_lineage.models.merge import sweep
+from feature_lineage.models.merge import sweep_merge
 from feature_lineage.study.measures import Autoencoder
 from feature_lineage.text.windows import Windows
 
@@ -167,7 +167,7 @@ def checkpoints(part: Part, folder: Path) -> None:
                 yield here[(number + 1) * TOKENS :][:TOKENS]
 
         try:
-            autoencoder, _ = train_autoencoder(
+            autoencoder, _ = train_on_activations(
                 Data(batches, lambda step: [here[:TOKENS]], here[:TOKENS]),
                 folder / name,
                 Autoencoder(l0=SIZE.l0, l1=1e-3, l1_warmup_steps=2, normalize=True, init="transpose"),
@@ -216,17 +216,17 @@ def everything(part: Part, folder: Path) -> None:
             evaluation = evaluate_autoencoder(bridges[0], HOOK, autoencoder, held_out, SIZE.context, 4000)
             names = ("l0", "mse", "variance_explained", "loss_clean", "loss_spliced", "loss_zero")
             found["evaluation"] = np.array([evaluation[name] for name in names])
-            table = pa.Table.from_batches(list(feature_batches(bridges[0], HOOK, autoencoder, tokens)))
+            table = pa.Table.from_batches(list(collect_features(bridges[0], HOOK, autoencoder, tokens)))
             dense = np.zeros((tokens.size, SIZE.m), np.float32)
             dense[table["token"].to_numpy(), table["feature"].to_numpy()] = table["activation"].to_numpy()
             found["features"] = dense
-            found["neurons"] = neuron_correlations(paired_activations(bridges, HOOK, tokens), tokens.size)
+            found["neurons"] = correlate_neurons(paired_activations(bridges, HOOK, tokens), tokens.size)
             models = [load_model(path).to(here) for path in paths]
-            effects, _ = logit_effects(models[0], HOOK, autoencoder.W_dec, SIZE.vocabulary)
+            effects, _ = weigh_logits(models[0], HOOK, autoencoder.W_dec, SIZE.vocabulary)
             found["logit effects"] = np.array(
                 [[one["effect"] for one in row] for row in effects["promoted"].to_pylist()]
             )
-            swept = sweep(*models, "slerp", 3, held_out, block=SIZE.context, evaluation_tokens=2000)
+            swept = sweep_merge(*models, "slerp", 3, held_out, block=SIZE.context, evaluation_tokens=2000)
             found["sweep"] = swept["loss"].to_numpy()
         return found
 

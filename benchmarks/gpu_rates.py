@@ -177,7 +177,7 @@ train_autoencoder(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), torch.
 def train_autoencoder(model: Path, folder: Path, steps: int, place: torch.device) -> None:
     """Train an autoencoder on a model's activations for some steps, as the workflow does."""
     from feature_lineage.autoencoders.autoencoder import save_autoencoder
-    from feature_lineage.autoencoders.training import train_on_model
+    from feature_lineage.autoencoders.training import train_autoencoder
     from feature_lineage.models.hooks import load_hooked
     from feature_lineage.study.measures import Autoencoder, Resampling
 
@@ -185,7 +185,7 @@ def train_autoencoder(model: Path, folder: Path, steps: int, place: torch.device
     train = token_directory(folder / "train", 2 * steps * SIZE.tokens, 0)
     held_out = token_directory(folder / "held-out", 400 * SIZE.context, 1)
     n = SIZE.architecture["intermediate_size"]
-    found, _ = train_on_model(
+    found, _ = train_autoencoder(
         load_hooked(model, HOOK),
         {"a": train},
         {"a": held_out},
@@ -226,10 +226,10 @@ def one_study(part: Part, folder: Path, models: list[Path], steps: int, place: t
     """Train an autoencoder, collect its features, evaluate it, sweep between two models."""
     from feature_lineage.autoencoders.autoencoder import load_autoencoder
     from feature_lineage.autoencoders.evaluation import evaluate_autoencoder
-    from feature_lineage.features.collect import ACTIVATIONS, feature_batches
+    from feature_lineage.features.collect import ACTIVATIONS, collect_features
     from feature_lineage.models.checkpoint import load_model
     from feature_lineage.models.hooks import load_hooked
-    from feature_lineage.models.merge import sweep
+    from feature_lineage.models.merge import sweep_merge
     from feature_lineage.store.formats import write_table
     from feature_lineage.text.windows import Windows
 
@@ -251,7 +251,7 @@ def one_study(part: Part, folder: Path, models: list[Path], steps: int, place: t
     bridge, autoencoder = load_hooked(models[0], HOOK), load_autoencoder(folder / "autoencoder", place)
 
     def collect() -> None:
-        batches = feature_batches(bridge, HOOK, autoencoder, sample)
+        batches = collect_features(bridge, HOOK, autoencoder, sample)
         write_table(folder / "features.parquet", batches, ACTIVATIONS, {})
 
     rate(f"features of {count:,} tokens, with Parquet", sample.size, "features", collect)
@@ -259,7 +259,7 @@ def one_study(part: Part, folder: Path, models: list[Path], steps: int, place: t
     rate(f"evaluation on {amount:,} tokens", amount, "evaluation", lambda: evaluate_autoencoder(*arguments))
     both = [load_model(path).to(place) for path in models]
     options = {"block": SIZE.context, "evaluation_tokens": amount}
-    rate("sweep of 5 points", 5 * amount, "sweep", lambda: sweep(*both, "slerp", 5, held_out, **options))
+    rate("sweep of 5 points", 5 * amount, "sweep", lambda: sweep_merge(*both, "slerp", 5, held_out, **options))
     part.record(
         "writing a checkpoint",
         timed(lambda: write_checkpoint(folder, place)),
@@ -304,7 +304,7 @@ def large(part: Part, folder: Path, words: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from feature_lineage.autoencoders.autoencoder import SparseAutoencoder
-    from feature_lineage.features.collect import feature_batches
+    from feature_lineage.features.collect import collect_features
     from feature_lineage.models.checkpoint import import_model
     from feature_lineage.models.hooks import load_hooked
 
@@ -342,7 +342,7 @@ def large(part: Part, folder: Path, words: Path) -> None:
         part.record("its loading", seconds, "s")
         count = 200 if TINY else 2000
         sample = np.random.default_rng(0).integers(0, SIZE.vocabulary, (count, SIZE.context)).astype(np.int32)
-        seconds = timed(lambda: list(feature_batches(bridge, hook, autoencoder, sample)))
+        seconds = timed(lambda: list(collect_features(bridge, hook, autoencoder, sample)))
         part.record(
             f"features of {sample.size:,} of its tokens", seconds, "s", note=f"{sample.size / seconds:,.0f} tokens/s"
         )

@@ -23,7 +23,7 @@ from feature_lineage.meaning.cases import (
     support,
     survey,
 )
-from feature_lineage.meaning.contexts import CONTEXTS, top_contexts
+from feature_lineage.meaning.contexts import CONTEXTS, collect_contexts
 from feature_lineage.store.formats import write_table
 
 TEXTS = ["<|endoftext|>", "=", " =", " ==", " Except", "except", "12", " é", "\n", " IF", " ,", " a1", "self"]
@@ -223,7 +223,7 @@ def lineage(tmp_path_factory):
             values[:, 7] = 0
         dense[model] = values.astype(np.float32)
         activations = write_activations(folder / f"{model}.parquet", dense[model])
-        table = top_contexts(activations, SAMPLE.tokens.shape)
+        table = collect_contexts(activations, SAMPLE.tokens.shape)
         write_table(folder / f"{model}-contexts.parquet", table, CONTEXTS, {})
         models[model] = Model(activations, folder / f"{model}-contexts.parquet")
     edges = []

@@ -287,7 +287,7 @@ def test_error_names_the_file_that_does_not_parse(package):
     ("script", "reaches", "leaves"),
     [
         ("train_autoencoder", {"autoencoder", "hooks", "windows"}, {"figures", "page", "fates", "merge"}),
-        ("draw_sankey", {"figures", "formats"}, {"autoencoder", "training", "windows"}),
+        ("plot_sankey", {"figures", "formats"}, {"autoencoder", "training", "windows"}),
         ("build_corpus", {"corpora", "formats"}, {"windows", "training", "figures"}),
         ("train_model", {"training", "windows"}, {"step", "active_entries", "autoencoder"}),
         ("interpret_features", {"prompts", "client"}, {"bootstrap", "step", "figures"}),

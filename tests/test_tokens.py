@@ -14,7 +14,7 @@ from feature_lineage.store.formats import read_provenance, write_table
 from feature_lineage.text import shards as shards_module
 from feature_lineage.text.corpora import SCHEMA
 from feature_lineage.text.shards import document_ends, encode_corpus, read_index
-from feature_lineage.text.tokenizer import END, load_tokenizer, published_tokenizer, save_tokenizer, train_tokenizer
+from feature_lineage.text.tokenizer import END, import_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 from feature_lineage.text.windows import Windows
 
 ODD = [
@@ -91,7 +91,7 @@ def test_saved_tokenizer_has_its_provenance_and_loads(tokenizer_dir):
 
 def test_pretrained_tokenizer_is_taken_over_as_it_is(tmp_path, tokenizer_dir, tokenizer):
     # what rule import_tokenizer does, with a local directory in place of the hub
-    save_tokenizer(published_tokenizer(tokenizer_dir), tmp_path / "imported", {"digest": "imported"})
+    save_tokenizer(import_tokenizer(tokenizer_dir), tmp_path / "imported", {"digest": "imported"})
     imported = load_tokenizer(tmp_path / "imported")
     assert imported.get_vocab() == tokenizer.get_vocab()
     text = f"def f(x):\r\n\treturn x {END} é"
@@ -101,15 +101,15 @@ def test_pretrained_tokenizer_is_taken_over_as_it_is(tmp_path, tokenizer_dir, to
 
 def test_tokenizer_that_is_missing_or_damaged_is_named(tmp_path, tokenizer_dir):
     with pytest.raises(InputError, match=r"tokenizer .*nothing: cannot be loaded"):
-        published_tokenizer(tmp_path / "nothing")
+        import_tokenizer(tmp_path / "nothing")
     with pytest.raises(InputError, match=r"tokenizer nobody/nothing: cannot be loaded"):
-        published_tokenizer("nobody/nothing")
+        import_tokenizer("nobody/nothing")
     with pytest.raises(InputError, match=r"nothing/tokenizer_config.json: this input file is missing"):
         load_tokenizer(tmp_path / "nothing")
     shutil.copytree(tokenizer_dir, tmp_path / "damaged")
     (tmp_path / "damaged" / "tokenizer.json").write_text('{"version": "1.0"')
     with pytest.raises(InputError, match=r"tokenizer .*damaged: cannot be loaded"):
-        published_tokenizer(tmp_path / "damaged")
+        import_tokenizer(tmp_path / "damaged")
     with pytest.raises(InputError, match=r"damaged/tokenizer.json: cannot be read, it is truncated or damaged"):
         load_tokenizer(tmp_path / "damaged")
 

@@ -107,7 +107,7 @@ class Watch:
     stop: Callable[[], bool] = lambda: False
 
 
-def train_autoencoder(
+def train_on_activations(
     data: Data,
     checkpoint: str | Path,
     options: Autoencoder,
@@ -270,7 +270,7 @@ class _Training:
         )
 
 
-def train_on_model(
+def train_autoencoder(
     bridge: Any,
     train: Mapping[str, str | Path],
     validation: Mapping[str, str | Path],
@@ -313,7 +313,7 @@ def train_on_model(
         return f"batch {step}, {len(corpus)} blocks of {options.context} tokens, the first at token {position[0]:,} of {first}"
 
     measure = _loss_recovered(bridge, options.hook, Windows(validation, options.context))
-    return train_autoencoder(
+    return train_on_activations(
         _data(bridge, windows, chosen, options, seed),
         checkpoint,
         options,

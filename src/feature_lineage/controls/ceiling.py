@@ -15,7 +15,7 @@ CEILING = pa.schema(
 CEILING_CURVES = pa.schema([("model", pa.string()), ("threshold", pa.float64()), ("share", pa.float64())])
 
 
-def seed_ceiling(comparisons: Comparisons, threshold: float) -> pa.Table:
+def measure_ceiling(comparisons: Comparisons, threshold: float) -> pa.Table:
     """What two autoencoders of one model share, for each model: the most that can be expected to persist along an edge.
 
     Autoencoders that differ only in seed share about 30 % of their features (Paulo and Belrose 2025, arXiv 2501.16615).

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 NEURONS = pa.schema([*_EDGE, ("side", pa.string()), ("neurons", pa.int64()), *_SHARE])
 
 
-def neuron_correlations(batches: Iterable[tuple[torch.Tensor, torch.Tensor]], tokens: int) -> np.ndarray:
+def correlate_neurons(batches: Iterable[tuple[torch.Tensor, torch.Tensor]], tokens: int) -> np.ndarray:
     """Pearson correlation of every activation element of one model with every one of another, over the same tokens.
 
     Args:

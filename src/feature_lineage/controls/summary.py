@@ -38,7 +38,7 @@ DEFINITIONS: Mapping[str, str] = {
 }
 
 
-def summarise(
+def summarise_controls(
     edges: Comparisons,
     tables: Mapping[str, pa.Table],
     threshold: float,

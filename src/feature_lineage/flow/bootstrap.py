@@ -41,7 +41,7 @@ def number_documents(corpus: np.ndarray, document: np.ndarray) -> tuple[np.ndarr
     return number, found >> 32
 
 
-def draw_documents(corpus: np.ndarray, replicates: int, seed: int) -> np.ndarray:
+def sample_documents(corpus: np.ndarray, replicates: int, seed: int) -> np.ndarray:
     """How often each replicate draws each document, int64 [documents, replicates].
 
     Each corpus keeps its number of documents, because the sample has as many tokens of each by design. The draw depends on nothing
@@ -127,7 +127,7 @@ def _mean_and_deviation(total: np.ndarray, squares: np.ndarray, tokens: np.ndarr
     return total, np.sqrt(variance, out=variance)
 
 
-def bootstrap(
+def bootstrap_flow(
     parent: str | Path,
     child: str | Path,
     correlations: pa.Table,

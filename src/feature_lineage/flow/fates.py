@@ -188,7 +188,7 @@ def read_seeds(
     return found
 
 
-def trace_seeds(seeds: Sequence[Seed], models: Sequence[str], threshold: float) -> Tables:
+def trace_flows(seeds: Sequence[Seed], models: Sequence[str], threshold: float) -> Tables:
     """`trace` for the autoencoders of each seed.
 
     Args:
@@ -201,7 +201,7 @@ def trace_seeds(seeds: Sequence[Seed], models: Sequence[str], threshold: float) 
     return Tables(*tables)
 
 
-def curves(seeds: Sequence[Seed], floor: float) -> pa.Table:
+def threshold_curves(seeds: Sequence[Seed], floor: float) -> pa.Table:
     """Share of the living features of each side that persist, as a function of the threshold.
 
     By best match, by mutual best match and in the one-to-one assignment, which is made anew for each threshold.

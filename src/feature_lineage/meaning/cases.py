@@ -473,7 +473,7 @@ def read_sample(path: str | Path, tokenizer: str | Path, corpora: Sequence[str])
     """Read the sample and the vocabulary.
 
     Args:
-        path: file of `sample.draw_sample`.
+        path: file of `sample.sample_windows`.
         tokenizer: its `tokenizer.json`.
         corpora: names of the sample's corpora, in its order.
     """

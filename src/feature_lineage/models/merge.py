@@ -101,7 +101,7 @@ def merge_states(
     return {name: interpolate(a[name], b[name], t, between[name]) for name in a}
 
 
-def sweep(
+def sweep_merge(
     a: PreTrainedModel,
     b: PreTrainedModel,
     method: str,

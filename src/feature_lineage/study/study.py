@@ -325,7 +325,7 @@ class Study(Block):
                 found |= dict.fromkeys(block.train)
         return list(found)
 
-    def trace(self, model: str) -> list[str]:
+    def seen_corpora(self, model: str) -> list[str]:
         """Corpora that `model` and its ancestors were trained on (paper, section 3.2)."""
         return list(dict.fromkeys(c for name in self.ancestors(model) for c in self.own_corpora(name)))
 

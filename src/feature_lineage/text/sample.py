@@ -12,7 +12,7 @@ from feature_lineage.text.shards import document_ends
 from feature_lineage.text.windows import Windows
 
 
-def draw_sample(directories: Mapping[str, str | Path], tokens: int, length: int, seed: int) -> dict[str, np.ndarray]:
+def sample_windows(directories: Mapping[str, str | Path], tokens: int, length: int, seed: int) -> dict[str, np.ndarray]:
     """Draw a sample: the same number of windows from each corpus, sorted by corpus and position.
 
     Args:

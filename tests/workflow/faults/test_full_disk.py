@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 from reports import content
 from tiny_study import STUDY
-from trainings import train_model, train_on_model
+from trainings import train_autoencoder, train_model
 
 from feature_lineage.autoencoders import autoencoder
 from feature_lineage.errors import InputError
@@ -93,17 +93,17 @@ def write_images(results: Path, path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kaleido, "Kaleido", DrawnAtOnce)
         patch.setattr(export, "find_browser", lambda: "browser")
-        export.write_images([results / "figures" / "curves.json"], [[path / "a.svg", path / "a.png"]])
+        export.export_figures([results / "figures" / "curves.json"], [[path / "a.svg", path / "a.png"]])
 
 
-def train_autoencoder(results: Path, path: Path, split: dict) -> None:
+def autoencoder_training(results: Path, path: Path, split: dict) -> None:
     block = {key: value for key, value in STUDY["autoencoder"].items() if key != "resampling"}
     options = load_study(STUDY | {"autoencoder": block | {"expansion": 16, "tokens": 1500}}).autoencoder.model_dump(
         exclude={"seeds"}
     )
     bridge = load_hooked(results / "models" / "base", HOOK)
     checkpoint = path / ".checkpoints" / "a.safetensors"
-    train_on_model(bridge, *split.values(), checkpoint, seed=0, checkpoint_seconds=0, **options)
+    train_autoencoder(bridge, *split.values(), checkpoint, seed=0, checkpoint_seconds=0, **options)
 
 
 def writers(results: Path):
@@ -135,7 +135,7 @@ def writers(results: Path):
         "autoencoder": lambda path: autoencoder.save_autoencoder(
             autoencoder.load_autoencoder(sae), path, HOOK, 8, note
         ),
-        "training of an autoencoder": lambda path: train_autoencoder(results, path, split),
+        "training of an autoencoder": lambda path: autoencoder_training(results, path, split),
         "activations": lambda path: artifacts.write_table(
             path / "a.parquet",
             artifacts.read_batches(activations, ["token", "feature", "activation"]),
@@ -144,7 +144,7 @@ def writers(results: Path):
         ),
         "contexts": lambda path: artifacts.write_table(
             path / "a.parquet",
-            contexts.top_contexts(activations, artifacts.read_tensors(sample)["tokens"].shape),
+            contexts.collect_contexts(activations, artifacts.read_tensors(sample)["tokens"].shape),
             contexts.CONTEXTS,
             note,
         ),
@@ -156,7 +156,7 @@ def writers(results: Path):
         "figure": lambda path: figures.write_figure(
             go.Figure(go.Scatter(y=numbers)), path / "a.json", path / "a.html", {}
         ),
-        "numbers of a figure": lambda path: export.write_numbers(
+        "numbers of a figure": lambda path: export.tabulate_figures(
             {"data": [{"type": "scatter", "x": numbers.tolist(), "y": numbers.tolist()}], "layout": {}}, path / "a.csv"
         ),
         "images": lambda path: write_images(results, path),
