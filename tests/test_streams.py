@@ -54,7 +54,7 @@ def test_what_would_be_another_stream_is_refused(seed, stream, place):
 
 
 def test_every_stream_of_the_project_is_one_of_these(project):
-    """`Windows.draw` takes what it is given."""
+    """`Windows.sample` takes what it is given."""
     found = {}
     for path in [*(project / "src").rglob("*.py"), *(project / "workflow").rglob("*.py")]:
         tree = ast.parse(path.read_text())
@@ -62,7 +62,7 @@ def test_every_stream_of_the_project_is_one_of_these(project):
             name = ast.unparse(call.func)
             if name.endswith(("default_rng", "SeedSequence", "RandomState")):
                 found.setdefault(f"{path.parent.name}/{path.stem}", set()).add(ast.unparse(call.args[0]).split("(")[0])
-            if name.endswith("windows.draw"):
+            if name.endswith("windows.sample"):
                 found.setdefault(f"{path.parent.name}/{path.stem}", set()).add(ast.unparse(call.args[1]).split("(")[0])
     assert found.pop("text/windows") == {"seed"} and found.pop("feature_lineage/streams") == {"words"}
     assert set(found) == {

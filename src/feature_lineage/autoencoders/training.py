@@ -298,7 +298,7 @@ def train_autoencoder(
         InputError: as `train_autoencoder`, or λ's warm-up is longer than the run.
     """
     windows = Windows(train, options.context)
-    chosen = windows.draw(options.tokens, entropy(seed, Stream.AUTOENCODER), "autoencoder.tokens")
+    chosen = windows.sample(options.tokens, entropy(seed, Stream.AUTOENCODER), "autoencoder.tokens")
     steps = len(chosen) // options.batch
     if options.l1_warmup_steps >= steps:
         raise InputError(
@@ -342,7 +342,7 @@ def _data(bridge: Any, windows: Windows, chosen: np.ndarray, options: Autoencode
 
     def pool(step: int) -> Iterator[torch.Tensor]:
         wanted = min(options.resampling.pool_tokens, len(windows) * options.context)
-        drawn = windows.draw(wanted, entropy(seed, Stream.POOL, step), "autoencoder.resampling.pool_tokens")
+        drawn = windows.sample(wanted, entropy(seed, Stream.POOL, step), "autoencoder.resampling.pool_tokens")
         return activation_batches(bridge, options.hook, windows, drawn, batch=min(batch, len(drawn)), ahead=AHEAD)
 
     return Data(batches, pool, torch.cat(list(islice(batches(0), SAMPLE_BATCHES))))

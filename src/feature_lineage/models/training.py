@@ -197,7 +197,7 @@ def train_model(
     """
     windows = Windows(data.train, options.block)
     key = f"models.{name}.training"
-    chosen = windows.draw(options.tokens, entropy(seed, Stream.TRAINING), f"{key}.tokens", data.balance)
+    chosen = windows.sample(options.tokens, entropy(seed, Stream.TRAINING), f"{key}.tokens", data.balance)
     check_windows(model, windows[chosen[:1]], f"{key}.block")
     steps = max(1, math.ceil(math.ceil(len(chosen) / options.batch) * options.epochs))
     if options.warmup_steps >= steps:

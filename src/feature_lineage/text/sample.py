@@ -26,7 +26,7 @@ def sample_windows(directories: Mapping[str, str | Path], tokens: int, length: i
         [windows, length], the number of each token's document in its corpus.
     """
     windows = Windows(directories, length)
-    chosen = np.sort(windows.draw(tokens, entropy(seed, Stream.SAMPLE), "flow.tokens", balance=True))
+    chosen = np.sort(windows.sample(tokens, entropy(seed, Stream.SAMPLE), "flow.tokens", balance=True))
     corpus, position = windows.places(chosen)
     document = np.empty((len(chosen), length), np.int32)
     for number, path in enumerate(directories.values()):
