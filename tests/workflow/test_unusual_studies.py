@@ -125,7 +125,7 @@ def test_the_control_of_a_linear_merge_is_by_slerp_and_lies_under_that_name(unus
         == read_json(unusual.results / "models" / BOTH / "evaluation.json")["corpora"]["c4.en"]["loss"]
     )
     assert row["slerp_loss"] == read_json(controls / "slerp" / BOTH / "evaluation.json")["corpora"]["c4.en"]["loss"]
-    assert (unusual.results / "logs" / "merge_by_slerp" / f"{BOTH}.log").is_file()
+    assert (unusual.results / "logs" / "merge_otherwise" / f"slerp.{BOTH}.log").is_file()
 
 
 def state(folder: Path):

@@ -173,30 +173,30 @@ rule summarise_controls:
 # --- untrained models: their autoencoders, features and correlations come from the same rules as all others ---
 
 
-rule make_untrained:
+rule build_model:
     input:
         tokenizer="<results>/tokenizer/tokenizer.json",
         tokenizer_config="<results>/tokenizer/tokenizer_config.json",
     output:
         expand("<results>/models/{{model}}/{file}", file=CHECKPOINT),
     log:
-        "<logs>/make_untrained/{model}.log",
+        "<logs>/build_model/{model}.log",
     benchmark:
-        "<benchmarks>/make_untrained/{model}.tsv"
+        "<benchmarks>/build_model/{model}.tsv"
     wildcard_constraints:
         model=one_of(plan.untrained),
     conda:
         CONDA
     threads: 1
     resources:
-        **needs("make_untrained"),
+        **needs("build_model"),
     params:
         # Not the root's own start, which its training does not wholly leave behind.
         seed=study.seed + 1,
         architecture=lambda w: plan.architecture(plan.untrained[w.model]),
-        code=code("make_untrained"),
+        code=code("build_model"),
     script:
-        "../scripts/make_untrained.py"
+        "../scripts/build_model.py"
 
 
 # --- the parent's autoencoder on the child, as it is ---

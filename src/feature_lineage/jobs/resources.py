@@ -279,7 +279,7 @@ _NEEDS: dict[str, Callable[[_Sizes], _Need]] = {
     "train_model": _train_model,
     "import_model": _import_model,
     "check_hook": _check_hook,
-    "make_untrained": _import_model,
+    "build_model": _import_model,
     "sweep_merge": _sweep_merge,
     "merge_models": _merge_models,
     "compare_merges": _merge_models,
