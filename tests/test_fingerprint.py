@@ -11,6 +11,7 @@ from reworded import reword
 
 from feature_lineage.jobs import fingerprint as module
 from feature_lineage.jobs.fingerprint import fingerprint
+from feature_lineage.store.provenance import checkpoint_folder, provenance
 
 SCRIPT = '''"""A step."""
 from feature_lineage.outer import work
@@ -218,6 +219,21 @@ def test_job_control_does_not_count(package):
     before = hashed()
     (folder / "jobs.py").write_text("def job(log):\n    return 2\n")
     assert hashed() == before
+
+
+def test_checkpoints_survive_an_edit_that_does_not_count(package, tmp_path):
+    """Of a training under way: they lie in a folder named by what the step is made of, its code among it."""
+    folder, hashed = package
+
+    def checkpoints():
+        return checkpoint_folder(tmp_path / "models" / "base", provenance({}, {"code": hashed()}))
+
+    checkpoint = checkpoints() / "checkpoint-3"
+    checkpoint.mkdir()
+    (folder / "outer.py").write_text(FILES["outer.py"].replace("Work.", "It works.") + "# words\n")
+    assert checkpoints() == checkpoint.parent and checkpoint.exists()
+    (folder / "inner.py").write_text("value = 2\n")
+    assert checkpoints() != checkpoint.parent and not checkpoint.exists()
 
 
 def test_no_message_of_the_project_counts(project, tmp_path, monkeypatch):

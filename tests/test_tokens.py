@@ -264,9 +264,7 @@ def test_truncated_and_missing_shards_are_named(tmp_path, write_tokens):
     shard = directory / "shard-00001.npy"
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-10])
-    message = (
-        rf"shard-00001.npy: truncated or missing, {len(whole) - 10} bytes of {len(whole)}; delete .*tokens$"
-    )
+    message = rf"shard-00001.npy: truncated or missing, {len(whole) - 10} bytes of {len(whole)}; delete .*tokens$"
     with pytest.raises(InputError, match=message):
         Windows({"c": directory}, 10)
     shard.unlink()

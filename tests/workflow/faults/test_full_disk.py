@@ -246,8 +246,8 @@ def test_a_job_whose_log_cannot_be_written_says_so_in_a_line(disk, free):
     assert run.returncode == 1, run
     assert "Traceback" not in run.stderr, run.stderr
     assert "Logging error" not in run.stderr, run.stderr
-    last = run.stderr.splitlines()[-2]
-    assert f"{output}: the disk is full; free some space there" in last, run.stderr
+    error = run.stderr.splitlines()[-3]
+    assert f"{output}: the disk is full; free some space there" in error, run.stderr
     assert not output.exists()
 
     disk.clear()

@@ -271,7 +271,7 @@ def test_a_training_that_reaches_its_time_limit_goes_on_in_a_longer_job(night):
     first, second = night.of("train_model", "late")
     assert (first["state"], first["limit"]) == ("TIMEOUT", "2:00")
     assert (second["state"], second["limit"]) == ("COMPLETED", "30:00")
-    assert "late: going on from" in night.log("train_model/late.log")
+    assert "going on from" in night.log("train_model/late.log")
     assert "SLURM status is: 'TIMEOUT'" in night.night.output
 
 
@@ -302,7 +302,7 @@ def seconds(limit: str) -> int:
 def test_a_cancelled_training_goes_on_from_its_checkpoint(night):
     first, second = night.of("train_model", "cancelled")
     assert (first["state"], second["state"]) == ("CANCELLED", "COMPLETED")
-    assert "cancelled: going on from" in night.log("train_model/cancelled.log")
+    assert "going on from" in night.log("train_model/cancelled.log")
     assert "SLURM status is: 'CANCELLED'" in night.night.output
 
 
