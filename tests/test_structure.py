@@ -23,7 +23,6 @@ LONGEST = 400
 LONGER = {
     "explanations/client.py": "one class for all that an endpoint may answer; its retries are to give way to a library",
     "jobs/resources.py": "a formula for each step, to give way to shorter ones",
-    "meaning/cases.py": "to be parted into scores and tracking",
     "report/page.py": "its sentences are to move into a module of their own",
 }
 
