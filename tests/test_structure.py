@@ -22,7 +22,6 @@ LONGEST = 400
 # Modules that are longer, and why.
 LONGER = {
     "explanations/client.py": "one class for all that an endpoint may answer; its retries are to give way to a library",
-    "jobs/resources.py": "a formula for each step, to give way to shorter ones",
     "report/page.py": "its sentences are to move into a module of their own",
 }
 
