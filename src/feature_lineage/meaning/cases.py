@@ -185,26 +185,17 @@ def find_case(
     start = next(iter(models))
     corpora = case.get("corpora") or sample.corpora
     inside = np.isin(sample.corpus, [number for number, corpus in enumerate(sample.corpora) if corpus in corpora])
-    feature, hypothesis, candidates = _start(
-        name, case, sample, models[start], living(flow.lineages, start, seed), inside
-    )
+    alive = living(flow.lineages, start, seed)
+    feature, hypothesis, candidates = _start(name, case, sample, models[start], alive, inside)
     nodes = follow(flow.features, [edge for edge in edges if edge[1] in models], start, feature, seed)
     contexts = [_contexts(models[node.model].contexts, node.feature) for node in nodes]
-    shared = list(dict.fromkeys(rows[0]["window"] for node, rows in zip(nodes, contexts, strict=True) if node.kept))
+    shared = list(dict.fromkeys(found[0]["window"] for node, found in zip(nodes, contexts, strict=True) if node.kept))
     columns = [(models[node.model].activations, node.feature) for node in nodes]
     measured = measure(columns, sample, hypothesis, inside, shared)
     occurrences = int((np.isin(sample.tokens, hypothesis) & inside[:, None]).sum())
     prior = occurrences / (int(inside.sum()) * sample.tokens.shape[1])
-    rows = [
-        {
-            **node._asdict(),
-            **_measures(measured, place, prior),
-            "density": living(flow.lineages, node.model, seed)[node.feature],
-            "top_tokens": _top_tokens(measured.masses[place], sample.texts),
-            "contexts": [_shown(row, sample) for row in contexts[place]],
-        }
-        for place, node in enumerate(nodes)
-    ]
+    densities = [living(flow.lineages, node.model, seed)[node.feature] for node in nodes]
+    rows = _rows(nodes, measured, prior, densities, contexts, sample)
     content = {
         "case": name,
         "hypothesis": _hypothesis(case),
@@ -285,13 +276,27 @@ def _contexts(path: str | Path, feature: int) -> list[dict[str, Any]]:
     return read_range(path, columns, feature, feature + 1).slice(0, SHOWN).to_pylist()
 
 
-def _measures(measured: Columns, place: int, prior: float) -> dict[str, float | None]:
-    """Ratio, precision, recall and score of a measured feature; `prior` is the share P(s) of the hypothesis's tokens."""
-    precision = measured.support.precision[place]
-    return {
-        "ratio": math.log(precision / prior) if precision else None,
-        **{key: float(values[place]) for key, values in measured.support._asdict().items()},
-    }
+def _rows(
+    nodes: Sequence[Node],
+    measured: Columns,
+    prior: float,
+    densities: Sequence[float],
+    contexts: Sequence[Sequence[Mapping[str, Any]]],
+    sample: Sample,
+) -> list[dict[str, Any]]:
+    """What a case says of each node; `prior` is the share P(s) of the hypothesis's tokens, `contexts` are rows of `CONTEXTS`."""
+    precision = measured.support.precision
+    return [
+        {
+            **node._asdict(),
+            "ratio": math.log(precision[place] / prior) if precision[place] else None,
+            **{key: float(values[place]) for key, values in measured.support._asdict().items()},
+            "density": densities[place],
+            "top_tokens": _top_tokens(measured.masses[place], sample.texts),
+            "contexts": [_shown(row, sample) for row in contexts[place]],
+        }
+        for place, node in enumerate(nodes)
+    ]
 
 
 def _agreement(nodes: Sequence[Node], correlations: np.ndarray) -> dict[str, Any]:
