@@ -23,7 +23,7 @@ from feature_lineage.models.checkpoint import build_model, evaluate_model, impor
 from feature_lineage.models.hooks import activations, load_hooked
 from feature_lineage.models.merge import angles
 from feature_lineage.store.formats import write_json, write_tensors
-from feature_lineage.text.corpora import build_corpus
+from feature_lineage.text.corpora import CorpusOptions, build_corpus
 from feature_lineage.text.files import Document
 from feature_lineage.text.huggingface import huggingface_documents
 from feature_lineage.text.shards import encode_corpus
@@ -157,8 +157,8 @@ def test_a_folder_that_holds_itself_is_read_once(tmp_path):
 
 def corpus(tmp_path, texts, **options):
     documents = [Document(text, "test", None) for text in texts]
-    options = {"name": "c", "validation_share": 0.2} | options
-    return build_corpus(documents, tmp_path / "train.parquet", tmp_path / "validation.parquet", {}, **options)
+    options = CorpusOptions(**{"validation_share": 0.2} | options)
+    return build_corpus(documents, tmp_path / "train.parquet", tmp_path / "validation.parquet", {}, "c", options)
 
 
 @pytest.mark.parametrize(

@@ -10,20 +10,9 @@ from test_feature_tokens import sparse_activations, write_activations
 from feature_lineage.errors import InputError
 from feature_lineage.features import activations as feature_activations
 from feature_lineage.flow.fates import LINEAGES, Edge, trace
-from feature_lineage.meaning.cases import (
-    TRACKING,
-    Flow,
-    Model,
-    Sample,
-    feature_hypothesis,
-    find_case,
-    follow,
-    matching_tokens,
-    measure,
-    support,
-    survey,
-)
+from feature_lineage.meaning.cases import TRACKING, Flow, Model, feature_hypothesis, find_case, matching_tokens
 from feature_lineage.meaning.contexts import CONTEXTS, collect_contexts
+from feature_lineage.meaning.tracking import Sample, follow, measure, support, survey
 from feature_lineage.store.formats import write_table
 
 TEXTS = ["<|endoftext|>", "=", " =", " ==", " Except", "except", "12", " é", "\n", " IF", " ,", " a1", "self"]

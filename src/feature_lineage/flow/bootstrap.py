@@ -13,6 +13,7 @@ import pyarrow as pa
 from scipy import sparse
 
 from feature_lineage.features.activations import activation_blocks
+from feature_lineage.flow.moments import pearson
 from feature_lineage.progress import progress
 from feature_lineage.store.formats import read_provenance
 from feature_lineage.streams import Stream, entropy
@@ -114,7 +115,7 @@ def resample(
     for first in range(0, len(r), 1 << 10):
         part = slice(first, first + (1 << 10))
         i, j = feature_a[part], feature_b[part]
-        r[part] = (r[part] / tokens - mean_a[i] * mean_b[j]) / (deviation_a[i] * deviation_b[j])
+        r[part] = pearson(r[part] / tokens, mean_a[i], mean_b[j], deviation_a[i], deviation_b[j])
     return Resampled(active_a, active_b, r)
 
 

@@ -118,7 +118,7 @@ def writers(results: Path):
     split = {name: {"code": results / "tokens" / "code" / name} for name in ("train", "validation")}
     return {
         "corpus": lambda path: corpora.build_corpus(
-            documents(), path / "train.parquet", path / "validation.parquet", {}, name="c", validation_share=0.2
+            documents(), path / "train.parquet", path / "validation.parquet", {}, "c", corpora.CorpusOptions(0.2)
         ),
         "tokenizer": lambda path: tokenizer.save_tokenizer(
             tokenizer.load_tokenizer(model), path, {"note": "x" * 100_000}
