@@ -121,7 +121,7 @@ class Workplace:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=8 * MINUTES,
+            timeout=20 * MINUTES,
         )
         return Run(done.returncode, done.stdout)
 
