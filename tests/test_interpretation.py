@@ -59,7 +59,7 @@ def gathered(sample, tmp_path, monkeypatch):
 
     def gather(features, seed=0, piece=777):
         monkeypatch.setattr(feature_activations, "PIECE", piece)
-        return excerpts_module.gather(path, dense.max(0).astype(float), features, tokens, side, seed, "test")
+        return excerpts_module.gather(path, dense.max(0).astype(float), features, tokens, side, seed)
 
     return gather, side
 
@@ -208,7 +208,7 @@ def test_a_token_unseen_on_the_other_side_is_given_the_mean_of_all(sample, tmp_p
     side = excerpts_module.sides(corpus, document, 0)
     tokens = np.where((side == 1)[:, None] & (tokens == 4), VOCABULARY, tokens)
     path = write_activations(tmp_path / "a.parquet", dense)
-    (one,) = excerpts_module.gather(path, dense.max(0).astype(float), [4], tokens, side, 0, "test")
+    (one,) = excerpts_module.gather(path, dense.max(0).astype(float), [4], tokens, side, 0)
     unseen = one.score.tokens == VOCABULARY
     mean = dense[:, 4].astype(float).reshape(tokens.shape)[side == 0].mean()
     assert unseen.any()
@@ -219,7 +219,7 @@ def test_activations_of_another_sample_are_refused(sample, gathered, tmp_path):
     tokens, _, _, dense = sample
     path = write_activations(tmp_path / "b.parquet", dense[:-LENGTH])
     with pytest.raises(InputError, match=r"b\.parquet: has 5,736 tokens, the sample 5,760"):
-        excerpts_module.gather(path, dense.max(0), [4], tokens, gathered[1], 0, "test")
+        excerpts_module.gather(path, dense.max(0), [4], tokens, gathered[1], 0)
 
 
 # --- questions and replies ---------------------------------------------------------------------------------
