@@ -15,8 +15,7 @@ from scripted_endpoint import KEY, KEY_ENV, completion, serve, service, status
 from test_feature_tokens import write_activations
 
 from feature_lineage.errors import InputError
-from feature_lineage.explanations import client as endpoint
-from feature_lineage.explanations import estimate
+from feature_lineage.explanations import estimate, transport
 from feature_lineage.explanations import excerpts as excerpts_module
 from feature_lineage.explanations import prompts as prompts_module
 from feature_lineage.explanations import questions as questions_module
@@ -391,7 +390,7 @@ def oracle(body, number):
 def interpreted(gathered, tmp_path, monkeypatch):
     """A function that interprets `CHOSEN` by a script; rows by feature."""
     monkeypatch.setenv(KEY_ENV, KEY)
-    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(transport, "FIRST_WAIT", 0.01)
     evidence = gathered[0]([one.feature for one in CHOSEN])
 
     def interpret_once(server, **changes):

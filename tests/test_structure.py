@@ -21,7 +21,6 @@ LAYERS = [
 LONGEST = 400
 # Modules that are longer, and why.
 LONGER = {
-    "explanations/client.py": "one class for all that an endpoint may answer; its retries are to give way to a library",
     "flow/correlation.py": "the plan of a sum over pairs and its loops share every intermediate",
     "jobs/resources.py": "a formula for each step, to give way to shorter ones",
     "meaning/cases.py": "to be parted into scores and tracking",
