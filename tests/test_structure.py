@@ -24,7 +24,6 @@ LONGER = {
     "flow/correlation.py": "the plan of a sum over pairs and its loops share every intermediate",
     "jobs/resources.py": "a formula for each step, to give way to shorter ones",
     "meaning/cases.py": "to be parted into scores and tracking",
-    "report/page.py": "its sentences are to move into a module of their own",
 }
 
 
