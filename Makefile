@@ -81,6 +81,7 @@ lint: environment
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
+	$(BIN)/lint-imports
 
 docs: environment
 	$(BIN)/python -m feature_lineage.study.reference

@@ -44,17 +44,14 @@ resource_scopes:
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/corpora.smk"
+include: "workflow/rules/text.smk"
 include: "workflow/rules/models.smk"
-include: "workflow/rules/saes.smk"
+include: "workflow/rules/autoencoders.smk"
 include: "workflow/rules/features.smk"
-include: "workflow/rules/correlations.smk"
-include: "workflow/rules/flows.smk"
+include: "workflow/rules/flow.smk"
+include: "workflow/rules/meaning.smk"
 include: "workflow/rules/controls.smk"
-include: "workflow/rules/baselines.smk"
-include: "workflow/rules/cases.smk"
-include: "workflow/rules/interpretation.smk"
-include: "workflow/rules/figures.smk"
+include: "workflow/rules/explanations.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -94,6 +91,12 @@ rule controls:
     input:
         CONTROLS,
         BASELINES,
+        started_evaluations(),
+        expand(
+            "<results>/saes/{model}/seed{seed}/evaluation.json",
+            model=plan.untrained,
+            seed=study.autoencoder.seeds,
+        ),
 
 
 rule cases:

@@ -19,14 +19,15 @@ from feature_lineage.autoencoders.autoencoder import load_autoencoder, save_auto
 from feature_lineage.autoencoders.evaluation import evaluate_autoencoder
 from feature_lineage.autoencoders.start import start, variant_of
 from feature_lineage.autoencoders.step import BETAS, loss_and_gradients
-from feature_lineage.autoencoders.training import train_autoencoder
+from feature_lineage.autoencoders.training import Data, Length, Watch, train_on_activations
 from feature_lineage.autoencoders.weights import Centring, Weights
-from feature_lineage.controls.neurons import neuron_correlations
-from feature_lineage.features.collect import feature_batches
-from feature_lineage.meaning.logit_effects import logit_effects
+from feature_lineage.controls.neurons import correlate_neurons
+from feature_lineage.features.collect import collect_features
+from feature_lineage.meaning.logit_effects import weigh_logits
 from feature_lineage.models.checkpoint import load_model
 from feature_lineage.models.hooks import load_hooked, paired_activations
-from feature_lineage.models.merge import sweep
+from feature_lineage.models.merge import sweep_merge
+from feature_lineage.study.measures import Autoencoder
 from feature_lineage.text.windows import Windows
 
 LOSS, GRADIENTS, REST, SAME = 1e-6, 1e-5, 1e-4, 0.9999
@@ -69,9 +70,7 @@ def steps(part: Part) -> None:
             x = torch.randn(4 * TOKENS, SIZE.n, generator=random)
             many = max(SIZE.l0, SIZE.m // 20)
             kind = variant_of(variant, SIZE.l0 if path == "sparse" else many)
-            weights, centring = start(
-                kind, SIZE.m, x[:TOKENS], seed=0, normalize=True, mean="elements", init="transpose"
-            )
+            weights, centring = start(kind, SIZE.m, x[:TOKENS], Autoencoder(normalize=True, init="transpose"), seed=0)
             if not kind.among:  # the bias decides how many are active
                 pre = (centring.input(centring.target(x[:64])) - weights.decoder_bias) @ weights.encoder.T
                 share = SIZE.l0 / SIZE.m if path == "sparse" else 0.3
@@ -168,11 +167,14 @@ def checkpoints(part: Part, folder: Path) -> None:
                 yield here[(number + 1) * TOKENS :][:TOKENS]
 
         try:
-            autoencoder, _ = train_autoencoder(
-                batches, lambda step: [here[:TOKENS]], here[:TOKENS], folder / name, label=name, steps=12, tokens_per_step=TOKENS,
-                features=SIZE.m, seed=0, lr=1e-4, variant="l1", l0=SIZE.l0, l1=1e-3, l1_warmup_steps=2, normalize=True,
-                mean="elements", init="transpose", resample_steps=[], silent_steps=6, checkpoint_seconds=0.0,
-            )  # fmt: skip
+            autoencoder, _ = train_on_activations(
+                Data(batches, lambda step: [here[:TOKENS]], here[:TOKENS]),
+                folder / name,
+                Autoencoder(l0=SIZE.l0, l1=1e-3, l1_warmup_steps=2, normalize=True, init="transpose"),
+                Length(steps=12, tokens_per_step=TOKENS, features=SIZE.m, silent_steps=6),
+                seed=0,
+                watch=Watch(checkpoint_seconds=0.0),
+            )
         except StopError:
             return None
         return autoencoder.W_dec.cpu()
@@ -203,7 +205,7 @@ def everything(part: Part, folder: Path) -> None:
     n = SIZE.architecture["intermediate_size"]
     sample = torch.randn(256, n, generator=random) * 0.1
     kind = variant_of("l1", None)
-    weights, centring = start(kind, SIZE.m, sample, seed=0, normalize=False, mean="elements", init="transpose")
+    weights, centring = start(kind, SIZE.m, sample, Autoencoder(init="transpose"), seed=0)
     save_autoencoder(variants.export(kind, weights, centring), folder / "autoencoder", HOOK, SIZE.context, {})
 
     def results(place: str) -> dict[str, np.ndarray]:
@@ -211,20 +213,20 @@ def everything(part: Part, folder: Path) -> None:
         with part.on(place) as here:
             autoencoder = load_autoencoder(folder / "autoencoder", here)
             bridges = [load_hooked(path, HOOK) for path in paths]
-            evaluation = evaluate_autoencoder(bridges[0], HOOK, autoencoder, held_out, SIZE.context, 4000, "evaluation")
+            evaluation = evaluate_autoencoder(bridges[0], HOOK, autoencoder, held_out, SIZE.context, 4000)
             names = ("l0", "mse", "variance_explained", "loss_clean", "loss_spliced", "loss_zero")
             found["evaluation"] = np.array([evaluation[name] for name in names])
-            table = pa.Table.from_batches(list(feature_batches(bridges[0], HOOK, autoencoder, tokens, "features")))
+            table = pa.Table.from_batches(list(collect_features(bridges[0], HOOK, autoencoder, tokens)))
             dense = np.zeros((tokens.size, SIZE.m), np.float32)
             dense[table["token"].to_numpy(), table["feature"].to_numpy()] = table["activation"].to_numpy()
             found["features"] = dense
-            found["neurons"] = neuron_correlations(paired_activations(bridges, HOOK, tokens), tokens.size)
+            found["neurons"] = correlate_neurons(paired_activations(bridges, HOOK, tokens), tokens.size)
             models = [load_model(path).to(here) for path in paths]
-            effects, _ = logit_effects(models[0], HOOK, autoencoder.W_dec, SIZE.vocabulary, "logits")
+            effects, _ = weigh_logits(models[0], HOOK, autoencoder.W_dec, SIZE.vocabulary)
             found["logit effects"] = np.array(
                 [[one["effect"] for one in row] for row in effects["promoted"].to_pylist()]
             )
-            swept = sweep(*models, "slerp", 3, held_out, block=SIZE.context, evaluation_tokens=2000, label="sweep")
+            swept = sweep_merge(*models, "slerp", 3, held_out, block=SIZE.context, evaluation_tokens=2000)
             found["sweep"] = swept["loss"].to_numpy()
         return found
 

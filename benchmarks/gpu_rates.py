@@ -59,6 +59,7 @@ def train_steps(part: Part, folder: Path, words: Path, steps: int) -> tuple[floa
     """Train through the library; median seconds of a step, and the last loss."""
     from feature_lineage.models import training
     from feature_lineage.models.checkpoint import build_model
+    from feature_lineage.study.keys import Training
 
     count = steps * SIZE.batch * SIZE.block
     train, held_out = (
@@ -74,10 +75,13 @@ def train_steps(part: Part, folder: Path, words: Path, steps: int) -> tuple[floa
 
     with mock.patch.object(training._Progress, "on_step_end", timed):
         curve = training.train_model(
-            build_model(SIZE.architecture, words, 0), {"a": train}, {"a": held_out}, folder / "checkpoints", label="benchmark",
-            seed=0, balance=False, tokens=None, epochs=1, block=SIZE.block, batch=SIZE.batch, lr=6e-4, weight_decay=0.1,
-            warmup_steps=0, evaluations=1, evaluation_tokens=20 * SIZE.block,
-        )  # fmt: skip
+            build_model(SIZE.architecture, words, 0),
+            training.Data({"a": train}, {"a": held_out}, balance=False, evaluation_tokens=20 * SIZE.block),
+            folder / "checkpoints",
+            Training(epochs=1, block=SIZE.block, batch=SIZE.batch, lr=6e-4, evaluations=1),
+            name="benchmark",
+            seed=0,
+        )
     seconds = np.diff(ends)[len(ends) // 4 : -1]  # the last ends with an evaluation and a checkpoint
     return float(np.median(seconds)), curve.filter(curve["split"].to_numpy() == "train")["loss"].to_pylist()[-1]
 
@@ -173,18 +177,24 @@ train_autoencoder(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), torch.
 def train_autoencoder(model: Path, folder: Path, steps: int, place: torch.device) -> None:
     """Train an autoencoder on a model's activations for some steps, as the workflow does."""
     from feature_lineage.autoencoders.autoencoder import save_autoencoder
-    from feature_lineage.autoencoders.training import train_on_model
+    from feature_lineage.autoencoders.training import train_autoencoder
     from feature_lineage.models.hooks import load_hooked
+    from feature_lineage.study.measures import Autoencoder, Resampling
 
     batch = SIZE.tokens // SIZE.context
     train = token_directory(folder / "train", 2 * steps * SIZE.tokens, 0)
     held_out = token_directory(folder / "held-out", 400 * SIZE.context, 1)
     n = SIZE.architecture["intermediate_size"]
-    found, _ = train_on_model(
-        load_hooked(model, HOOK), {"a": train}, {"a": held_out}, folder / "checkpoint.safetensors", label="benchmark", seed=0,
-        hook=HOOK, expansion=SIZE.m // n, tokens=steps * SIZE.tokens, context=SIZE.context, batch=batch,
-        resampling={"at": [], "silent": 0.5, "pool_tokens": SIZE.tokens}, lr=1e-3, l0=SIZE.l0, l1=1e-3,
-        l1_warmup_steps=steps // 10, normalize=True, mean="elements", init="transpose",
+    found, _ = train_autoencoder(
+        load_hooked(model, HOOK),
+        {"a": train},
+        {"a": held_out},
+        folder / "checkpoint.safetensors",
+        Autoencoder(
+            hook=HOOK, expansion=SIZE.m // n, tokens=steps * SIZE.tokens, context=SIZE.context, batch=batch, lr=1e-3, l0=SIZE.l0,
+            l1=1e-3, l1_warmup_steps=steps // 10, normalize=True, init="transpose", resampling=Resampling(at=[], silent=0.5),
+        ),
+        seed=0,
     )  # fmt: skip
     save_autoencoder(found, folder / "autoencoder", HOOK, SIZE.context, {})
 
@@ -216,10 +226,10 @@ def one_study(part: Part, folder: Path, models: list[Path], steps: int, place: t
     """Train an autoencoder, collect its features, evaluate it, sweep between two models."""
     from feature_lineage.autoencoders.autoencoder import load_autoencoder
     from feature_lineage.autoencoders.evaluation import evaluate_autoencoder
-    from feature_lineage.features.collect import ACTIVATIONS, feature_batches
+    from feature_lineage.features.collect import ACTIVATIONS, collect_features
     from feature_lineage.models.checkpoint import load_model
     from feature_lineage.models.hooks import load_hooked
-    from feature_lineage.models.merge import sweep
+    from feature_lineage.models.merge import sweep_merge
     from feature_lineage.store.formats import write_table
     from feature_lineage.text.windows import Windows
 
@@ -241,15 +251,15 @@ def one_study(part: Part, folder: Path, models: list[Path], steps: int, place: t
     bridge, autoencoder = load_hooked(models[0], HOOK), load_autoencoder(folder / "autoencoder", place)
 
     def collect() -> None:
-        batches = feature_batches(bridge, HOOK, autoencoder, sample, "features")
+        batches = collect_features(bridge, HOOK, autoencoder, sample)
         write_table(folder / "features.parquet", batches, ACTIVATIONS, {})
 
     rate(f"features of {count:,} tokens, with Parquet", sample.size, "features", collect)
-    arguments = bridge, HOOK, autoencoder, held_out, SIZE.context, amount, "evaluation"
+    arguments = bridge, HOOK, autoencoder, held_out, SIZE.context, amount
     rate(f"evaluation on {amount:,} tokens", amount, "evaluation", lambda: evaluate_autoencoder(*arguments))
     both = [load_model(path).to(place) for path in models]
-    options = {"block": SIZE.context, "evaluation_tokens": amount, "label": "sweep"}
-    rate("sweep of 5 points", 5 * amount, "sweep", lambda: sweep(*both, "slerp", 5, held_out, **options))
+    options = {"block": SIZE.context, "evaluation_tokens": amount}
+    rate("sweep of 5 points", 5 * amount, "sweep", lambda: sweep_merge(*both, "slerp", 5, held_out, **options))
     part.record(
         "writing a checkpoint",
         timed(lambda: write_checkpoint(folder, place)),
@@ -261,9 +271,10 @@ def one_study(part: Part, folder: Path, models: list[Path], steps: int, place: t
 def write_checkpoint(folder: Path, place: torch.device) -> None:
     """Write a checkpoint of an autoencoder in training: weights and both of Adam's moments."""
     from feature_lineage.autoencoders import training
+    from feature_lineage.study.measures import Autoencoder
 
     kind, x = start_module.variant_of("l1", None), torch.randn(256, SIZE.n, device=place)
-    weights, _ = start_module.start(kind, SIZE.m, x, seed=0, normalize=False, mean="elements", init="transpose")
+    weights, _ = start_module.start(kind, SIZE.m, x, Autoencoder(init="transpose"), seed=0)
     adam = torch.optim.Adam(kind.trained(weights), fused=True)
     for tensor in kind.trained(weights):
         tensor.grad = torch.zeros_like(tensor)
@@ -293,7 +304,7 @@ def large(part: Part, folder: Path, words: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from feature_lineage.autoencoders.autoencoder import SparseAutoencoder
-    from feature_lineage.features.collect import feature_batches
+    from feature_lineage.features.collect import collect_features
     from feature_lineage.models.checkpoint import import_model
     from feature_lineage.models.hooks import load_hooked
 
@@ -331,7 +342,7 @@ def large(part: Part, folder: Path, words: Path) -> None:
         part.record("its loading", seconds, "s")
         count = 200 if TINY else 2000
         sample = np.random.default_rng(0).integers(0, SIZE.vocabulary, (count, SIZE.context)).astype(np.int32)
-        seconds = timed(lambda: list(feature_batches(bridge, hook, autoencoder, sample, "features")))
+        seconds = timed(lambda: list(collect_features(bridge, hook, autoencoder, sample)))
         part.record(
             f"features of {sample.size:,} of its tokens", seconds, "s", note=f"{sample.size / seconds:,.0f} tokens/s"
         )

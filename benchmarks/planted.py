@@ -19,7 +19,7 @@ import torch
 from scipy import sparse
 
 from feature_lineage.autoencoders.autoencoder import SparseAutoencoder
-from feature_lineage.autoencoders.training import Data, Length, train_autoencoder
+from feature_lineage.autoencoders.training import Data, Length, train_on_activations
 from feature_lineage.features.activations import Activations
 from feature_lineage.flow.correlation import correlate
 from feature_lineage.flow.fates import Edge, trace
@@ -151,7 +151,7 @@ def train(
     steps = tokens // batch
     length = Length(steps, batch, features, steps // 10, [steps * tenth // 10 for tenth in range(1, 7)])
     data = Data(batches, pool, sample)
-    found, _ = train_autoencoder(data, checkpoint, Autoencoder(**options), length, seed)
+    found, _ = train_on_activations(data, checkpoint, Autoencoder(**options), length, seed)
     return found
 
 

@@ -186,7 +186,7 @@ def content() -> dict[str, Any]:
         for corpus, fate, number in (("code", "persisting", 3), ("code", "disappearing", 1), ("prose", "dead", 9))
     ]
     tensors = {"tensor": ["w"], "elements": [1234], "cosine": [0.5], "angle": [1.0471975511965976], "branch": ["slerp"]}
-    sankey = json.loads(figures.sankey(SUMMARY).to_json()) | {"provenance": {"digest": "secret"}}
+    sankey = json.loads(figures.plot_sankey(SUMMARY).to_json()) | {"provenance": {"digest": "secret"}}
     return {
         "study": "small",
         "summary": SUMMARY,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from autoencoders import TOKENS, VARIANTS, M, reference, sample, weights_of
-from trainings import train_autoencoder, train_on_model
+from trainings import train_autoencoder, train_on_activations
 
 from feature_lineage.autoencoders import resample, resume, variants
 from feature_lineage.autoencoders import start as start_module
@@ -58,7 +58,7 @@ def test_draws_follow_the_squared_loss():
     counts = torch.zeros(4)
     for seed in range(4000):
         random = torch.Generator().manual_seed(seed)
-        drawn = resample.draw_by_squared_loss([x[:2], x[2:]], lambda part: losses[part[:, 0].long()], 1, random)
+        drawn = resample.sample_by_squared_loss([x[:2], x[2:]], lambda part: losses[part[:, 0].long()], 1, random)
         counts[int(drawn[0, 0])] += 1
     expected = losses**2 / (losses**2).sum() * 4000
     assert counts[3] == 0
@@ -67,7 +67,9 @@ def test_draws_follow_the_squared_loss():
 
 def test_draws_are_distinct_and_as_many_as_asked():
     x = torch.arange(50.0)[:, None]
-    drawn = resample.draw_by_squared_loss(x.split(7), lambda part: part[:, 0] + 1, 20, torch.Generator().manual_seed(0))
+    drawn = resample.sample_by_squared_loss(
+        x.split(7), lambda part: part[:, 0] + 1, 20, torch.Generator().manual_seed(0)
+    )
     assert len(set(drawn[:, 0].tolist())) == 20
 
 
@@ -81,7 +83,7 @@ def trained(steps=12, tmp=None, **changes):
     batches = options.pop("batches", lambda step: iter(x.split(TOKENS)[step:]))
     pool = options.pop("pool", lambda step: [sample(100, seed=step)])
     first = options.pop("sample", x[:TOKENS])
-    return train_autoencoder(batches, pool, first, tmp / "checkpoint.safetensors", **options)
+    return train_on_activations(batches, pool, first, tmp / "checkpoint.safetensors", **options)
 
 
 def test_training_keeps_unit_norm_and_lowers_the_loss(tmp_path):
@@ -202,7 +204,7 @@ def test_dead_features_are_resampled(monkeypatch, variant):
     adam.step()
     before = {name: tensor.clone() for name, tensor in vars(weights).items()}
     drawn = x[3:4]
-    monkeypatch.setattr(resample, "draw_by_squared_loss", lambda pool, losses, count, random: drawn)
+    monkeypatch.setattr(resample, "sample_by_squared_loss", lambda pool, losses, count, random: drawn)
     run = resume.Progress(weights, adam, torch.zeros(M, dtype=torch.int64), at.Steering(0.05))
     resample._resample(kind, run, centring, dead, [x], 0.05, seed=[0, 1])
     centred = (drawn - drawn.mean()) * centring.scale - weights.decoder_bias
@@ -233,7 +235,7 @@ def test_resampling_draws_by_the_loss_of_each_input(monkeypatch, variant):
     expected = (x.double() - x_hat).square().mean(1) + 0.05 * penalty
     seen = []
     monkeypatch.setattr(
-        resample, "draw_by_squared_loss", lambda pool, losses, count, random: seen.append(losses(x)) or x[:count]
+        resample, "sample_by_squared_loss", lambda pool, losses, count, random: seen.append(losses(x)) or x[:count]
     )
     adam = torch.optim.Adam(kind.trained(weights))
     for tensor in kind.trained(weights):
@@ -412,7 +414,7 @@ OPTIONS = {
 
 
 def test_an_autoencoder_of_a_model_resumes_to_the_same_weights(token_directories, bridge, tmp_path, monkeypatch):
-    run = lambda name: train_on_model(  # noqa: E731
+    run = lambda name: train_autoencoder(  # noqa: E731
         bridge,
         token_directories,
         token_directories,
@@ -451,7 +453,7 @@ def test_an_autoencoder_of_a_model_resumes_to_the_same_weights(token_directories
 
 def test_more_tokens_than_there_are_is_an_error(token_directories, bridge, tmp_path):
     with pytest.raises(InputError, match=r"smaller than asked.*autoencoder\.tokens"):
-        train_on_model(
+        train_autoencoder(
             bridge,
             token_directories,
             token_directories,
@@ -465,7 +467,7 @@ def test_a_diverging_batch_is_named_by_its_tokens(token_directories, bridge, tmp
     with pytest.raises(
         InputError, match=r"on batch \d+, 10 blocks of 8 tokens, the first at token [\d,]+ of .*tokens/(ast|wrap)"
     ):
-        train_on_model(bridge, token_directories, token_directories, tmp_path / "c", seed=0, **OPTIONS | {"lr": 1e6})
+        train_autoencoder(bridge, token_directories, token_directories, tmp_path / "c", seed=0, **OPTIONS | {"lr": 1e6})
 
 
 PAPER_SHAPE = """
@@ -474,12 +476,12 @@ import sys
 
 import torch
 
-from trainings import train_autoencoder
+from trainings import train_on_activations
 
 torch.set_num_threads(2)
 random = torch.Generator().manual_seed(0)
 x = torch.randn(3072, 1024, generator=random)
-_, curve = train_autoencoder(
+_, curve = train_on_activations(
     lambda step: iter([x] * 3), lambda step: [x], x, sys.argv[1], steps=3, tokens_per_step=3072,
     features=16_384, seed=0, lr=1e-4, l1=3e-4, l1_warmup_steps=0, normalize=False, mean="elements", init="kaiming",
     resample_steps=[2], silent_steps=1, checkpoint_seconds=0.0,

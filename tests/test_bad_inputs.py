@@ -13,22 +13,22 @@ import torch
 import zstandard
 from autoencoders import random_autoencoder
 from safetensors.torch import load_file, save_file
-from trainings import train_model, train_on_model
+from trainings import train_autoencoder, train_model
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
 from feature_lineage.autoencoders.autoencoder import load_autoencoder, save_autoencoder
 from feature_lineage.errors import InputError
-from feature_lineage.features.collect import feature_batches
+from feature_lineage.features.collect import collect_features
 from feature_lineage.models.checkpoint import build_model, evaluate_model, import_model, published_model, save_model
 from feature_lineage.models.hooks import activations, load_hooked
 from feature_lineage.models.merge import angles
 from feature_lineage.store.formats import write_json, write_tensors
-from feature_lineage.text.corpora import build_corpus
+from feature_lineage.text.corpora import CorpusOptions, build_corpus
 from feature_lineage.text.files import Document
 from feature_lineage.text.huggingface import huggingface_documents
 from feature_lineage.text.shards import encode_corpus
 from feature_lineage.text.sources import files_documents
-from feature_lineage.text.tokenizer import published_tokenizer, vocabulary_size
+from feature_lineage.text.tokenizer import import_tokenizer, vocabulary_size
 from feature_lineage.text.windows import Windows
 
 HOOK = "blocks.0.mlp.hook_post"
@@ -157,8 +157,8 @@ def test_a_folder_that_holds_itself_is_read_once(tmp_path):
 
 def corpus(tmp_path, texts, **options):
     documents = [Document(text, "test", None) for text in texts]
-    options = {"name": "c", "validation_share": 0.2} | options
-    return build_corpus(documents, tmp_path / "train.parquet", tmp_path / "validation.parquet", {}, **options)
+    options = CorpusOptions(**{"validation_share": 0.2} | options)
+    return build_corpus(documents, tmp_path / "train.parquet", tmp_path / "validation.parquet", {}, "c", options)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def altered(source, target, **files):
 )  # fmt: skip
 def test_tokenizer_that_is_none(tmp_path, tokenizer_dir, files):
     folder = altered(tokenizer_dir, tmp_path / "altered", **files)
-    refused(lambda: published_tokenizer(folder), f"tokenizer {folder}: ")
+    refused(lambda: import_tokenizer(folder), f"tokenizer {folder}: ")
 
 
 def test_tokenizer_without_a_token_for_the_text(tmp_path, tokenizer_dir, write_documents):
@@ -260,7 +260,7 @@ def test_vocabulary_with_gaps_counts_to_its_highest_id(tmp_path, tokenizer_dir, 
     documents = write_documents(tmp_path / "train.parquet", ["a", "b"])
     encode_corpus(documents, folder, tmp_path / "tokens", {})
     assert np.load(tmp_path / "tokens" / "shard-00000.npy").max() == 70_000
-    assert vocabulary_size(published_tokenizer(folder)) == 70_001
+    assert vocabulary_size(import_tokenizer(folder)) == 70_001
     assert build_model(architecture, folder, 0).get_input_embeddings().num_embeddings == 70_001
     save_model(build_model(architecture, tokenizer_dir, 0), tokenizer_dir, tmp_path / "small", {})
     refused(
@@ -531,7 +531,7 @@ def test_autoencoder_of_another_width(checkpoint, tmp_path):
     other = load_autoencoder(saved(tmp_path / "sae", n=16))
     tokens = np.zeros((2, 8), np.int32)
     said = [str(tmp_path / "sae" / "sae_weights.safetensors"), "16 elements", "gives 32"]
-    refused(lambda: list(feature_batches(bridge, HOOK, other, tokens, "features")), *said)
+    refused(lambda: list(collect_features(bridge, HOOK, other, tokens)), *said)
 
 
 def test_more_active_features_than_there_are_and_a_parent_of_another_width(checkpoint, tmp_path, write_tokens):
@@ -550,5 +550,6 @@ def test_more_active_features_than_there_are_and_a_parent_of_another_width(check
     for number, (fault, said) in enumerate(faults):
         file = tmp_path / f"{number}.safetensors"
         refused(
-            lambda fault=fault, file=file: train_on_model(bridge, directory, directory, file, **options, **fault), *said
+            lambda fault=fault, file=file: train_autoencoder(bridge, directory, directory, file, **options, **fault),
+            *said,
         )

@@ -7,11 +7,17 @@ import pyarrow as pa
 import pytest
 import torch
 from autoencoders import random_autoencoder
-from trainings import train_on_model
+from trainings import train_autoencoder
 
 from feature_lineage.autoencoders.evaluation import evaluate_autoencoder
 from feature_lineage.controls import baselines
-from feature_lineage.controls.baselines import Merged, merge_rows, persistence, relative_distance, transfer_row
+from feature_lineage.controls.baselines import (
+    Merged,
+    compare_baseline,
+    compare_merges,
+    compare_transfers,
+    relative_distance,
+)
 from feature_lineage.flow.correlation import CORRELATIONS
 from feature_lineage.models.hooks import activations
 from feature_lineage.models.merge import angles, merge_states, tensor_table
@@ -56,7 +62,7 @@ def pair():
 
 def test_persistence_of_both_sides_equals_a_dense_reference(pair):
     table, r = correlations(*pair)
-    left, right = persistence(table, active(*pair), 1, 0.8)
+    left, right = compare_baseline(table, active(*pair), 1, 0.8)
     best = [np.nanmax(r[[0, 1, 2, 3]], axis=1), np.nanmax(r[:, :4], axis=0)]
     assert (best[0] > 0.8).sum() == 1 and (best[0] > 0.5).sum() == 2, "the pair is what it is meant to be"
     assert left == {
@@ -75,29 +81,29 @@ def test_persistence_of_both_sides_equals_a_dense_reference(pair):
         "median_r": pytest.approx(np.median(best[1])),
         "same_number": 0,
     }
-    assert [row["persisting"] for row in persistence(table, active(*pair), 1, 0.5)] == [2, 2]
+    assert [row["persisting"] for row in compare_baseline(table, active(*pair), 1, 0.5)] == [2, 2]
 
 
 def test_threshold_of_persistence_is_strict():
     row = {"feature_a": 0, "feature_b": 0, "r": 0.8, "both": 1, "either": 1}
     table = pa.Table.from_pylist([row], CORRELATIONS)
     one = np.array([1])
-    for row in persistence(table, (one, one), 1, 0.8):
+    for row in compare_baseline(table, (one, one), 1, 0.8):
         assert (row["persisting"], row["same_number"]) == (0, 0)
-    for row in persistence(table, (one, one), 1, 0.79):
+    for row in compare_baseline(table, (one, one), 1, 0.79):
         assert (row["persisting"], row["same_number"]) == (1, 1)
 
 
 def test_features_that_fire_on_too_few_tokens_are_dead_and_matched_by_none():
     rows = [{"feature_a": i, "feature_b": i, "r": 0.9, "both": 1, "either": 1} for i in range(3)]
     table = pa.Table.from_pylist(rows, CORRELATIONS)
-    for row in persistence(table, (np.array([1, 9, 9]), np.array([9, 1, 9])), 2, 0.8):
+    for row in compare_baseline(table, (np.array([1, 9, 9]), np.array([9, 1, 9])), 2, 0.8):
         assert (row["features"], row["persisting"], row["same_number"]) == (2, 1, 1)
 
 
 def test_models_whose_features_are_all_dead_have_no_share():
     dead = np.zeros(3)
-    rows = persistence(CORRELATIONS.empty_table(), (dead, dead), 1, 0.8)
+    rows = compare_baseline(CORRELATIONS.empty_table(), (dead, dead), 1, 0.8)
     for row in rows:
         assert (row["features"], row["persisting"], row["same_number"]) == (0, 0, 0)
         assert row["share"] is row["median_r"] is None
@@ -107,7 +113,7 @@ def test_models_whose_features_are_all_dead_have_no_share():
 def test_features_that_persist_under_another_number_have_not_kept_theirs():
     a = sparse(8, 2)
     order = [0, 1, 2, 4, 5, 6, 7, 3]
-    kept, moved = persistence(correlations(a, a[:, order])[0], active(a, a[:, order]), 1, 0.8)
+    kept, moved = compare_baseline(correlations(a, a[:, order])[0], active(a, a[:, order]), 1, 0.8)
     assert [row["share"] for row in (kept, moved)] == [1, 1]
     assert [row["same_number"] for row in (kept, moved)] == [3, 3]
 
@@ -117,7 +123,7 @@ def test_features_that_persist_under_another_number_have_not_kept_theirs():
 
 def test_an_autoencoder_started_from_another_and_hardly_trained_keeps_all_numbers(bridge, token_directories, tmp_path):
     parent = random_autoencoder()
-    started, _ = train_on_model(
+    started, _ = train_autoencoder(
         bridge, token_directories, token_directories, tmp_path / "checkpoint", seed=0, hook=HOOK,
         expansion=2, tokens=640, context=8, batch=8, lr=1e-12, l1=1e-3, l1_warmup_steps=0, normalize=True, mean="data",
         init="parent", parent=parent, resampling={"at": [], "silent": 0.5, "pool_tokens": 64},
@@ -125,19 +131,18 @@ def test_an_autoencoder_started_from_another_and_hardly_trained_keeps_all_number
     windows = Windows(token_directories, 8)
     x = activations(bridge, HOOK, windows[windows.spread(0, 1600)])
     a, b = (autoencoder.encode(x).double().numpy() for autoencoder in (parent, started))
-    for row in persistence(correlations(a, b)[0], active(a, b), 1, 0.999):
+    for row in compare_baseline(correlations(a, b)[0], active(a, b), 1, 0.999):
         assert row["features"] > 30
         assert row["same_number"] == row["persisting"] == row["features"]
 
 
 def test_transfer_to_its_own_model_equals_its_evaluation(bridge, token_directories):
     one, other = (
-        evaluate_autoencoder(bridge, HOOK, random_autoencoder(seed=seed), token_directories, 8, 320, "test")
-        for seed in (0, 1)
+        evaluate_autoencoder(bridge, HOOK, random_autoencoder(seed=seed), token_directories, 8, 320) for seed in (0, 1)
     )
-    row = transfer_row(one, one)
+    row = compare_transfers(one, one)
     assert all(row[name] == row[f"own_{name}"] == one[name] for name in baselines.MEASURES)
-    row = transfer_row(one, other)
+    row = compare_transfers(one, other)
     assert row["loss_recovered"] == one["loss_recovered"] != other["loss_recovered"] == row["own_loss_recovered"]
     assert set(row) | {"parent", "child", "seed"} == set(baselines.TRANSFER.names)
 
@@ -154,7 +159,7 @@ def test_two_merges_side_by_side(tiny_model):
         corpora = {c: {"loss": number + k / 8, "accuracy": number + k / 4} for k, c in enumerate(("lua", "prose"))}
         autoencoder = {"variance_explained": 0.5 + number, "loss_recovered": 0.25 + number, "l0": 9}
         merged[method] = Merged(state, tensor_table(states[0], between), corpora, autoencoder)
-    rows = merge_rows(**merged)
+    rows = compare_merges(**merged)
     assert [row["corpus"] for row in rows] == ["lua", "prose"]
     assert [(row["slerp_loss"], row["linear_accuracy"]) for row in rows] == [(0, 1), (1 / 8, 5 / 4)]
 
@@ -207,7 +212,7 @@ def test_untrained_models_have_their_roots_trace_and_are_no_part_of_the_lineage(
     study, plain = configured(controls={"untrained": True}), configured()
     assert plain.untrained() == {}
     assert study.untrained() == {"base-untrained": "base"}, "not of what was trained elsewhere"
-    assert study.trace("base-untrained") == study.trace("base") == ["prose", "code"]
+    assert study.seen_corpora("base-untrained") == study.seen_corpora("base") == ["prose", "code"]
     assert study.parents("base-untrained") == []
     assert (study.order(), study.edges()) == (plain.order(), plain.edges())
 

@@ -10,7 +10,14 @@ from test_feature_tokens import sparse_activations, write_activations
 from feature_lineage.features import activations as feature_activations
 from feature_lineage.features.activations import read_activations
 from feature_lineage.flow import bootstrap as module
-from feature_lineage.flow.bootstrap import REPLICATES, bootstrap, draw_documents, interval, number_documents, resample
+from feature_lineage.flow.bootstrap import (
+    REPLICATES,
+    bootstrap_flow,
+    interval,
+    number_documents,
+    resample,
+    sample_documents,
+)
 from feature_lineage.flow.correlation import CORRELATIONS, correlate
 
 CORPUS = np.repeat([0, 0, 1, 2], 25)  # of 100 windows of 3 tokens
@@ -67,13 +74,13 @@ def test_a_document_is_a_corpus_and_a_number():
 
 def test_each_corpus_keeps_its_number_of_documents_and_each_document_is_as_likely():
     corpus = np.array([0] * 4 + [1] + [2] * 10)
-    drawn = draw_documents(corpus, 2000, seed=3)
+    drawn = sample_documents(corpus, 2000, seed=3)
     for number, documents in ((0, 4), (1, 1), (2, 10)):
         assert (drawn[corpus == number].sum(0) == documents).all()
     np.testing.assert_allclose(drawn.mean(1), 1, atol=0.1)
     np.testing.assert_allclose(drawn[:4].var(1), 0.75, atol=0.1)  # of 4 draws with probability 1/4
-    assert (draw_documents(corpus, 2000, seed=3) == drawn).all()
-    assert (draw_documents(corpus, 2000, seed=4) != drawn).any()
+    assert (sample_documents(corpus, 2000, seed=3) == drawn).all()
+    assert (sample_documents(corpus, 2000, seed=4) != drawn).any()
 
 
 # --- correlations of a replicate ---------------------------------------------------------------------------
@@ -84,11 +91,11 @@ def test_each_replicate_is_numpys_correlation_of_the_tokens_drawn(files, monkeyp
     a, b, path_a, path_b = files
     monkeypatch.setattr(feature_activations, "BLOCK", block)
     document, corpus = number_documents(*sample())
-    drawn = draw_documents(corpus, 20, seed=0)
+    drawn = sample_documents(corpus, 20, seed=0)
     i, j = (grid.ravel() for grid in np.meshgrid(np.arange(14), np.arange(14), indexing="ij"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = resample(path_a, path_b, i, j, document, drawn, "test")
+        found = resample(path_a, path_b, i, j, document, drawn)
     dead = 0
     for replicate in range(20):
         tokens_a, tokens_b = (redrawn(dense, document, drawn[:, replicate]) for dense in (a, b))
@@ -108,7 +115,7 @@ def test_every_document_once_is_the_sample_itself(files):
     document, corpus = number_documents(*sample())
     table = correlate(read_activations(path_a), read_activations(path_b), 0.05)
     i, j = table["feature_a"].to_numpy(), table["feature_b"].to_numpy()
-    found = resample(path_a, path_b, i, j, document, np.ones((len(corpus), 1)), "test")
+    found = resample(path_a, path_b, i, j, document, np.ones((len(corpus), 1)))
     np.testing.assert_allclose(found.r[:, 0], table["r"].to_numpy(), atol=1e-9)
 
 
@@ -134,9 +141,9 @@ def test_counts_of_each_replicate_by_hand(files, monkeypatch, min_active, memory
     monkeypatch.setattr(module, "MARGIN", 2.0)  # all pairs
     monkeypatch.setattr(module, "MEMORY", memory)
     document, corpus = number_documents(*sample())
-    drawn = draw_documents(corpus, 30, seed=1)
+    drawn = sample_documents(corpus, 30, seed=1)
     table = correlate(read_activations(path_a), read_activations(path_b), -1.0)
-    found = bootstrap(path_a, path_b, table, document, drawn, 0.8, min_active, "test")
+    found = bootstrap_flow(path_a, path_b, table, document, drawn, 0.8, min_active)
     assert found.schema == REPLICATES
     rows = [list(row.values()) for row in found.to_pylist()]
     expected = []
@@ -158,8 +165,8 @@ def test_candidates_are_pairs_near_the_threshold_and_each_features_best():
 def test_an_edge_without_any_pair(tmp_path):
     silent = write_activations(tmp_path / "a.parquet", np.zeros((300, 3), np.float32))
     document, corpus = number_documents(*sample())
-    drawn = draw_documents(corpus, 5, seed=0)
-    table = bootstrap(silent, silent, CORRELATIONS.empty_table(), document, drawn, 0.8, 1, "test")
+    drawn = sample_documents(corpus, 5, seed=0)
+    table = bootstrap_flow(silent, silent, CORRELATIONS.empty_table(), document, drawn, 0.8, 1)
     assert [list(row.values())[1:] for row in table.to_pylist()] == [[0, 0, 0, 0]] * 5
     assert interval(table, "parent", 0.5) is None
 
@@ -236,7 +243,7 @@ def test_intervals_cover_the_share_of_all_documents(documents, candidates):
 def one_edge(folder, a, b, document, corpus):
     paths = write_activations(folder / "a.parquet", a), write_activations(folder / "b.parquet", b)
     table = correlate(*(read_activations(path) for path in paths), 0.3)
-    return bootstrap(*paths, table, document, draw_documents(corpus, 200, seed=0), 0.8, 1, "test")
+    return bootstrap_flow(*paths, table, document, sample_documents(corpus, 200, seed=0), 0.8, 1)
 
 
 def test_tokens_repeated_within_documents_make_no_interval_narrower(tmp_path):

@@ -10,20 +10,9 @@ from test_feature_tokens import sparse_activations, write_activations
 from feature_lineage.errors import InputError
 from feature_lineage.features import activations as feature_activations
 from feature_lineage.flow.fates import LINEAGES, Edge, trace
-from feature_lineage.meaning.cases import (
-    TRACKING,
-    Flow,
-    Model,
-    Sample,
-    feature_hypothesis,
-    find_case,
-    follow,
-    matching_tokens,
-    measure,
-    support,
-    survey,
-)
-from feature_lineage.meaning.contexts import CONTEXTS, top_contexts
+from feature_lineage.meaning.cases import TRACKING, Flow, Model, feature_hypothesis, find_case, matching_tokens
+from feature_lineage.meaning.contexts import CONTEXTS, collect_contexts
+from feature_lineage.meaning.tracking import Sample, follow, measure, support, survey
 from feature_lineage.store.formats import write_table
 
 TEXTS = ["<|endoftext|>", "=", " =", " ==", " Except", "except", "12", " é", "\n", " IF", " ,", " a1", "self"]
@@ -117,9 +106,9 @@ def test_support_is_that_of_a_dense_copy(tmp_path, inside):
     cube = dense.T.astype(np.float64).reshape(COUNT, WINDOWS, LENGTH)
     expected = np.array([dense_support(one, hit, inside) for one in cube]).T
     assert expected[0, 3] == expected[0, 4] == 0 < expected[2, 5]
-    np.testing.assert_allclose(survey(path, SAMPLE, np.array([1, 2]), inside, "survey"), expected)
+    np.testing.assert_allclose(survey(path, SAMPLE, np.array([1, 2]), inside), expected)
     columns = [(path, feature) for feature in range(COUNT)]
-    found = measure(columns, SAMPLE, np.array([1, 2]), inside, [], "measure")
+    found = measure(columns, SAMPLE, np.array([1, 2]), inside, [])
     np.testing.assert_allclose(found.support, expected)
     weights = [[one[inside][SAMPLE.tokens[inside] == token].sum() for token in range(len(TEXTS))] for one in cube]
     np.testing.assert_allclose(found.masses, weights)
@@ -136,7 +125,7 @@ def test_tracked_features_are_correlated_exactly(tmp_path, monkeypatch, block):
     monkeypatch.setattr(feature_activations, "BLOCK", block)
     columns = [(paths[0], 1), (paths[1], 2), (paths[0], 0), (paths[1], 0), (paths[1], 1)]
     windows = [11, 0, 79]
-    found = measure(columns, SAMPLE, None, EVERYWHERE, windows, "measure")
+    found = measure(columns, SAMPLE, None, EVERYWHERE, windows)
     values = np.stack([dense[:, 1], other[:, 2], dense[:, 0], other[:, 0], other[:, 1]]).astype(np.float64)
     with np.errstate(invalid="ignore"):
         np.testing.assert_allclose(found.correlations, np.corrcoef(values), rtol=1e-9, atol=1e-12)
@@ -223,7 +212,7 @@ def lineage(tmp_path_factory):
             values[:, 7] = 0
         dense[model] = values.astype(np.float32)
         activations = write_activations(folder / f"{model}.parquet", dense[model])
-        table = top_contexts(activations, SAMPLE.tokens.shape, model)
+        table = collect_contexts(activations, SAMPLE.tokens.shape)
         write_table(folder / f"{model}-contexts.parquet", table, CONTEXTS, {})
         models[model] = Model(activations, folder / f"{model}-contexts.parquet")
     edges = []

@@ -10,7 +10,7 @@ from feature_lineage.meaning import categories
 from feature_lineage.meaning.categories import (
     CATEGORISED,
     CLASSES,
-    categorise,
+    categorise_features,
     code_corpora,
     count_categories,
     token_classes,
@@ -118,7 +118,7 @@ def test_categories_are_those_of_a_dense_copy(tmp_path, monkeypatch, pairs, buff
     path = write_activations(tmp_path / "a.parquet", dense)
     monkeypatch.setattr(categories, "PAIRS", pairs)
     monkeypatch.setattr(categories, "BUFFER", buffer)
-    found = categorise(path, tokens, classes, 7, "categories")
+    found = categorise_features(path, tokens, classes, 7)
     assert found.schema == CATEGORISED
     assert found["feature"].to_pylist() == list(range(20))
     for feature, row in enumerate(found.to_pylist()):
@@ -147,7 +147,7 @@ def test_a_large_vocabulary_takes_few_passes_and_bounded_memory(tmp_path, monkey
     passes, most = [], []
     pieces = categories.window_pieces
     monkeypatch.setattr(categories, "window_pieces", lambda *a: passes.append(1) or pieces(*a))
-    found = categorise(path, tokens, np.zeros(tokens.shape, np.uint8), vocabulary, "categories")
+    found = categorise_features(path, tokens, np.zeros(tokens.shape, np.uint8), vocabulary)
     assert len(passes) == 1
     merge = categories._Sums._merge
 
@@ -159,7 +159,7 @@ def test_a_large_vocabulary_takes_few_passes_and_bounded_memory(tmp_path, monkey
     monkeypatch.setattr(categories, "PAIRS", 1000)
     monkeypatch.setattr(categories, "BUFFER", 100)
     passes.clear()
-    assert categorise(path, tokens, np.zeros(tokens.shape, np.uint8), vocabulary, "categories").equals(found)
+    assert categorise_features(path, tokens, np.zeros(tokens.shape, np.uint8), vocabulary).equals(found)
     assert max(most) <= 1000 and 6 <= len(passes) <= 14
 
 
@@ -173,7 +173,7 @@ def test_masses_add_up_in_the_order_of_the_sample(tmp_path, monkeypatch):
         mass[:, token] += row
     for buffer in (1, 700, 1 << 20):
         monkeypatch.setattr(categories, "BUFFER", buffer)
-        found = categorise(path, tokens, np.zeros(tokens.shape, np.uint8), 3, "categories")
+        found = categorise_features(path, tokens, np.zeros(tokens.shape, np.uint8), 3)
         for feature, listed in enumerate(found["tokens"].to_pylist()):
             total = mass[feature].sum()
             assert {one["token"]: one["share"] for one in listed} == dict(enumerate((mass[feature] / total).tolist()))
@@ -183,7 +183,7 @@ def test_half_of_the_mass_is_no_majority(tmp_path):
     tokens, classes = np.array([[0, 1], [1, 0]]), np.array([[0, 1], [1, 0]], np.uint8)
     dense = np.array([[1, 1, 3], [1, 2, 0], [0, 0, 0], [0, 0, 0]], np.float32)
     path = write_activations(tmp_path / "a.parquet", dense)
-    found = categorise(path, tokens, classes, 2, "categories")
+    found = categorise_features(path, tokens, classes, 2)
     assert found["category"].to_pylist() == ["mixed", "position", CLASSES[0]]
 
 

@@ -10,7 +10,7 @@ from test_feature_tokens import write_activations
 from feature_lineage.errors import InputError
 from feature_lineage.features import activations as feature_activations
 from feature_lineage.features.activations import window_pieces
-from feature_lineage.meaning.contexts import CONTEXTS, highlighted, leading, top_contexts
+from feature_lineage.meaning.contexts import CONTEXTS, collect_contexts, highlighted, leading
 from feature_lineage.text.tokenizer import save_tokenizer
 from feature_lineage.text.vocabulary import token_texts
 
@@ -45,7 +45,7 @@ def test_contexts_are_those_of_a_dense_copy(tmp_path, monkeypatch, block, count,
     dense = few_values(1, share)
     path = write_activations(tmp_path / "a.parquet", dense)
     monkeypatch.setattr(feature_activations, "BLOCK", block)
-    found = top_contexts(path, (WINDOWS, LENGTH), "contexts", count)
+    found = collect_contexts(path, (WINDOWS, LENGTH), count)
     assert found.schema == CONTEXTS
     assert found.to_pylist() == dense_contexts(dense, count)
 
@@ -65,13 +65,13 @@ def test_no_piece_parts_a_window(tmp_path, monkeypatch):
 
 def test_a_sample_that_never_fires_has_no_contexts(tmp_path):
     path = write_activations(tmp_path / "a.parquet", np.zeros((WINDOWS * LENGTH, FEATURES), np.float32))
-    assert top_contexts(path, (WINDOWS, LENGTH), "contexts").num_rows == 0
+    assert collect_contexts(path, (WINDOWS, LENGTH)).num_rows == 0
 
 
 def test_activations_of_another_sample_are_refused(tmp_path):
     path = write_activations(tmp_path / "a.parquet", few_values(3))
     with pytest.raises(InputError, match=r"a\.parquet: has 300 tokens, the sample 305"):
-        top_contexts(path, (WINDOWS + 1, LENGTH), "contexts")
+        collect_contexts(path, (WINDOWS + 1, LENGTH))
 
 
 def test_the_largest_of_a_group_come_first_and_of_equal_ones_the_lowest_number():

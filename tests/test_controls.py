@@ -12,18 +12,18 @@ from scipy import sparse
 from feature_lineage.controls import alignment_null as alignment_null_module
 from feature_lineage.controls import as_published
 from feature_lineage.controls import summary as controls
-from feature_lineage.controls.alignment_null import NULL, alignment_null, offsets, shifted_tokens
+from feature_lineage.controls.alignment_null import NULL, correlate_shifted, offsets, shifted_tokens
 from feature_lineage.controls.as_published import (
     AS_PUBLISHED,
     best_where_both_fire,
-    published_rows,
+    correlate_published,
     string_means,
     string_numbers,
 )
-from feature_lineage.controls.ceiling import CEILING, CEILING_CURVES, ceiling_curves, seed_ceiling
-from feature_lineage.controls.neurons import NEURONS, neuron_correlations, neuron_rows
-from feature_lineage.controls.sides import Side, living, read_comparisons, sides
-from feature_lineage.controls.summary import summarise
+from feature_lineage.controls.ceiling import CEILING, CEILING_CURVES, ceiling_curves, measure_ceiling
+from feature_lineage.controls.neurons import NEURONS, correlate_neurons, neuron_rows
+from feature_lineage.controls.sides import Side, read_comparisons, sides, without_dead
+from feature_lineage.controls.summary import summarise_controls
 from feature_lineage.errors import InputError
 from feature_lineage.features.activations import Activations
 from feature_lineage.features.collect import STATISTICS
@@ -87,10 +87,10 @@ def test_features_that_fire_on_too_few_tokens_never_fire():
     a = draw(0, features=30, low=0.002)
     active = (a > 0).sum(0)
     least = int(np.sort(active)[15])
-    found = living(activations(a), least).matrix.toarray()
+    found = without_dead(activations(a), least).matrix.toarray()
     np.testing.assert_array_equal(found, np.where(active >= least, a, 0))
     assert found.any(0).sum() >= 15
-    assert (living(activations(a), 1).matrix.toarray() == a).all()
+    assert (without_dead(activations(a), 1).matrix.toarray() == a).all()
 
 
 # --- seed ceiling ------------------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ def compared(a, b):
 def test_ceiling_of_an_autoencoder_with_itself_is_one():
     a = draw(0)
     a[:, 3] = 0
-    table = seed_ceiling({(("base", 0), ("base", 1)): compared(a, a)}, 0.8)
+    table = measure_ceiling({(("base", 0), ("base", 1)): compared(a, a)}, 0.8)
     assert table.schema == CEILING
     assert table.to_pylist() == [
         {
@@ -117,7 +117,7 @@ def test_ceiling_of_an_autoencoder_with_itself_is_one():
 def test_ceiling_counts_both_sides_apart():
     a, b = draw(0, features=10), draw(1, features=16)
     b[:, :4] = 2 * a[:, :4]
-    first, second = seed_ceiling({(("base", 0), ("base", 7)): compared(a, b)}, 0.8).to_pylist()
+    first, second = measure_ceiling({(("base", 0), ("base", 7)): compared(a, b)}, 0.8).to_pylist()
     assert (first["side"], first["features"], first["persisting"], first["share"]) == ("a", 10, 4, 0.4)
     assert (second["side"], second["features"], second["persisting"], second["share"]) == ("b", 16, 4, 0.25)
     assert (first["seed_a"], first["seed_b"]) == (0, 7)
@@ -132,7 +132,7 @@ def test_ceiling_as_a_curve_is_the_mean_of_both_sides_at_each_threshold():
     found = dict(zip(table["threshold"].to_pylist(), table["share"].to_pylist(), strict=True))
     assert list(found) == [k / 100 for k in range(30, 101)]
     for threshold in (0.3, 0.8, 1.0):
-        shares = [row["share"] for row in seed_ceiling(pairs, threshold).to_pylist()]
+        shares = [row["share"] for row in measure_ceiling(pairs, threshold).to_pylist()]
         assert found[threshold] == pytest.approx(sum(shares) / 4)
     assert found[0.8] == pytest.approx((0.4 + 0.25) / 4)
 
@@ -200,7 +200,7 @@ def test_a_corpus_of_one_window_cannot_be_shifted():
 def null(a, b, corpus=None, document=None, shares=(0.5, 0.3)):
     corpus = np.repeat([0, 1], WINDOWS // 2) if corpus is None else corpus
     document = np.arange(TOKENS).reshape(WINDOWS, LENGTH) // 20 if document is None else document
-    return alignment_null(activations(a), activations(b), corpus, document, shares, 0.8)
+    return correlate_shifted(activations(a), activations(b), corpus, document, shares, 0.8)
 
 
 def test_planted_identical_features_persist_and_do_not_under_the_shift():
@@ -267,7 +267,7 @@ def test_null_rows_fit_their_schema():
 
 def neurons(x, y, batch=37):
     pairs = [(x[i : i + batch], y[i : i + batch]) for i in range(0, len(x), batch)]
-    return neuron_correlations(iter(pairs), len(x))
+    return correlate_neurons(iter(pairs), len(x))
 
 
 def test_neurons_are_correlated_exactly_over_batches():
@@ -380,7 +380,7 @@ def published():
     b[:, :5] = a[:, 5:10] + 0.2 * draw(7, tokens=600, features=5)
     strings = np.r_[np.arange(60), np.random.default_rng(1).integers(0, 60, 540)]
     table = correlate(activations(a), activations(b), 0.3)
-    return a, b, strings, published_rows(activations(a), activations(b), table, strings, 0.8)
+    return a, b, strings, correlate_published(activations(a), activations(b), table, strings, 0.8)
 
 
 def test_published_counts_are_those_of_a_plain_loop(published):
@@ -416,7 +416,7 @@ def test_independent_features_match_as_published_and_not_by_ours():
     a, b = draw(8, features=60, low=0.003, high=0.01), draw(9, features=60, low=0.003, high=0.01)
     table = correlate(activations(a), activations(b), 0.3)
     strings = np.random.default_rng(2).permutation(np.arange(TOKENS) // 10)
-    rows = published_rows(activations(a), activations(b), table, strings, 0.8)
+    rows = correlate_published(activations(a), activations(b), table, strings, 0.8)
     assert select(rows, variant="ours", side="parent")[0]["share"] < 0.1
     assert select(rows, variant="strings where both fire", minimum=2, side="parent")[0]["share"] > 0.5
 
@@ -477,7 +477,7 @@ EDGES = {
 
 
 def test_summary_puts_each_control_beside_its_edge(tables):
-    found = summarise(EDGES, tables, 0.8, {})
+    found = summarise_controls(EDGES, tables, 0.8, {})
     parent, child = found["edges"]
     assert (parent["parent"], parent["child"], parent["seed"], parent["side"]) == ("base", "lua", 0, "parent")
     assert (parent["features"], parent["persisting"], parent["share"]) == (4, 1, 0.25)
@@ -500,17 +500,17 @@ def test_summary_puts_each_control_beside_its_edge(tables):
 
 def test_what_is_not_measured_is_told_and_leaves_the_rest(tables):
     tables.pop("ceiling")
-    found = summarise(EDGES, tables, 0.8, {"ceiling": "one seed"})
+    found = summarise_controls(EDGES, tables, 0.8, {"ceiling": "one seed"})
     assert found["not_measured"] == {"ceiling": "one seed"}
     assert [row["ceiling"] for row in found["edges"]] == [None, None]
     assert [row["share_of_ceiling"] for row in found["edges"]] == [None, None]
     assert found["edges"][0]["null_threshold"] == 0.55
-    bare = summarise(EDGES, {}, 0.8, dict.fromkeys(controls.SCHEMAS, "switched off"))
+    bare = summarise_controls(EDGES, {}, 0.8, dict.fromkeys(controls.SCHEMAS, "switched off"))
     assert bare["edges"][0]["share"] == 0.25
     assert all(bare["edges"][0][name] is None for name in ("ceiling", "null_threshold", "neurons", "as_published"))
 
 
 def test_a_ceiling_of_zero_has_no_share_of_it(tables):
     rows = [row | {"share": 0.0} for row in tables["ceiling"].to_pylist()]
-    found = summarise(EDGES, tables | {"ceiling": pa.Table.from_pylist(rows, CEILING)}, 0.8, {})
+    found = summarise_controls(EDGES, tables | {"ceiling": pa.Table.from_pylist(rows, CEILING)}, 0.8, {})
     assert [row["share_of_ceiling"] for row in found["edges"]] == [None, None]

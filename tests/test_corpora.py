@@ -16,7 +16,7 @@ import zstandard
 
 from feature_lineage.errors import InputError
 from feature_lineage.store.formats import read_provenance
-from feature_lineage.text.corpora import SCHEMA, build_corpus, strip_license_header
+from feature_lineage.text.corpora import SCHEMA, CorpusOptions, build_corpus, strip_license_header
 from feature_lineage.text.files import Document
 from feature_lineage.text.huggingface import huggingface_documents
 from feature_lineage.text.sources import documents_of, files_digest, files_documents, package_documents, package_files
@@ -395,8 +395,8 @@ def build(tmp_path):
         documents = [
             one if isinstance(one, Document) else Document(one, f"s{i}", None) for i, one in enumerate(documents)
         ]
-        options = {"validation_share": 0.2} | options
-        counts = build_corpus(documents, train, validation, {"digest": "abc"}, name=name, **options)
+        options = CorpusOptions(**{"validation_share": 0.2} | options)
+        counts = build_corpus(documents, train, validation, {"digest": "abc"}, name, options)
         assert sorted(path.name for path in train.parent.iterdir()) == ["train.parquet", "validation.parquet"]
         return counts, pq.read_table(train), pq.read_table(validation)
 
@@ -538,7 +538,7 @@ def test_source_that_breaks_midway_leaves_nothing(tmp_path):
 
     paths = tmp_path / "train.parquet", tmp_path / "validation.parquet"
     with pytest.raises(InputError, match="truncated"):
-        build_corpus(documents(), *paths, {}, name="c", validation_share=0.2)
+        build_corpus(documents(), *paths, {}, "c", CorpusOptions(0.2))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -553,5 +553,5 @@ def test_full_disk_under_the_index_of_hashes_is_told_as_such(tmp_path, monkeypat
     monkeypatch.setattr(sqlite3, "connect", small)
     documents = (Document(f"document {i}", "s", None) for i in range(5000))
     with pytest.raises(InputError, match=r"v.parquet: the disk is full; free some space"):
-        build_corpus(documents, tmp_path / "train.parquet", tmp_path / "v.parquet", {}, name="c", validation_share=0.2)
+        build_corpus(documents, tmp_path / "train.parquet", tmp_path / "v.parquet", {}, "c", CorpusOptions(0.2))
     assert list(tmp_path.iterdir()) == []

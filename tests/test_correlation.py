@@ -19,7 +19,7 @@ from feature_lineage.errors import InputError
 from feature_lineage.features import activations as feature_activations
 from feature_lineage.features.activations import ActivationFile, Activations, Moved, read_activations
 from feature_lineage.features.collect import ACTIVATIONS
-from feature_lineage.flow import correlation
+from feature_lineage.flow import correlation, products, sums
 from feature_lineage.flow.correlation import CORRELATIONS, PARTIAL_SUMS, correlate, correlate_part, merge_parts
 from feature_lineage.flow.moments import moments
 from feature_lineage.store.formats import write_table
@@ -157,14 +157,14 @@ def test_fewer_tokens_than_ranges(tokens):
 def test_what_is_held_in_memory_changes_no_byte(monkeypatch, threads, tile, window, block):
     a, b = (activations(side) for side in mixed(1))
     whole = correlate(a, b, 0.1)
-    monkeypatch.setattr(correlation, "TILE_BYTES", tile * 8 * b.features)
-    monkeypatch.setattr(correlation, "WINDOW_ENTRIES", window)
-    monkeypatch.setattr(correlation, "BLOCK_BYTES", block)
+    monkeypatch.setattr(sums, "TILE_BYTES", tile * 8 * b.features)
+    monkeypatch.setattr(sums, "WINDOW_ENTRIES", window)
+    monkeypatch.setattr(sums, "BLOCK_BYTES", block)
     assert same_bytes(correlate(a, b, 0.1, threads=threads), whole)
 
 
 def test_more_and_smaller_ranges_give_the_same_within_rounding(monkeypatch):
-    monkeypatch.setattr(correlation, "LEAF_ENTRIES", 100)
+    monkeypatch.setattr(sums, "LEAF_ENTRIES", 100)
     monkeypatch.setattr(feature_activations, "PIECE", 64)
     check(*mixed(2), 0.2)
 
@@ -172,7 +172,7 @@ def test_more_and_smaller_ranges_give_the_same_within_rounding(monkeypatch):
 @pytest.mark.parametrize("parts", [1, 2, 4, 16])
 def test_a_split_by_tokens_changes_no_byte(tmp_path, monkeypatch, parts):
     monkeypatch.setattr(correlation, "PIECE", 1000)  # several batches of partial sums
-    monkeypatch.setattr(correlation, "TILE_BYTES", 5 * 8 * 18)
+    monkeypatch.setattr(sums, "TILE_BYTES", 5 * 8 * 18)
     a, b = (save(tmp_path / f"{name}.parquet", side) for name, side in zip("ab", mixed(3), strict=True))
     whole = correlate(a, b, 0.1)
     paths = [tmp_path / f"part{part}.parquet" for part in range(parts)]
@@ -180,8 +180,8 @@ def test_a_split_by_tokens_changes_no_byte(tmp_path, monkeypatch, parts):
         write_table(path, correlate_part(a, b, part, parts), PARTIAL_SUMS, {})
     assert same_bytes(merge_parts(a, b, paths, 0.1), whole)
     if parts > 1:  # and the parts are shares of the work, not the whole of it
-        sums = [np.abs(pq.read_table(path)["sum"].to_numpy()).sum() for path in paths]
-        assert max(sums) < 0.9 * sum(sums)
+        totals = [np.abs(pq.read_table(path)["sum"].to_numpy()).sum() for path in paths]
+        assert max(totals) < 0.9 * sum(totals)
 
 
 def test_a_file_gives_the_bytes_of_memory(tmp_path):
@@ -191,9 +191,9 @@ def test_a_file_gives_the_bytes_of_memory(tmp_path):
 
 
 def test_a_kill_leaves_no_temporary_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(correlation.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(products.tempfile, "tempdir", str(tmp_path))
     dense = mixed(0)[0]
-    with correlation._Copy() as copy:
+    with products.Copy() as copy:
         copy.append(sparse.csr_array(dense))
         copy.append(sparse.csr_array(2 * dense))
         assert not list(tmp_path.iterdir())
@@ -227,9 +227,9 @@ import sys
 from pathlib import Path
 from feature_lineage.features import activations
 from feature_lineage.features.activations import ActivationFile
-from feature_lineage.flow import correlation
+from feature_lineage.flow import sums
 from feature_lineage.flow.correlation import correlate
-correlation.LEAF_ENTRIES, correlation.WINDOW_ENTRIES, activations.PIECE = 1 << 15, 1 << 17, 1 << 14
+sums.LEAF_ENTRIES, sums.WINDOW_ENTRIES, activations.PIECE = 1 << 15, 1 << 17, 1 << 14
 a = ActivationFile(sys.argv[1])
 correlate(a, a, 0.5, threads=2)
 print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])

@@ -35,7 +35,7 @@ def test_evaluation_equals_a_float64_reference():
 
 def test_evaluation_counts_every_token_once_and_recovers_loss(token_directories, bridge):
     autoencoder = random_autoencoder()
-    found = evaluate_autoencoder(bridge, HOOK, autoencoder, token_directories, 8, 160, "test")
+    found = evaluate_autoencoder(bridge, HOOK, autoencoder, token_directories, 8, 160)
     windows = Windows(token_directories, 8)
     tokens = np.concatenate([windows[windows.spread(i, 160)] for i in range(2)])
     x = activations(bridge, HOOK, tokens)
@@ -63,11 +63,9 @@ def test_every_evaluation_takes_its_tokens_from_each_corpus(token_directories, b
     windows = Windows(token_directories, 8)
     first, second = (token_directories[name] for name in windows.corpora)
     for directories in ({"one": first}, {"one": first, "two": second}, {"one": first, "two": second, "three": second}):
-        found = evaluate_autoencoder(bridge, HOOK, random_autoencoder(), directories, 8, 160, "test")
+        found = evaluate_autoencoder(bridge, HOOK, random_autoencoder(), directories, 8, 160)
         assert found["tokens"] == 160 * len(directories)
     held = int(windows.counts().sum()) * 8
-    assert (
-        evaluate_autoencoder(bridge, HOOK, random_autoencoder(), token_directories, 8, 10**9, "test")["tokens"] == held
-    )
+    assert evaluate_autoencoder(bridge, HOOK, random_autoencoder(), token_directories, 8, 10**9)["tokens"] == held
     for number in range(2):
         assert evaluate_model(bridge.original_model, windows, windows.spread(number, 160))["tokens"] == 160 / 8 * 7

@@ -14,8 +14,8 @@ from plotly.subplots import make_subplots
 
 from feature_lineage.errors import InputError
 from feature_lineage.report import export
-from feature_lineage.report.export import find_browser, numbers, write_images, write_numbers
-from feature_lineage.report.figures import curves, sankey
+from feature_lineage.report.export import export_figures, find_browser, numbers, tabulate_figures
+from feature_lineage.report.figures import plot_curves, plot_sankey
 from feature_lineage.store.formats import write_json
 
 
@@ -58,7 +58,7 @@ def curves_of_two_seeds():
         for t in (0.5, 0.6)
     ]
     ceiling = pd.DataFrame({"model": ["base", "lua", "bible"], "threshold": 0.5, "share": [0.4, 0.3, 0.9]})
-    return curves(pd.DataFrame(rows), 0.8, ceiling, pd.DataFrame({"threshold": [0.07]}))
+    return plot_curves(pd.DataFrame(rows), 0.8, ceiling, pd.DataFrame({"threshold": [0.07]}))
 
 
 DRAWN = figures.figures() | {"curves of two seeds": curves_of_two_seeds()}
@@ -103,14 +103,14 @@ def test_bands_of_the_flow_are_listed_by_their_ends(tmp_path):
         "origins": {"base": {"base": 9}, "child": {"base": 4, "child": 3}},
         "bands": [{"parent": "base", "child": "child", "origin": "base", "features": 4}],
     }
-    write_numbers(as_json(sankey(summary)), tmp_path / "sankey.csv")
+    tabulate_figures(as_json(plot_sankey(summary)), tmp_path / "sankey.csv")
     with (tmp_path / "sankey.csv").open(newline="", encoding="utf-8") as file:
         assert list(csv.reader(file)) == [["source", "target", "value"], ["base", "child (from base)", "4"]]
 
 
 def test_names_with_commas_quotes_and_breaks_stay_in_their_cell(tmp_path):
     name = 'a, "b"\nc'
-    write_numbers(as_json(go.Figure(go.Scatter(x=[1], y=[2], name=name))), tmp_path / "a.csv")
+    tabulate_figures(as_json(go.Figure(go.Scatter(x=[1], y=[2], name=name))), tmp_path / "a.csv")
     with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
         assert list(csv.reader(file))[1] == [name, "1", "2"]
 
@@ -132,7 +132,7 @@ def test_the_browser_that_the_environment_names_is_taken(tmp_path, monkeypatch):
 def test_without_a_browser_the_remedy_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("BROWSER_PATH", "none")
     with pytest.raises(InputError, match="install Chromium"):
-        write_images([], [])
+        export_figures([], [])
 
 
 def test_a_browser_that_fails_is_named_and_leaves_nothing(tmp_path, monkeypatch):
@@ -142,7 +142,7 @@ def test_a_browser_that_fails_is_named_and_leaves_nothing(tmp_path, monkeypatch)
     monkeypatch.setenv("BROWSER_PATH", str(browser))
     write_json(tmp_path / "a.json", json.loads(panels().to_json()), {})
     with pytest.raises(InputError, match="does not draw the figures"):
-        write_images([tmp_path / "a.json"], [[tmp_path / "a.svg"]])
+        export_figures([tmp_path / "a.json"], [[tmp_path / "a.svg"]])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "browser"]
 
 
@@ -154,7 +154,7 @@ def test_figures_are_drawn_without_network(tmp_path, monkeypatch):
     write_json(tmp_path / "a.json", json.loads(panels().update_layout(height=300).to_json()), {})
     write_json(tmp_path / "b.json", json.loads(go.Figure(go.Bar(x=["<b>x</b>"], y=[1])).to_json()), {})
     outputs = [[tmp_path / f"{name}.{kind}" for kind in ("svg", "png")] for name in "ab"]
-    write_images([tmp_path / "a.json", tmp_path / "b.json"], outputs)
+    export_figures([tmp_path / "a.json", tmp_path / "b.json"], outputs)
     for name, height in (("a", 300), ("b", export.HEIGHT)):
         root = ElementTree.parse(tmp_path / f"{name}.svg").getroot()
         assert (root.get("width"), root.get("height")) == (str(export.WIDTH), str(height))

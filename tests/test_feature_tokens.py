@@ -8,7 +8,7 @@ from feature_lineage.errors import InputError
 from feature_lineage.features import activations as feature_activations
 from feature_lineage.features.activations import activation_blocks
 from feature_lineage.features.collect import ACTIVATIONS
-from feature_lineage.meaning.main_token import TOKENS, token_masses
+from feature_lineage.meaning.main_token import TOKENS, weigh_tokens
 from feature_lineage.store.formats import write_table
 
 
@@ -96,7 +96,7 @@ def test_token_and_corpus_are_those_with_the_mass(tmp_path, monkeypatch, seed, b
     dense[:, 7] = 0
     path = write_activations(tmp_path / "a.parquet", dense)
     monkeypatch.setattr(feature_activations, "BLOCK", block)
-    table = token_masses(path, tokens, corpus, ["x", "y", "z"], "test")
+    table = weigh_tokens(path, tokens, corpus, ["x", "y", "z"])
     assert table.schema == TOKENS
     on_token, on_corpus = masses(dense, tokens, corpus, 3)
     majorities = 0
@@ -119,12 +119,12 @@ def test_token_and_corpus_are_those_with_the_mass(tmp_path, monkeypatch, seed, b
 def test_a_block_in_which_another_token_leads_by_little_does_not_outvote_the_majority(tmp_path, monkeypatch):
     path = write_activations(tmp_path / "a.parquet", np.array([[10], [0], [6], [5], [6], [5]], np.float32))
     monkeypatch.setattr(feature_activations, "BLOCK", 2)
-    (row,) = token_masses(path, np.array([[1, 1], [2, 1], [2, 1]]), np.zeros(3, int), ["x"], "test").to_pylist()
+    (row,) = weigh_tokens(path, np.array([[1, 1], [2, 1], [2, 1]]), np.zeros(3, int), ["x"]).to_pylist()
     assert (row["token"], row["token_share"]) == (1, 20 / 32)
 
 
 def test_half_of_the_mass_is_no_majority(tmp_path):
     path = write_activations(tmp_path / "a.parquet", np.array([[1, 2], [1, 2], [1, 3], [1, 1]], np.float32))
-    found = token_masses(path, np.array([[5, 5], [8, 9]]), np.array([0, 1]), ["x", "y"], "test").to_pylist()
+    found = weigh_tokens(path, np.array([[5, 5], [8, 9]]), np.array([0, 1]), ["x", "y"]).to_pylist()
     assert [row["token"] for row in found] == [None, None]
     assert [row["corpus"] for row in found] == ["x", "x"], "of equal ones the first"

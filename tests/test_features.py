@@ -14,7 +14,7 @@ HOOK = "blocks.0.mlp.hook_post"
 
 
 def test_a_sample_has_as_many_tokens_of_each_corpus_and_knows_their_documents(token_directories):
-    sample = samples.draw_sample(token_directories, 800, 8, seed=0)
+    sample = samples.sample_windows(token_directories, 800, 8, seed=0)
     assert sample["tokens"].shape == (100, 8)
     assert np.bincount(sample["corpus"]).tolist() == [50, 50]
     assert len(np.unique(sample["tokens"], axis=0)) > 90
@@ -26,22 +26,22 @@ def test_a_sample_has_as_many_tokens_of_each_corpus_and_knows_their_documents(to
             steps = np.flatnonzero(np.diff(sample["document"][row]))
             assert inside.tolist() == steps.tolist()
             assert sample["document"][row].max() < len(ends)
-    again = samples.draw_sample(token_directories, 800, 8, seed=0)
+    again = samples.sample_windows(token_directories, 800, 8, seed=0)
     assert all((sample[key] == again[key]).all() for key in sample)
-    assert not (samples.draw_sample(token_directories, 800, 8, seed=1)["tokens"] == sample["tokens"]).all()
+    assert not (samples.sample_windows(token_directories, 800, 8, seed=1)["tokens"] == sample["tokens"]).all()
 
 
 def test_a_sample_larger_than_a_corpus_is_refused(token_directories):
     with pytest.raises(InputError, match=r"tokens/ast.*smaller than asked.*flow\.tokens"):
-        samples.draw_sample(token_directories, 10**6, 8, seed=0)
+        samples.sample_windows(token_directories, 10**6, 8, seed=0)
 
 
 def test_collected_features_are_the_non_zero_ones_of_the_autoencoder(monkeypatch, token_directories, bridge):
     monkeypatch.setattr(features, "windows_at_once", lambda *sizes: 7)
-    tokens = samples.draw_sample(token_directories, 400, 8, seed=0)["tokens"]
+    tokens = samples.sample_windows(token_directories, 400, 8, seed=0)["tokens"]
     autoencoder = random_autoencoder()
     statistics = features.Statistics(tokens.size, 48)
-    batches = features.feature_batches(bridge, HOOK, autoencoder, tokens, "test")
+    batches = features.collect_features(bridge, HOOK, autoencoder, tokens)
     table = pa.Table.from_batches(list(statistics.counting(batches)))
     dense = autoencoder.encode(activations(bridge, HOOK, tokens.astype(np.int64))).numpy()
     found = np.zeros_like(dense)

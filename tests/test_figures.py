@@ -9,13 +9,13 @@ from plotly.offline import get_plotlyjs
 
 from feature_lineage.report.figures import (
     COLOURS,
-    autoencoders,
     colours,
-    curves,
-    sankey,
-    scores,
-    sweep,
-    training,
+    plot_autoencoders,
+    plot_curves,
+    plot_sankey,
+    plot_scores,
+    plot_sweep,
+    plot_training,
     write_figure,
 )
 from feature_lineage.store.formats import read_json, read_provenance
@@ -80,12 +80,12 @@ def figures():
         | {"simulation": [0.5, np.nan], "detection": [0.9, 0.4], "shuffled": [0.1, 0.0], "token_mean": [0.4, 0.3]}
     )
     return {
-        "sankey": sankey(SUMMARY),
-        "curves": curves(shares, 0.42),
-        "sweep": sweep(table, 0.58, ["lua", "bible"], {"base": {"corpora": {"lua": {"accuracy": 0.3}}}}),
-        "training": training({"base": curve, "lua": curve}),
-        "autoencoders": autoencoders({"base, seed 0": sae}),
-        "scores": scores({"base": interpreted, "lua": interpreted}),
+        "sankey": plot_sankey(SUMMARY),
+        "curves": plot_curves(shares, 0.42),
+        "sweep": plot_sweep(table, 0.58, ["lua", "bible"], {"base": {"corpora": {"lua": {"accuracy": 0.3}}}}),
+        "training": plot_training({"base": curve, "lua": curve}),
+        "autoencoders": plot_autoencoders({"base, seed 0": sae}),
+        "scores": plot_scores({"base": interpreted, "lua": interpreted}),
     }
 
 
@@ -166,7 +166,7 @@ def test_same_figure_gives_the_same_bytes(tmp_path, kind):
 
 
 def test_sankey_has_the_summarys_bands():
-    (trace,) = sankey(SUMMARY).data
+    (trace,) = plot_sankey(SUMMARY).data
     label, link = trace.node.label, trace.link
     found = [
         (label[source], label[target], value)
@@ -183,7 +183,7 @@ def test_sankey_has_the_summarys_bands():
 
 
 def test_sankeys_nodes_count_living_features():
-    (trace,) = sankey(SUMMARY).data
+    (trace,) = plot_sankey(SUMMARY).data
     counts = {name: tuple(data[:2]) for name, data in zip(trace.node.label, trace.node.customdata, strict=True)}
     assert counts == {
         "base": (30, 30),
@@ -200,14 +200,14 @@ def test_sankeys_nodes_count_living_features():
 
 
 def test_sankeys_bands_say_where_they_are_and_their_share_of_the_child():
-    (trace,) = sankey(SUMMARY).data
+    (trace,) = plot_sankey(SUMMARY).data
     assert tuple(trace.link.customdata[0]) == ("base", "lua", "base", "28.6%", "")
     assert "with the closer one" in trace.link.customdata[2][4], "both has two parents"
     assert tuple(trace.node.customdata[1][3:]) == ("lua", "base")
 
 
 def test_sankeys_colour_is_the_origins():
-    (trace,) = sankey(SUMMARY).data
+    (trace,) = plot_sankey(SUMMARY).data
     colour = dict(zip(trace.node.label, trace.node.color, strict=True))
     assert colour["base"] == colour["lua (from base)"] == colour["both (from base)"]
     assert len({colour["base"], colour["lua"], colour["stories"]}) == 3
@@ -216,9 +216,9 @@ def test_sankeys_colour_is_the_origins():
 
 def test_sankey_of_a_study_in_which_nothing_persists():
     alone = {"threshold": 0.8, "models": ["base"], "origins": {"base": {"base": 3}}, "bands": [], "edges": []}
-    (trace,) = sankey(alone).data
+    (trace,) = plot_sankey(alone).data
     assert not trace.link.value
-    json.loads(sankey(alone).to_json())
+    json.loads(plot_sankey(alone).to_json())
 
 
 # --- curves ------------------------------------------------------------------------------------------------
@@ -242,7 +242,7 @@ def test_curves_show_each_edge_from_both_sides_by_three_measures():
 def test_curves_of_further_seeds_stay_behind_the_first():
     row = {"parent": "base", "child": "lua", "side": "parent", "threshold": 0.5}
     row |= dict.fromkeys(("persisting_share", "mutual_share", "one_to_one_share"), 0.1)
-    figure = curves(pd.DataFrame([row | {"seed": 0}, row | {"seed": 3}]), 0.8)
+    figure = plot_curves(pd.DataFrame([row | {"seed": 0}, row | {"seed": 3}]), 0.8)
     assert [t.name for t in figure.data if t.showlegend] == ["base → lua"]
     assert [t.opacity for t in figure.data] == [1] * 3 + [0.3] * 3
 
@@ -252,7 +252,7 @@ def test_curves_stand_beside_the_ceiling_and_chance():
     row |= dict.fromkeys(("persisting_share", "mutual_share", "one_to_one_share"), 0.1)
     ceiling = pd.DataFrame({"model": ["base", "base", "lua"], "threshold": [0.5, 0.6, 0.5], "share": [0.4, 0.3, 0.9]})
     null = pd.DataFrame({"threshold": [0.05, np.nan, 0.07]})
-    figure = curves(pd.DataFrame([row | {"side": side} for side in ("parent", "child")]), 0.8, ceiling, null)
+    figure = plot_curves(pd.DataFrame([row | {"side": side} for side in ("parent", "child")]), 0.8, ceiling, null)
     found = {(t.xaxis, t.text[0]): list(t.y) for t in figure.data if t.legendgroup == "ceiling"}
     assert found == {("x", "base"): [0.4, 0.3], ("x2", "lua"): [0.9]}
     assert sorted({shape.x0 for shape in figure.layout.shapes}) == [0.07, 0.8]
@@ -260,7 +260,7 @@ def test_curves_stand_beside_the_ceiling_and_chance():
 
 def test_curves_of_a_study_without_edges():
     names = ["parent", "child", "seed", "side", "threshold", "persisting_share", "mutual_share", "one_to_one_share"]
-    assert not curves(pd.DataFrame(columns=names), 0.8).data
+    assert not plot_curves(pd.DataFrame(columns=names), 0.8).data
 
 
 def test_sweep_shows_each_corpus_the_base_and_the_chosen_point():
@@ -317,7 +317,7 @@ def test_a_model_and_a_corpus_have_one_colour_in_every_figure():
             "dead_share": 0.0,
         }
     )
-    flow = sankey(SUMMARY | {"models": list(place), "bands": [{"parent": "base", "child": "lua", "origin": "base", "features": 1},
+    flow = plot_sankey(SUMMARY | {"models": list(place), "bands": [{"parent": "base", "child": "lua", "origin": "base", "features": 1},
                   {"parent": "lua", "child": "both", "origin": "lua", "features": 1}],
                   "origins": {"base": {"base": 1}, "imported": {}, "lua": {"base": 1, "lua": 1}, "both": {"lua": 1}}}).data[0].node  # fmt: skip
     found = {
@@ -325,9 +325,9 @@ def test_a_model_and_a_corpus_have_one_colour_in_every_figure():
         for (*_, model, origin), colour in zip(flow.customdata, flow.color, strict=True)
         if model == origin
     }
-    for trace in training({"base": curve, "lua": curve}, place).data:
+    for trace in plot_training({"base": curve, "lua": curve}, place).data:
         found[trace.legendgroup].add(trace.line.color)
-    drawn = autoencoders(
+    drawn = plot_autoencoders(
         {f"{model}, seed {seed}": curve for seed in (3, 5) for model in ("base", "lua", "both")}, place
     ).data
     for trace in drawn:
@@ -336,7 +336,7 @@ def test_a_model_and_a_corpus_have_one_colour_in_every_figure():
     assert {(trace.name[-1], trace.line.dash) for trace in drawn} == {("3", "solid"), ("5", "dash")}
     table = pd.DataFrame({"t": 0.0, "corpus": ["lua", "bible"], "accuracy": 0.5})
     for corpora in (["lua"], ["bible", "lua"]):
-        shown = sweep(
+        shown = plot_sweep(
             table[table["corpus"].isin(corpora)], 0.5, ["a", "b"], {}, {"english": 0, "bible": 1, "lua": 2}
         ).data
         assert {trace.name: trace.line.color for trace in shown} == {

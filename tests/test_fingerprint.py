@@ -11,6 +11,7 @@ from reworded import reword
 
 from feature_lineage.jobs import fingerprint as module
 from feature_lineage.jobs.fingerprint import fingerprint
+from feature_lineage.store.provenance import checkpoint_folder, provenance
 
 SCRIPT = '''"""A step."""
 from feature_lineage.outer import work
@@ -288,6 +289,21 @@ def test_what_is_asked_and_which_replies_are_accepted_counts(changed, file, old,
     assert changed(f"explanations/{file}.py", {old: new}, "interpret_*.py") == {"interpret_features"}
 
 
+def test_checkpoints_survive_an_edit_that_does_not_count(package, tmp_path):
+    """Of a training under way: they lie in a folder named by what the step is made of, its code among it."""
+    folder, hashed = package
+
+    def checkpoints():
+        return checkpoint_folder(tmp_path / "models" / "base", provenance({}, {"code": hashed()}))
+
+    checkpoint = checkpoints() / "checkpoint-3"
+    checkpoint.mkdir()
+    (folder / "outer.py").write_text(FILES["outer.py"].replace("Work.", "It works.") + "# words\n")
+    assert checkpoints() == checkpoint.parent and checkpoint.exists()
+    (folder / "inner.py").write_text("value = 2\n")
+    assert checkpoints() != checkpoint.parent and not checkpoint.exists()
+
+
 def test_no_message_of_the_project_counts(project, tmp_path, monkeypatch):
     """Every message of the library and its scripts is reworded: no step reruns. It once was 37 messages and 124 jobs."""
     scripts = sorted((project / "workflow" / "scripts").glob("*.py"))
@@ -355,7 +371,7 @@ def test_error_names_the_file_that_does_not_parse(package):
     ("script", "reaches", "leaves"),
     [
         ("train_autoencoder", {"autoencoder", "hooks", "windows"}, {"figures", "page", "fates", "merge"}),
-        ("draw_sankey", {"figures", "formats"}, {"autoencoder", "training", "windows"}),
+        ("plot_sankey", {"figures", "formats"}, {"autoencoder", "training", "windows"}),
         ("build_corpus", {"corpora", "formats"}, {"windows", "training", "figures"}),
         ("train_model", {"training", "windows"}, {"step", "active_entries", "autoencoder"}),
         ("interpret_features", {"prompts", "client"}, {"bootstrap", "step", "figures"}),

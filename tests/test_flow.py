@@ -15,10 +15,10 @@ from feature_lineage.flow.fates import (
     LINEAGES,
     Edge,
     Seed,
-    curves,
     read_seeds,
+    threshold_curves,
     trace,
-    trace_seeds,
+    trace_flows,
 )
 from feature_lineage.flow.matching import best_matches, mutual_best, one_to_one
 from feature_lineage.flow.strata import STRATA, density_band, strata
@@ -374,7 +374,7 @@ def read(files, min_active=1):
 
 def test_seeds_are_compared_with_their_own_files(files):
     seeds, pairs, _ = files
-    found = trace_seeds(read(files), ORDER, 0.8)
+    found = trace_flows(read(files), ORDER, 0.8)
     for number, seed in enumerate(seeds):
         alone = trace(edges(pairs[seed]), DENSITIES, ORDER, 0.8, seed)
         for name in ("edges", "features", "lineages"):
@@ -386,7 +386,7 @@ def test_seeds_are_compared_with_their_own_files(files):
 
 
 def test_summary_of_several_seeds_has_edges_of_all_and_bands_of_the_first(files):
-    found = trace_seeds(read(files), ORDER, 0.8)
+    found = trace_flows(read(files), ORDER, 0.8)
     summary = summary_of(found)
     first = summary_of(trace(edges(), DENSITIES, ORDER, 0.8, 0))
     assert len(summary["edges"]) == 8
@@ -397,7 +397,7 @@ def test_summary_of_several_seeds_has_edges_of_all_and_bands_of_the_first(files)
 def test_features_on_too_few_tokens_are_counted(files):
     """Those that fire, but on fewer tokens than it takes; those that never fire are dead and not among them."""
     for min_active in (1, 2, 3, 100):
-        found = trace_seeds(read(files, min_active), ORDER, 0.8).edges
+        found = trace_flows(read(files, min_active), ORDER, 0.8).edges
         for row in found.to_pylist():
             active = {model: np.round(10 * DENSITIES[model]).astype(int) for model in ORDER}
             for side in ("parent", "child"):
@@ -414,7 +414,7 @@ def test_by_default_a_feature_of_a_few_tokens_does_not_persist():
 
 def test_features_on_too_few_tokens_are_dead_and_nobodys_match(files):
     # Of 10 tokens: base has 4, 3, 2, 0; lua 5, 1, 1, 1; of base's matches in lua, 0 alone is left.
-    tables = trace_seeds(read(files, min_active=2), ORDER, 0.8)
+    tables = trace_flows(read(files, min_active=2), ORDER, 0.8)
     found = select(tables.features, parent="base", child="lua", seed=5)
     assert [row["fate"] for row in found if row["model"] == "base"] == ["disappearing"] * 3 + ["dead"]
     assert [row["fate"] for row in found if row["model"] == "lua"] == ["emerging", "dead", "dead", "dead"]
@@ -464,7 +464,7 @@ def test_curves_by_brute_force():
     alive_a, alive_b = np.ones(len(r)), np.ones(r.shape[1])
     alive_a[r.max(1) < 0] = alive_b[r.max(0) < 0] = 0
     assert alive_a.sum() > 0
-    table = curves([Seed(4, {}, [Edge("a", "b", alive_a, alive_b, correlations(pairs))])], 0.3)
+    table = threshold_curves([Seed(4, {}, [Edge("a", "b", alive_a, alive_b, correlations(pairs))])], 0.3)
     assert table.schema == CURVES
     frame = table.to_pandas()
     assert len(frame) == 2 * 71
@@ -482,8 +482,8 @@ def test_curves_by_brute_force():
 
 def test_the_curve_passes_through_the_edges_shares(files):
     seeds = read(files)
-    frame = curves(seeds, 0.3).to_pandas()
-    for edge in trace_seeds(seeds, ORDER, 0.8).edges.to_pylist():
+    frame = threshold_curves(seeds, 0.3).to_pandas()
+    for edge in trace_flows(seeds, ORDER, 0.8).edges.to_pylist():
         at = frame[
             (frame["threshold"] == 0.8) & (frame["parent"] == edge["parent"]) & (frame["child"] == edge["child"])
         ]
@@ -498,17 +498,17 @@ def test_the_curve_passes_through_the_edges_shares(files):
 @pytest.mark.parametrize(("floor", "first"), [(0, 0), (0.3, 0.3), (0.29, 0.29), (0.305, 0.31), (0.99, 0.99)])
 def test_curves_start_at_the_floor(floor, first):
     seeds = [Seed(0, {}, edges({("base", "lua"): PAIRS["base", "lua"]}))]
-    found = sorted(set(curves(seeds, floor)["threshold"].to_pylist()))
+    found = sorted(set(threshold_curves(seeds, floor)["threshold"].to_pylist()))
     assert (found[0], found[-1]) == (first, 1)
     np.testing.assert_allclose(np.diff(found), 0.01)
 
 
 def test_curves_of_dead_models_and_of_no_edge():
     dead = np.zeros(3)
-    table = curves([Seed(0, {}, [Edge("a", "b", dead, np.ones(3), correlations([]))])], 0.9)
+    table = threshold_curves([Seed(0, {}, [Edge("a", "b", dead, np.ones(3), correlations([]))])], 0.9)
     by_side = {side: set(select_column(table, side)) for side in ("parent", "child")}
     assert by_side == {"parent": {None}, "child": {0.0}}
-    assert curves([Seed(0, {}, [])], 0.9).schema == CURVES
+    assert threshold_curves([Seed(0, {}, [])], 0.9).schema == CURVES
 
 
 def select_column(table, side):

@@ -15,7 +15,7 @@ import pytest
 import torch
 from autoencoders import VARIANTS, sample, weights_of
 from pretended_gpu import OnGpu, held, in_this_thread, pretended_gpu, without_kernel
-from trainings import train_autoencoder, train_on_model
+from trainings import train_autoencoder, train_on_activations
 
 from feature_lineage import devices
 from feature_lineage.autoencoders import active_entries, resample
@@ -24,14 +24,14 @@ from feature_lineage.autoencoders import training as autoencoder_training
 from feature_lineage.autoencoders import weights as weights_module
 from feature_lineage.autoencoders.autoencoder import load_autoencoder, save_autoencoder
 from feature_lineage.autoencoders.evaluation import evaluate_autoencoder
-from feature_lineage.controls.neurons import neuron_correlations
+from feature_lineage.controls.neurons import correlate_neurons
 from feature_lineage.devices import device
 from feature_lineage.errors import Stopped
-from feature_lineage.features.collect import feature_batches
-from feature_lineage.meaning.logit_effects import logit_effects
+from feature_lineage.features.collect import collect_features
+from feature_lineage.meaning.logit_effects import weigh_logits
 from feature_lineage.models import checkpoint as language_model
 from feature_lineage.models import hooks as activations
-from feature_lineage.models.merge import sweep
+from feature_lineage.models.merge import sweep_merge
 from feature_lineage.text.windows import Windows
 
 HOOK = "blocks.0.mlp.hook_post"
@@ -80,15 +80,15 @@ def train(study, bridges, variant):
     answers = iter([False] * 30 + [True] * 2)
     arguments = bridges[0], study.train, study.held_out, checkpoint
     with pytest.raises(Stopped):
-        train_on_model(*arguments, stop=lambda: next(answers), **options)
-    autoencoder, curve = train_on_model(*arguments, **options)
+        train_autoencoder(*arguments, stop=lambda: next(answers), **options)
+    autoencoder, curve = train_autoencoder(*arguments, **options)
     save_autoencoder(autoencoder, study.folder / f"{device().type}-{variant}", HOOK, CONTEXT, {})
     return autoencoder.tensors() | {name: curve[name].to_numpy() for name in ("loss", "l0", "dead_share")}
 
 
 def evaluated(study, bridge, variant):
     autoencoder = load_autoencoder(study.folder / f"{device().type}-{variant}", device())
-    found = evaluate_autoencoder(bridge, HOOK, autoencoder, study.held_out, CONTEXT, 500, "evaluation")
+    found = evaluate_autoencoder(bridge, HOOK, autoencoder, study.held_out, CONTEXT, 500)
     names = ("l0", "mse", "variance_explained", "loss_recovered", "loss_spliced", "dead_share")
     return {name: found[name] for name in names} | {"densities": np.array(found["densities"])}
 
@@ -96,26 +96,26 @@ def evaluated(study, bridge, variant):
 def collect(study, bridges):
     autoencoder = load_autoencoder(study.folder / f"{device().type}-l1", device())
     tokens = study.windows[np.arange(600)].astype(np.int32)
-    table = pa.Table.from_batches(list(feature_batches(bridges[0], HOOK, autoencoder, tokens, "features")))
+    table = pa.Table.from_batches(list(collect_features(bridges[0], HOOK, autoencoder, tokens)))
     return {name: table[name].to_numpy() for name in table.column_names}
 
 
-def correlate_neurons(study, bridges):
+def neurons(study, bridges):
     tokens = study.windows[np.arange(600)].astype(np.int32)
-    return {"r": neuron_correlations(activations.paired_activations(bridges, HOOK, tokens), tokens.size)}
+    return {"r": correlate_neurons(activations.paired_activations(bridges, HOOK, tokens), tokens.size)}
 
 
-def weigh_logits(study, bridges):
+def logits(study, bridges):
     model = study.model(study.paths[0]).to(device())
     decoder = load_autoencoder(study.folder / f"{device().type}-topk", device()).W_dec
-    table, reason = logit_effects(model, HOOK, decoder, VOCABULARY, "logits")
+    table, reason = weigh_logits(model, HOOK, decoder, VOCABULARY)
     assert reason is None
     return {"effects": np.array([[one["effect"] for one in row] for row in table["promoted"].to_pylist()])}
 
 
-def sweep_merge(study, bridges):
+def swept(study, bridges):
     first, second = (study.model(path).to(device()) for path in study.paths)
-    table = sweep(first, second, "slerp", 3, study.held_out, block=CONTEXT, evaluation_tokens=200)
+    table = sweep_merge(first, second, "slerp", 3, study.held_out, block=CONTEXT, evaluation_tokens=200)
     return {name: table[name].to_numpy() for name in ("loss", "accuracy")}
 
 
@@ -145,9 +145,9 @@ PARTS = {
     "evaluate_autoencoder": lambda study, bridges: evaluated(study, bridges[0], "jumprelu"),
     "transfer_autoencoder": lambda study, bridges: evaluated(study, bridges[1], "batchtopk"),
     "collect_features": collect,
-    "correlate_neurons": correlate_neurons,
-    "weigh_logits": weigh_logits,
-    "sweep_merge": sweep_merge,
+    "correlate_neurons": neurons,
+    "weigh_logits": logits,
+    "sweep_merge": swept,
     "train_model": train_model,
     "evaluate_model": evaluate_model,
 }
@@ -348,7 +348,7 @@ KERNELS = {
 def run_steps(count, variant, folder):
     """Train on activations that are there already."""
     x = torch.randn(96 * (count + 1), 32, generator=torch.Generator().manual_seed(0)).to(device())
-    train_autoencoder(
+    train_on_activations(
         lambda step: iter(x[96:].split(96)[step:]), lambda step: [], x[:96], folder / f"{variant}{count}.safetensors",
         steps=count, tokens_per_step=96, features=128, seed=0, lr=1e-3, variant=variant, l0=4, l1=1e-2,
         l1_warmup_steps=0, normalize=True, mean="elements", init="transpose", resample_steps=[], silent_steps=4,

@@ -28,7 +28,7 @@ from feature_lineage.explanations.questions import Answer, Malformed, Reply
 from feature_lineage.explanations.scores import INTERPRETATIONS
 from feature_lineage.features import activations as feature_activations
 from feature_lineage.flow.fates import LINEAGES
-from feature_lineage.report.figures import scores
+from feature_lineage.report.figures import plot_scores
 from feature_lineage.text.vocabulary import Texts
 
 LENGTH, WINDOWS, VOCABULARY, FEATURES = 24, 240, 50, 10
@@ -743,11 +743,11 @@ def test_without_a_language_model_or_with_too_few_scores_the_verdict_says_so():
 
 def test_the_figure_shows_each_score_measured_by_fate():
     one, other = table([0.5, -0.2, 0.55, None], [0.31, 0.32, 0.9, 1.0]), table([0.1], [0.2])
-    figure = scores({"base": one, "lua": other})
+    figure = plot_scores({"base": one, "lua": other})
     assert len(figure.data) == 2 * 2 * 3  # simulation and baseline, two models, three groups
     first = figure.data[0]
     assert first.name == "persisting" and list(first.customdata[-5:]) == [2, 0, 0, 0, 0]
     np.testing.assert_allclose(sum(first.y), 1)
-    alone = scores({"base": table([None] * 2, [0.1, 1.0], model=None)})
+    alone = plot_scores({"base": table([None] * 2, [0.1, 1.0], model=None)})
     assert len(alone.data) == 3 and "no language model" in alone.layout.title.text
     assert sum(sum(trace.customdata) for trace in alone.data) == 2

@@ -4,7 +4,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
 from feature_lineage.meaning import logit_effects as module
-from feature_lineage.meaning.logit_effects import EFFECTS, TOP, logit_effects, path_to_logits
+from feature_lineage.meaning.logit_effects import EFFECTS, TOP, path_to_logits, weigh_logits
 
 VOCABULARY = 40
 
@@ -46,7 +46,7 @@ def test_effects_are_those_of_a_dense_product(model, monkeypatch, hook, width, b
     monkeypatch.setattr(module, "_BLOCK", block)
     vectors = decoder(width)
     expected = reference(model, hook, vectors)
-    table, reason = logit_effects(model, hook, vectors, VOCABULARY, "test")
+    table, reason = weigh_logits(model, hook, vectors, VOCABULARY)
     assert table.schema == EFFECTS and reason is None
     assert table["feature"].to_pylist() == list(range(30))
     for name, order in (("promoted", np.argsort(-expected, 1)), ("suppressed", np.argsort(expected, 1))):
@@ -71,12 +71,12 @@ def test_the_norms_scale_held_fixed_is_its_derivative_across_the_residual(model)
 
 @pytest.mark.parametrize("hook", ["blocks.0.hook_resid_pre", "blocks.0.mlp.hook_pre", "blocks.0.attn.hook_z"])
 def test_a_hook_point_without_a_linear_way_has_no_effects_and_a_reason(model, hook):
-    table, reason = logit_effects(model, hook, decoder(16, features=3), VOCABULARY, "test")
+    table, reason = weigh_logits(model, hook, decoder(16, features=3), VOCABULARY)
     assert hook in reason
     assert table.to_pylist() == [{"feature": k, "promoted": None, "suppressed": None} for k in range(3)]
 
 
 def test_an_architecture_without_an_rms_norm_has_a_reason():
     model = GPT2LMHeadModel(GPT2Config(vocab_size=10, n_embd=8, n_layer=1, n_head=1))
-    table, reason = logit_effects(model, "blocks.0.mlp.hook_post", decoder(32, features=2), 10, "test")
+    table, reason = weigh_logits(model, "blocks.0.mlp.hook_post", decoder(32, features=2), 10)
     assert "GPT2LMHeadModel" in reason and table["promoted"].null_count == 2

@@ -87,9 +87,34 @@ def test_input_error_is_its_message_and_where_the_log_is(tmp_path, capsys):
         raise InputError("corpus.txt: truncated; fetch it again")
     assert ended.value.code == 1
     for text in ((tmp_path / "step.log").read_text(), capsys.readouterr().err):
-        first, last = text.splitlines()
+        first, following, last = text.splitlines()
         assert first.endswith("ERROR corpus.txt: truncated; fetch it again")
+        assert following == "run Snakemake again once this is solved; finished jobs are kept"
         assert last == f"the log of this job: {tmp_path / 'step.log'}"
+
+
+def test_on_a_terminal_that_jobs_share_each_line_has_its_jobs_name(tmp_path, capsys):
+    log = tmp_path / "train_model" / "base.log"
+    with pytest.raises(SystemExit), job(log):
+        logger.info("going on from step 3")
+        logger.warning("one is late")
+        raise InputError("a.parquet: truncated")
+    said = capsys.readouterr().err
+    assert "INFO train_model base: going on from step 3" in said and "WARNING train_model base: one is late" in said
+    assert "ERROR a.parquet: truncated" in said
+    assert "INFO going on from step 3" in log.read_text()
+
+
+def test_progress_of_a_job_has_its_name(tmp_path, capsys):
+    with job(tmp_path / "train_model" / "base.log"), progress(2, "tok") as bar:
+        bar.update(2)
+    with job(tmp_path / "correlate" / "base--child.log"), progress(2, "tok", "moments") as bar:
+        bar.update(2)
+    with progress(2, "tok", "moments") as bar:
+        bar.update(2)
+    said = capsys.readouterr().err
+    assert "train_model base:   0%" in said and "correlate base--child: moments:   0%" in said
+    assert "\rmoments:   0%" in said
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from feature_lineage.models.merge import (
     interpolate,
     merge_states,
     parent_accuracies,
-    sweep,
+    sweep_merge,
     tensor_table,
 )
 from feature_lineage.text.windows import Windows
@@ -222,7 +222,7 @@ def test_sweep_measures_the_merged_model_at_each_point(tiny_model, tmp_path, wri
     directories = {name: write_tokens(tmp_path / name, rng.integers(0, 400, 300)) for name in ("lua", "stories")}
     a, b = tiny_model(0), tiny_model(1)
     states = [{name: tensor.clone() for name, tensor in model.state_dict().items()} for model in (a, b)]
-    found = sweep(a, b, method, 4, directories, block=16, evaluation_tokens=80)
+    found = sweep_merge(a, b, method, 4, directories, block=16, evaluation_tokens=80)
     assert found.schema == SWEEP
     assert found.select(["t", "corpus"]).to_pylist() == [
         {"t": t, "corpus": corpus} for t in (0.0, 1 / 3, 2 / 3, 1.0) for corpus in ("lua", "stories")

@@ -231,5 +231,5 @@ def test_a_checkpoint_that_does_not_tell_its_size_is_taken_for_the_documented_on
 
 def test_a_published_checkpoint_is_taken_for_one_of_a_documented_size():
     published = study(models={"base": {"pretrained": "somebody/model", "train": ["english"]}})
-    assert request(published, "import_model", "base").mem_mb > request(DEMO, "make_untrained").mem_mb
+    assert request(published, "import_model", "base").mem_mb > request(DEMO, "build_model").mem_mb
     assert request(published, "train_model", "lua").mem_mb > 4 * request(DEMO, "train_model", "lua").mem_mb

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from trainings import train_on_model
+from trainings import train_autoencoder
 
 from feature_lineage.autoencoders import training as at
 from feature_lineage.autoencoders.resampling import resampling_steps
@@ -53,7 +53,7 @@ def train(token_directories, bridge, path, monkeypatch, tokens, **changes):
     monkeypatch.setattr(at._Training, "_dead", dead)
     monkeypatch.setattr(at, "training_step", step)
     options = OPTIONS | {"variant": "l1", "tokens": tokens, "seed": 0} | changes
-    _, curve = train_on_model(bridge, token_directories, token_directories, path / "c", **options)
+    _, curve = train_autoencoder(bridge, token_directories, token_directories, path / "c", **options)
     return seen, given, curve.to_pandas()
 
 

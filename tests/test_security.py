@@ -173,17 +173,17 @@ def test_a_models_own_code_does_not_run(checkpoint, mark, known):
 
 @pytest.mark.parametrize("known", [True, False])
 def test_a_tokenizers_own_code_does_not_run(checkpoint, mark, known):
-    from feature_lineage.text.tokenizer import published_tokenizer
+    from feature_lineage.text.tokenizer import import_tokenizer
 
     module(checkpoint, mark)
     change(checkpoint / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Evil", "evil.Evil"]})
     if known:
-        published_tokenizer(checkpoint)
+        import_tokenizer(checkpoint)
         return
     change(checkpoint / "tokenizer_config.json", tokenizer_class="EvilTokenizer")
     change(checkpoint / "config.json", model_type="evil", auto_map={"AutoConfig": "evil.Evil"})
     with pytest.raises(InputError, match=r"published: cannot be loaded .*custom code"):
-        published_tokenizer(checkpoint)
+        import_tokenizer(checkpoint)
 
 
 @pytest.mark.parametrize("key", ["_attn_implementation", "attn_implementation"])
@@ -196,12 +196,12 @@ def test_an_attention_kernel_of_the_hub_is_refused(checkpoint, key):
 
 
 def test_a_chat_template_is_not_rendered(checkpoint, mark):
-    from feature_lineage.text.tokenizer import published_tokenizer
+    from feature_lineage.text.tokenizer import import_tokenizer
 
     call = f"{{{{ cycler.__init__.__globals__.os.mkdir({str(mark)!r}) }}}}"
     (checkpoint / "chat_template.jinja").write_text(call)
     change(checkpoint / "tokenizer_config.json", chat_template=call)
-    assert published_tokenizer(checkpoint)("text")["input_ids"]
+    assert import_tokenizer(checkpoint)("text")["input_ids"]
 
 
 @pytest.mark.parametrize("file", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "pytorch_model.bin"])

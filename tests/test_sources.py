@@ -23,7 +23,7 @@ from feature_lineage.study import keys
 from feature_lineage.study.loading import load_study
 from feature_lineage.study.types import StudyError
 from feature_lineage.text import files, json_rows, tables
-from feature_lineage.text.corpora import build_corpus
+from feature_lineage.text.corpora import CorpusOptions, build_corpus
 from feature_lineage.text.files import PACKED, TABLES, Document
 from feature_lineage.text.huggingface import huggingface_documents
 from feature_lineage.text.sources import files_documents
@@ -158,7 +158,7 @@ def test_a_published_corpus_becomes_its_texts(tmp_path, name):
         (tmp_path / "data" / name.format(number)).write_bytes(write(part))
     documents = files_documents(str(tmp_path / "data" / name.format("*")), "text")
     paths = tmp_path / "train.parquet", tmp_path / "validation.parquet"
-    counts = build_corpus(documents, *paths, {}, name="c", validation_share=0.2)
+    counts = build_corpus(documents, *paths, {}, "c", CorpusOptions(0.2))
     found = [text for path in paths for text in pq.read_table(path)["text"].to_pylist()]
     assert sorted(found) == sorted(TEXTS) and counts["read"] == len(TEXTS)
     if "csv" not in name:
@@ -182,7 +182,7 @@ def test_a_null_is_an_empty_document(tmp_path, caplog, name):
     many = [*files_documents(str(tmp_path / name)), *(Document(f"more {i}", "s", None) for i in range(99))]
     paths = tmp_path / "out" / "train.parquet", tmp_path / "out" / "validation.parquet"
     with caplog.at_level("INFO"):
-        counts = build_corpus(iter(many), *paths, {}, name="c", validation_share=0.2)
+        counts = build_corpus(iter(many), *paths, {}, "c", CorpusOptions(0.2))
     assert counts["empty"] == 1 and "1 empty" in caplog.text
     folder = tmp_path / "set"
     folder.mkdir()
@@ -471,8 +471,8 @@ def test_one_document_where_many_are_meant_says_what_a_file_is(tmp_path):
         InputError,
         match=r"corpus c: no \w+ document is left of 1 read .* plain-text file is one document, unless `split_on`",
     ):
-        build_corpus(files_documents(path), *paths, {}, name="c", validation_share=0.05)
-    counts = build_corpus(files_documents(path, split_on="<|endoftext|>"), *paths, {}, name="c", validation_share=0.05)
+        build_corpus(files_documents(path), *paths, {}, "c", CorpusOptions(0.05))
+    counts = build_corpus(files_documents(path, split_on="<|endoftext|>"), *paths, {}, "c", CorpusOptions(0.05))
     assert counts["read"] == 2000 and counts["validation"] > 50
 
 

@@ -5,7 +5,7 @@ from itertools import cycle, islice, product
 
 import pytest
 import torch
-from trainings import train_autoencoder
+from trainings import train_on_activations
 
 from feature_lineage.autoencoders.resampling import resampling_steps
 from feature_lineage.autoencoders.steering import MOST, Steering
@@ -31,7 +31,7 @@ def batches():
 def ended(folder, batches, steps, lr, l0, variant="l1", l1=5.5e-3):
     """(L0, variance explained) of an autoencoder after training, on other activations of the kind."""
     at, silent = resampling_steps(steps, (0.2, 0.4, 0.6, 0.8), 0.1)
-    found, _ = train_autoencoder(
+    found, _ = train_on_activations(
         batches, lambda step: islice(batches(step), 20), torch.cat([*islice(batches(0), 8)]), folder / "checkpoint",
         steps=steps, tokens_per_step=TOKENS, features=FEATURES, seed=0, lr=lr, variant=variant, l0=l0, l1=l1,
         l1_warmup_steps=steps // 6, normalize=True, mean="elements", init="transpose", resample_steps=at, silent_steps=silent,

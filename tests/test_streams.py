@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from feature_lineage.explanations.excerpts import sides
-from feature_lineage.flow.bootstrap import draw_documents
+from feature_lineage.flow.bootstrap import sample_documents
 from feature_lineage.streams import Stream, entropy, torch_seed
 
 SEEDS = (0, 1, 5, 2**32 - 1)
@@ -54,7 +54,7 @@ def test_what_would_be_another_stream_is_refused(seed, stream, place):
 
 
 def test_every_stream_of_the_project_is_one_of_these(project):
-    """`Windows.draw` takes what it is given."""
+    """`Windows.sample` takes what it is given."""
     found = {}
     for path in [*(project / "src").rglob("*.py"), *(project / "workflow").rglob("*.py")]:
         tree = ast.parse(path.read_text())
@@ -62,7 +62,7 @@ def test_every_stream_of_the_project_is_one_of_these(project):
             name = ast.unparse(call.func)
             if name.endswith(("default_rng", "SeedSequence", "RandomState")):
                 found.setdefault(f"{path.parent.name}/{path.stem}", set()).add(ast.unparse(call.args[0]).split("(")[0])
-            if name.endswith("windows.draw"):
+            if name.endswith("windows.sample"):
                 found.setdefault(f"{path.parent.name}/{path.stem}", set()).add(ast.unparse(call.args[1]).split("(")[0])
     assert found.pop("text/windows") == {"seed"} and found.pop("feature_lineage/streams") == {"words"}
     assert set(found) == {
@@ -75,6 +75,6 @@ def test_the_two_halves_of_a_sample_are_not_the_bootstraps_draw(monkeypatch):
     """The first corpus's halves were drawn from the very numbers that the bootstrap draws its documents from."""
     states, real = [], np.random.default_rng
     monkeypatch.setattr(np.random, "default_rng", lambda words: states.append(state(words)) or real(words))
-    draw_documents(np.zeros(4, int), 2, seed=3)
+    sample_documents(np.zeros(4, int), 2, seed=3)
     sides(np.zeros(4, int), np.arange(4)[:, None], seed=3)
     assert len(set(states)) == len(states) == 2

@@ -1,4 +1,4 @@
-"""The house keeps its plan: rooms import only what stands above them, and no module grows too long."""
+"""The house keeps its plan: rooms import only what stands above them, and no module or function grows too long."""
 
 import ast
 
@@ -20,10 +20,12 @@ LAYERS = [
 ]
 LONGEST = 400
 # Modules that are longer, and why.
-LONGER = {
-    "flow/correlation.py": "the plan of a sum over pairs and its loops share every intermediate",
-    "jobs/resources.py": "a formula for each step, to give way to shorter ones",
-    "meaning/cases.py": "to be parted into scores and tracking",
+LONGER: dict[str, str] = {}
+LINES, PARAMETERS = 60, 8  # of a function: from `def` to its end, and without `self` or `cls`
+# Functions that have more, and why.
+LARGER = {
+    "autoencoders/step.py: loss_and_gradients": "the terms of equations (1) to (4), and how the active entries are found",
+    "autoencoders/step.py: training_step": "the terms of equations (1) to (4), and how the active entries are found",
 }
 
 
@@ -81,3 +83,39 @@ def test_no_module_is_too_long(project):
         name.as_posix(): len(path.read_text(encoding="utf-8").splitlines()) for name, path in modules(project).items()
     }
     assert {name for name, length in lengths.items() if length > LONGEST} == set(LONGER)
+
+
+def large(text):
+    """Names of the functions in a module's text that are too long or have too many parameters, inner ones and methods too."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            given = node.args
+            every = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+            parameters = [one.arg for one in every if one is not None and one.arg not in ("self", "cls")]
+            if node.end_lineno - node.lineno >= LINES or len(parameters) > PARAMETERS:
+                yield node.name
+
+
+def test_no_function_is_too_long_or_takes_too_much(project):
+    found = {
+        f"{name.as_posix()}: {function}"
+        for name, path in modules(project).items()
+        for function in large(path.read_text(encoding="utf-8"))
+    }
+    assert found == set(LARGER)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "lines", "found"),
+    [
+        ("a, b, c, d, e, f, g, h", 60, False),
+        ("a, b, c, d, e, f, g, h", 61, True),
+        ("a, b, c, /, d, e, f, *g, h, i", 2, True),
+        ("self, a, b, c, d, *, e, f, g, h", 2, False),
+        ("self, a, b, c, d, *, e, f, g, **h", 2, False),
+        ("self, a, b, c, d, *, e, f, g, h, **i", 2, True),
+    ],
+)
+def test_a_function_that_is_too_large_is_found(parameters, lines, found):
+    inner = [f"    def inner({parameters}):", *["        pass"] * (lines - 1)]
+    assert list(large("\n".join(["class Outer:", *inner]))) == ["inner"] * found

@@ -94,9 +94,9 @@ def test_own_corpora_and_trace(study):
     assert study.own_corpora("lua") == ["lua"]
     assert study.own_corpora("luastories") == ["lua", "stories", "english"]
     assert study.own_corpora("other") == ["lua"]
-    assert study.trace("base") == ["english", "python"]
-    assert study.trace("lua") == ["english", "python", "lua"]
-    assert study.trace("late") == ["english", "python", "lua", "stories"]
+    assert study.seen_corpora("base") == ["english", "python"]
+    assert study.seen_corpora("lua") == ["english", "python", "lua"]
+    assert study.seen_corpora("late") == ["english", "python", "lua", "stories"]
 
 
 def test_block_is_the_models_own_or_its_nearest_ancestors(study):
@@ -111,7 +111,7 @@ def test_what_is_asked_of_a_model_is_answered_for_an_untrained_one():
     assert untrained == {"base-untrained": "base"}
     for name, root in untrained.items():
         assert study.block(name) == study.block(root) == 256
-        assert study.trace(name) == study.trace(root)
+        assert study.seen_corpora(name) == study.seen_corpora(root)
         assert study.own_corpora(name) == study.own_corpora(root)
         assert (study.parents(name), study.ancestors(name), study.roots(name)) == ([], [name], [name])
         assert study.autoencoder_seed(name, 0) != study.autoencoder_seed(root, 0)
@@ -149,7 +149,7 @@ def test_names_may_have_dots(name):
     config["models"][name] = {"parent": "base", "train": [name]}
     config["models"]["child"] = {"parents": [name, "lua"]}
     config["cases"] = {name: {"tokens": ["="], "model": name}}
-    assert load_study(config).trace("child") == ["english", "python", name, "lua"]
+    assert load_study(config).seen_corpora("child") == ["english", "python", name, "lua"]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models
 from feature_lineage.errors import InputError
 from feature_lineage.text import shards
 from feature_lineage.text.shards import TextEncoder, encode_corpus, read_index
-from feature_lineage.text.tokenizer import load_tokenizer, published_tokenizer, save_tokenizer
+from feature_lineage.text.tokenizer import import_tokenizer, load_tokenizer, save_tokenizer
 from feature_lineage.text.vocabulary import Texts, token_texts
 
 
@@ -31,7 +31,7 @@ def zoo(tmp_path_factory):
     def get(name):
         if name not in made:
             folder = publish(name, root / name / "published")
-            save_tokenizer(published_tokenizer(folder), root / name / "imported", {})
+            save_tokenizer(import_tokenizer(folder), root / name / "imported", {})
             made[name] = folder, root / name / "imported"
         return made[name]
 
@@ -43,7 +43,7 @@ def test_a_published_tokenizer_gives_the_tokens_of_its_file(zoo, name):
     folder, imported = zoo(name)
     expected = reference(folder)
     for path in (folder, imported):
-        found = published_tokenizer(path)
+        found = import_tokenizer(path)
         for text in (*TEXTS, SPELLED):
             assert found(text)["input_ids"] == expected.encode(text).ids
             assert (
@@ -146,7 +146,7 @@ def bare(zoo, tmp_path):
     ],
 )
 def test_the_end_of_a_sequence_is_found_where_publishers_write_it(bare, files):
-    tokenizer = published_tokenizer(bare(**files))
+    tokenizer = import_tokenizer(bare(**files))
     assert (tokenizer.eos_token, tokenizer.eos_token_id) == (END, 0)
 
 
@@ -172,7 +172,7 @@ def test_the_end_of_a_sequence_is_found_where_publishers_write_it(bare, files):
 def test_a_tokenizer_that_cannot_part_documents_is_refused(bare, files, said):
     folder = bare(**files)
     with pytest.raises(InputError, match=said) as error:
-        published_tokenizer(folder)
+        import_tokenizer(folder)
     assert str(error.value).startswith(f"tokenizer {folder}: ") and "\n" not in str(error.value)
 
 
@@ -188,7 +188,7 @@ def test_local_folders_are_not_looked_for_on_the_network(tmp_path, monkeypatch):
         "file.json": "is a file; name its folder",
     }.items():
         with pytest.raises(InputError, match=said) as error:
-            published_tokenizer(path)
+            import_tokenizer(path)
         assert "network" not in str(error.value)
 
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from feature_lineage.meaning.categories import CLASSES, code_corpora, token_classes
 from feature_lineage.meaning.contexts import highlighted
 from feature_lineage.report.browser import _context
-from feature_lineage.text.tokenizer import published_tokenizer, save_tokenizer
+from feature_lineage.text.tokenizer import import_tokenizer, save_tokenizer
 from feature_lineage.text.vocabulary import Shown, Texts, token_texts, window_texts
 
 P, S, K, ID, N, W, X = CLASSES
@@ -29,7 +29,7 @@ def zoo(tmp_path_factory):
     def get(name):
         if name not in made:
             folder = publish(name, root / name / "published")
-            save_tokenizer(published_tokenizer(folder), root / name / "imported", {})
+            save_tokenizer(import_tokenizer(folder), root / name / "imported", {})
             made[name] = reference(folder), *token_texts(root / name / "imported" / "tokenizer.json")
         return made[name]
 
@@ -68,7 +68,7 @@ def written(tmp_path, tokenizer, **settings):
     """Texts of a tokenizer built by hand."""
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"} | settings))
-    save_tokenizer(published_tokenizer(tmp_path), tmp_path / "saved", {})
+    save_tokenizer(import_tokenizer(tmp_path), tmp_path / "saved", {})
     return token_texts(tmp_path / "saved" / "tokenizer.json")
 
 

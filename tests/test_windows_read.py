@@ -26,7 +26,7 @@ from feature_lineage.models.checkpoint import (
     save_model,
 )
 from feature_lineage.models.hooks import activations, load_hooked
-from feature_lineage.models.merge import sweep
+from feature_lineage.models.merge import sweep_merge
 from feature_lineage.text.windows import Windows
 
 SMALL = {"vocab_size": 400, "bos_token_id": 0, "eos_token_id": 0}
@@ -89,7 +89,7 @@ def test_a_model_is_evaluated_at_what_it_can_read(windows, name):
 
 
 def test_a_merge_is_measured_at_what_its_parents_can_read(windows):
-    table = sweep(
+    table = sweep_merge(
         gpt2(), gpt2(), "linear", 2, windows(64).directories, block=256, evaluation_tokens=640
     )  # fmt: skip
     assert table["loss"].to_pylist() == pytest.approx(

@@ -22,16 +22,16 @@ def autoencoder_options(**changes):
     return Autoencoder().model_copy(update=changes)
 
 
-def train_autoencoder(batches, pool, sample, checkpoint, seed=0, parent=None, **options):
+def train_on_activations(batches, pool, sample, checkpoint, seed=0, parent=None, **options):
     length, watch = _taken(training.Length, options), _taken(training.Watch, options)
     data = training.Data(batches, pool, sample)
-    return training.train_autoencoder(data, checkpoint, autoencoder_options(**options), length, seed, parent, watch)
+    return training.train_on_activations(data, checkpoint, autoencoder_options(**options), length, seed, parent, watch)
 
 
-def train_on_model(bridge, train, validation, checkpoint, seed=0, parent=None, **options):
+def train_autoencoder(bridge, train, validation, checkpoint, seed=0, parent=None, **options):
     watch = _taken(training.Watch, options)
     block = autoencoder_options(**options)
-    return training.train_on_model(bridge, train, validation, checkpoint, block, seed, parent, watch)
+    return training.train_autoencoder(bridge, train, validation, checkpoint, block, seed, parent, watch)
 
 
 def train_model(model, train, validation, checkpoints, name="m", seed=0, stop=lambda: False, **options):

@@ -63,7 +63,7 @@ def script(body, number):
 
 
 def test_a_language_model_named_reruns_interpretations_alone(asked):
-    assert set(asked["plan"]) == JOBS | {"draw_scores", "tabulate_figures", "write_report"}
+    assert set(asked["plan"]) == JOBS | {"plot_scores", "tabulate_figures", "write_report"}
     assert asked["run"].code == 0, asked["run"]
     assert set(asked["few"]["model_used"]) == {"scripted"} and len(asked["few"]) == 4
     assert asked["few"]["simulation"].notna().any() and (asked["few"]["cost_usd"] > 0).any()

@@ -23,7 +23,7 @@ BETWEEN = {f"correlate validation {model} 0 {model} 1" for model in ("base", "co
 SHARED = {"summarise_controls", "write_report"}
 
 
-DRAWN = {"draw_curves", "tabulate_figures"}  # the curves show the threshold of the null
+DRAWN = {"plot_curves", "tabulate_figures"}  # the curves show the threshold of the null
 
 
 def switched(workplace, *on):

@@ -26,7 +26,7 @@ LOCAL = {name for name, body in BODIES.items() if "localrule: True\n" in body or
 # Submitted with what the profile asks for by default: they read and write tables with a row a pair or a feature, or one sample of tokens.
 SMALL = {
     "import_tokenizer",
-    "draw_sample",
+    "sample_windows",
     "measure_ceiling",
     "summarise_controls",
     "compare_baseline",

@@ -17,12 +17,11 @@ RULES = [
 ]
 CONTROLS = {  # what `make controls` adds to the demo
     name
-    for file in ("controls", "baselines")
     for name in re.findall(
-        r"^ *rule (\w+):", (CHECKOUT / "workflow" / "rules" / f"{file}.smk").read_text(), re.MULTILINE
+        r"^ *rule (\w+):", (CHECKOUT / "workflow" / "rules" / "controls.smk").read_text(), re.MULTILINE
     )
 }
-SWITCHED_OFF = {"make_untrained", "compare_baseline"}  # by default, as they cost an autoencoder
+SWITCHED_OFF = {"build_model", "compare_baseline"}  # by default, as they cost an autoencoder
 NO_BROWSER = {"export_figures"}
 
 

@@ -14,14 +14,14 @@ LIBRARY = "src/feature_lineage"
 MODELS = ("base", "coder", "writer", "both")
 EDGES = (("base", "coder"), ("base", "writer"), ("coder", "both"), ("writer", "both"))
 CASE = "find_case article"
-INTERPRETATIONS = {"draw_scores", *(f"interpret_features {model} 0" for model in MODELS)}
+INTERPRETATIONS = {"plot_scores", *(f"interpret_features {model} 0" for model in MODELS)}
 SUMMARY = {
     "summarise_flows",
-    "draw_sankey",
+    "plot_sankey",
     "write_report",
     "tabulate_figures",
 }  # and what reads the flow's numbers alone
-FLOWS = {"trace_flows", "draw_curves", "count_categories", CASE} | SUMMARY | INTERPRETATIONS
+FLOWS = {"trace_flows", "plot_curves", "count_categories", CASE} | SUMMARY | INTERPRETATIONS
 CHANGED = "Params have changed"
 
 
@@ -76,7 +76,7 @@ def test_the_bootstrap_edited_reruns_no_explanation(copy):
 def test_the_sparse_step_edited_trains_no_language_model(copy):
     copy.add_statement(f"{LIBRARY}/autoencoders/active_entries.py", "above")
     plan = copy.plan()
-    assert set(plan) == all_features() | FLOWS | {"draw_autoencoders"}
+    assert set(plan) == all_features() | FLOWS | {"plot_autoencoders"}
     assert causes(plan) == {f"train_autoencoder {model} 0" for model in MODELS}
 
 
@@ -96,9 +96,9 @@ def test_comments_docstrings_and_layout_rerun_nothing(copy):
 def test_a_figure_edited_draws_the_figures_again_and_trains_nothing(copy):
     copy.add_statement(f"{LIBRARY}/report/figures.py", "sankey")
     plan = copy.plan()
-    assert set(plan) == {"draw_sankey", "write_report", "tabulate_figures"}
-    assert causes(plan) == {"draw_sankey"}
-    assert CHANGED in plan["draw_sankey"]
+    assert set(plan) == {"plot_sankey", "write_report", "tabulate_figures"}
+    assert causes(plan) == {"plot_sankey"}
+    assert CHANGED in plan["plot_sankey"]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_figure_edited_draws_the_figures_again_and_trains_nothing(copy):
 def test_the_forward_pass_edited_reruns_every_autoencoder_and_what_hangs_on_it(copy, module, function):
     copy.add_statement(f"{LIBRARY}/{module}.py", function)
     plan = copy.plan()
-    assert set(plan) == all_features() | FLOWS | {"draw_autoencoders"}
+    assert set(plan) == all_features() | FLOWS | {"plot_autoencoders"}
     assert all(CHANGED in plan[f"train_autoencoder {model} 0"] for model in MODELS)
 
 
@@ -141,14 +141,14 @@ def test_a_model_and_its_corpus_added_rerun_none_that_stand(copy):
     plan = copy.plan()
     own = {"build_corpus more", "encode_corpus more", "train_model new", "evaluate_model new"}
     own |= features("new") | correlations(("base", "new")) | {"interpret_features new 0"}
-    assert set(plan) == own | FLOWS | {"draw_training", "draw_autoencoders"}
+    assert set(plan) == own | FLOWS | {"plot_training", "plot_autoencoders"}
     assert "Missing output files" in plan["train_model new"]
     assert "Set of input files has changed" in plan["trace_flows"]
 
 
 def test_a_seed_added_trains_the_autoencoders_of_that_seed_alone(copy):
     copy.config["autoencoder"]["seeds"] = [0, 1]
-    assert set(copy.plan()) == all_features(seed=1) | FLOWS | {"draw_autoencoders"}
+    assert set(copy.plan()) == all_features(seed=1) | FLOWS | {"plot_autoencoders"}
 
 
 @pytest.mark.parametrize("case", [{"pattern": " ?in"}, {"feature": 3}, {"characters": "digits", "model": "coder"}])
@@ -198,7 +198,7 @@ def test_another_learning_rate_reruns_the_model_and_what_hangs_on_it_but_no_sibl
         "evaluate_model both",
     }
     edges = correlations(("base", "coder"), ("coder", "both"), ("writer", "both"))
-    drawn = {"draw_training", "draw_autoencoders", "draw_sweep both"}
+    drawn = {"plot_training", "plot_autoencoders", "plot_sweep both"}
     assert set(plan) == models | features("coder") | features("both") | edges | drawn | FLOWS
     assert causes(plan) == {"train_model coder"}
     assert CHANGED in plan["train_model coder"]
@@ -220,7 +220,7 @@ def test_deleted_autoencoders_of_a_model_rerun_with_what_hangs_on_them_and_one_c
 
     plan = copy.plan()
     edges = correlations(("base", "coder"), ("coder", "both"))
-    assert set(plan) == features("coder") | edges | FLOWS | {"draw_autoencoders"}
+    assert set(plan) == features("coder") | edges | FLOWS | {"plot_autoencoders"}
     assert causes(plan) == {"train_autoencoder coder 0", "evaluate_autoencoder coder 0"}
     assert "Missing output files" in plan["train_autoencoder coder 0"]
 

@@ -16,13 +16,13 @@ JOBS = {
     "transfer": {"compare_transfers", *(f"transfer_autoencoder {a} 0 {b}" for a, b in EDGES)},
     "linear_merge": {
         "compare_merges",
-        "merge_linearly both",
-        "evaluate_linear_merge both",
-        "transfer_to_linear_merge both 0",
+        "merge_otherwise linear both",
+        "evaluate_other_merge linear both",
+        "transfer_to_other_merge linear both 0",
     },
     "untrained": {
         "compare_baseline untrained",
-        "make_untrained base-untrained",
+        "build_model base-untrained",
         "train_autoencoder base-untrained 0",
         "evaluate_autoencoder base-untrained 0",
         "collect_features base-untrained 0 validation",
@@ -84,7 +84,7 @@ def test_every_seed_of_what_is_trained_is_compared(study, tmp_path):
     of_seeds = [job for switch in ("untrained", "started_from_parent") for job in JOBS[switch] if " 0" in job]
     assert {job.replace(" 0", " 1") for job in of_seeds} <= plan
     assert plan >= set().union(*JOBS.values())
-    assert not {"transfer_to_linear_merge both 1", "transfer_autoencoder base 1 coder"} & plan, (
+    assert not {"transfer_to_other_merge linear both 1", "transfer_autoencoder base 1 coder"} & plan, (
         "of the first seed alone"
     )
 

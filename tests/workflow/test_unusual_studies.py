@@ -89,7 +89,7 @@ def test_the_sweep_is_drawn_for_the_corpora_that_the_root_was_measured_on(unusua
 def test_a_study_is_planned_whatever_the_samples_corpora(unusual, tmp_path, corpora):
     place = Workplace(unusual.root, unusual.config | {"flow": unusual.config["flow"] | {"corpora": corpora}})
     planned = place.plan("results/v1.0/report/index.html")
-    assert f"draw_sweep {BOTH}" in planned or corpora is None
+    assert f"plot_sweep {BOTH}" in planned or corpora is None
 
 
 def test_every_file_has_the_models_names(unusual):
@@ -125,7 +125,7 @@ def test_the_control_of_a_linear_merge_is_by_slerp_and_lies_under_that_name(unus
         == read_json(unusual.results / "models" / BOTH / "evaluation.json")["corpora"]["c4.en"]["loss"]
     )
     assert row["slerp_loss"] == read_json(controls / "slerp" / BOTH / "evaluation.json")["corpora"]["c4.en"]["loss"]
-    assert (unusual.results / "logs" / "merge_by_slerp" / f"{BOTH}.log").is_file()
+    assert (unusual.results / "logs" / "merge_otherwise" / f"slerp.{BOTH}.log").is_file()
 
 
 def state(folder: Path):

@@ -9,14 +9,9 @@ from feature_lineage.jobs.fingerprint import fingerprint
 from feature_lineage.study.local_inputs import Checksums, LocalInputs, named_files
 from feature_lineage.places import on_disk
 from feature_lineage.jobs.resources import ON_GPU, request
-from feature_lineage.study.keys import (
-    TrainedModel,
-    FineTunedModel,
-    MergedModel,
-    PretrainedModel,
-    TrainedTokenizer,
-)
+from feature_lineage.study.keys import TrainedTokenizer
 from feature_lineage.study.loading import each_key_once, load_study
+from feature_lineage.study.plan import Plan, places
 from feature_lineage.study.types import NAME_PATTERN, StudyError
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
@@ -37,12 +32,13 @@ except StudyError as error:
     raise WorkflowError(f"{error}{hint if IS_MODULE or ', ' in files else ''}")
 
 
+plan = Plan(study)
+
 if workflow.is_main_process:
-    for corpus in study.corpora:
-        if corpus not in study.read_corpora():
-            logger.warning(
-                f"corpora.{corpus} is not read: no model or tokenizer is trained on it, and flow.corpora leaves it out"
-            )
+    for corpus in plan.unread_corpora:
+        logger.warning(
+            f"corpora.{corpus} is not read: no model or tokenizer is trained on it, and flow.corpora leaves it out"
+        )
 
 PATHS = workflow.modifier  # as a module, paths may have a prefix
 
@@ -94,10 +90,9 @@ def needs(step):
     }
 
 
-def names(*kinds):
-    """A pattern of the models of these kinds; it matches nothing if there is none."""
-    found = [name for name, block in study.models.items() if isinstance(block, kinds)]
-    return "|".join(map(re.escape, found)) or "(?!)"
+def one_of(names):
+    """A pattern that matches these names; it matches nothing if there is none."""
+    return "|".join(map(re.escape, names)) or "(?!)"
 
 
 def tokens(corpora, split):
@@ -183,25 +178,11 @@ def parent_files(wildcards):
 
 def parent_autoencoder(model, seed):
     """The autoencoder that a model's own starts from, if it starts from one."""
-    parents = study.parents(model)
-    if study.autoencoder.init != "parent" or not parents:
-        return []
     return expand(
-        f"<results>/saes/{parents[0]}/seed{seed}/{{file}}",
+        f"<results>/saes/{{parent}}/seed{seed}/{{file}}",
+        parent=filter(None, [plan.starts_from(model)]),
         file=("sae_weights.safetensors", "cfg.json"),
     )
-
-
-UNTRAINED = study.untrained()
-# Autoencoders of a child that start from its parent's, trained beside its own.
-STARTED = [
-    f"{parent}--{child}"
-    for parent, child in study.edges()
-    if study.controls.started_from_parent
-]
-COMPARED = "|".join(
-    map(re.escape, [*study.models, *UNTRAINED, *STARTED])
-)  # whose features are correlated
 
 
 def correlation_parts(wildcards):
@@ -215,27 +196,39 @@ def correlation_parts(wildcards):
 
 def seed_statistics(names):
     """Statistics of the features of some autoencoders, seed by seed."""
-    pattern = "<results>/features/{}/seed{}/{}/statistics.parquet"
     return [
-        pattern.format(name, seed, SAMPLE)
-        for seed in study.autoencoder.seeds
-        for name in names
+        f"<results>/features/{name}/seed{seed}/{SAMPLE}/statistics.parquet"
+        for name, seed in plan.each_seed(names)
+    ]
+
+
+def seed_correlations(pairs):
+    """Correlations between some pairs of autoencoders, seed by seed."""
+    return [
+        f"<results>/correlations/{SAMPLE}/{a}.seed{seed}--{b}.seed{seed}.parquet"
+        for (a, b), seed in plan.each_seed(pairs)
+    ]
+
+
+def all_autoencoders(file):
+    """A file of the training or evaluation of each autoencoder of the study, seed by seed."""
+    return [
+        f"<results>/saes/{model}/seed{seed}/{file}" for model, seed in plan.autoencoders
     ]
 
 
 def all_features(file):
-    """A file of each autoencoder of the study, seed by seed."""
+    """A file of each autoencoder's features, seed by seed."""
     return [
         f"<results>/features/{model}/seed{seed}/{SAMPLE}/{file}"
-        for seed in study.autoencoder.seeds
-        for model in study.order()
+        for model, seed in plan.autoencoders
     ]
 
 
 def shown_features(file):
     """A file of each autoencoder that a reader looks into: those of the first seed."""
     return expand(
-        f"<results>/features/{{model}}/seed{FIRST_SEED}/{SAMPLE}/{file}",
+        f"<results>/features/{{model}}/seed{plan.first_seed}/{SAMPLE}/{file}",
         model=study.order(),
     )
 
@@ -243,82 +236,47 @@ def shown_features(file):
 def case_features(file):
     """A file of each autoencoder that a case may lead to."""
     return lambda wildcards: expand(
-        f"<results>/features/{{model}}/seed{FIRST_SEED}/{SAMPLE}/{file}",
+        f"<results>/features/{{model}}/seed{plan.first_seed}/{SAMPLE}/{file}",
         model=study.case_models(wildcards.case),
     )
 
 
-def seed_correlations(pairs):
-    """Correlations between some pairs of autoencoders, seed by seed."""
-    pattern = "<results>/correlations/{}/{}.seed{}--{}.seed{}.parquet"
-    return [
-        pattern.format(SAMPLE, a, seed, b, seed)
-        for seed in study.autoencoder.seeds
-        for a, b in pairs
-    ]
-
-
-def merged_otherwise(method):
-    """A pattern of the merged models beside which there is a merge by this method."""
-    found = [name for name, other in OTHER_MERGES.items() if other == method]
-    return "|".join(map(re.escape, found)) or "(?!)"
-
-
-def other_merges(file):
-    """A file of the other merge of each merged model."""
-    return [f"<results>/controls/{m}/{name}/{file}" for name, m in OTHER_MERGES.items()]
-
-
-# What of the controls is measured, and why not the rest.
-SWITCHES = ("ceiling", "alignment_null", "neurons", "as_published")
-ON = [name for name in SWITCHES if getattr(study.controls, name)]
-NOT_MEASURED = {
-    name: f"controls.{name} is false" for name in SWITCHES if name not in ON
-}
-if "ceiling" in ON and len(study.autoencoder.seeds) < 2:
-    NOT_MEASURED["ceiling"] = "it needs two autoencoder.seeds, there is one"
-MEASURED = [name for name in ON if name not in NOT_MEASURED]
-CONTROLS = ["<results>/controls/summary.json"] if ON else []
-FIRST_SEED, *OTHER_SEEDS = study.autoencoder.seeds
-SEED_PAIRS = [(FIRST_SEED, other) for other in OTHER_SEEDS]
-
-
 def control_parts(wildcards):
     """The files of a control that is measured edge by edge, on the first seed's autoencoders if it is about features."""
-    seed = "" if wildcards.control == "neurons" else f".seed{FIRST_SEED}"
+    seed = "" if wildcards.control == "neurons" else f".seed{plan.first_seed}"
     return [
         f"<results>/controls/{wildcards.control}/{parent}--{child}{seed}.parquet"
         for parent, child in study.edges()
     ]
 
 
-# Whose features are explained.
-INTERPRETATIONS = [
-    f"<results>/interpretations/{model}/seed{FIRST_SEED}.parquet"
-    for model in study.order()
-]
-
-
-def language_model():
-    """Where explanations come from, if a language model is named, and the budget with the number of jobs that share it."""
-    block = study.interpretation.model_dump(exclude={"features", "budget_usd"})
-    shared = {"budget": study.interpretation.budget_usd, "jobs": len(INTERPRETATIONS)}
-    return block | shared if block["model"] is not None else None
-
-
-def all_autoencoders(file):
-    """A file of the training or evaluation of each autoencoder of the study, seed by seed."""
+def started_evaluations():
+    """Evaluations of the autoencoders that start from the parent's."""
     return [
-        f"<results>/saes/{model}/seed{seed}/{file}"
-        for seed in study.autoencoder.seeds
-        for model in study.order()
+        f"<results>/controls/started/{pair}/seed{seed}/evaluation.json"
+        for pair, seed in plan.each_seed(plan.started)
     ]
 
 
-def places(names, study):
-    """The place of each name in the study, from which its colour follows."""
-    order = list(study)
-    return {name: order.index(name) for name in names}
+def other_merges(file):
+    """A file of the other merge of each merged model."""
+    return [
+        f"<results>/controls/{method}/{name}/{file}"
+        for name, method in plan.other_merges.items()
+    ]
+
+
+CASES = expand("<results>/cases/{case}/case.json", case=study.cases)
+INTERPRETATIONS = [
+    f"<results>/interpretations/{model}/seed{plan.first_seed}.parquet"
+    for model in study.order()
+]
+CONTROLS = ["<results>/controls/summary.json"] if plan.summed_up else []
+BASELINES = expand("<results>/controls/{name}.parquet", name=plan.baselines)
+FIGURES = {
+    "sankey": "<results>/flows/sankey.json",
+    **{name: f"<results>/figures/{name}.json" for name in plan.figures},
+}
 
 
 @cache

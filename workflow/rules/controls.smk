@@ -1,4 +1,5 @@
-# What the flow of features is held against: other seeds, shifted samples, raw neurons, the published measure.
+# What a sceptical reader compares the flow with: other seeds, shifted samples, raw neurons, the published measure; untrained models, the
+# parent's autoencoder on the child, one started from the parent's, the other merge. `study/plan.py` says which are measured.
 
 
 rule correlate_shifted:
@@ -13,8 +14,8 @@ rule correlate_shifted:
     benchmark:
         "<benchmarks>/correlate_shifted/{parent}--{child}.seed{seed}.tsv"
     wildcard_constraints:
-        parent=names(object),
-        child=names(object),
+        parent=one_of(study.models),
+        child=one_of(study.models),
     conda:
         CONDA
     threads: 1
@@ -42,8 +43,8 @@ rule correlate_neurons:
     benchmark:
         "<benchmarks>/correlate_neurons/{parent}--{child}.tsv"
     wildcard_constraints:
-        parent=names(object),
-        child=names(object),
+        parent=one_of(study.models),
+        child=one_of(study.models),
     conda:
         CONDA
     threads: study.threads
@@ -74,8 +75,8 @@ rule correlate_published:
     benchmark:
         "<benchmarks>/correlate_published/{parent}--{child}.seed{seed}.tsv"
     wildcard_constraints:
-        parent=names(object),
-        child=names(object),
+        parent=one_of(study.models),
+        child=one_of(study.models),
     conda:
         CONDA
     threads: 1
@@ -117,7 +118,7 @@ rule measure_ceiling:
         correlations=[
             f"<results>/correlations/{SAMPLE}/{model}.seed{a}--{model}.seed{b}.parquet"
             for model in study.order()
-            for a, b in SEED_PAIRS
+            for a, b in plan.seed_pairs
         ],
         statistics=seed_statistics(study.order()),
     output:
@@ -132,7 +133,7 @@ rule measure_ceiling:
     threads: 1
     params:
         seeds=study.autoencoder.seeds,
-        seed_pairs=SEED_PAIRS,
+        seed_pairs=plan.seed_pairs,
         models=study.order(),
         threshold=study.flow.threshold,
         floor=study.flow.floor,
@@ -146,7 +147,7 @@ rule summarise_controls:
     input:
         correlations=seed_correlations(study.edges()),
         statistics=seed_statistics(study.order()),
-        tables=expand("<results>/controls/{control}.parquet", control=MEASURED),
+        tables=expand("<results>/controls/{control}.parquet", control=plan.measured),
     output:
         summary="<results>/controls/summary.json",
     log:
@@ -162,8 +163,270 @@ rule summarise_controls:
         edges=study.edges(),
         threshold=study.flow.threshold,
         min_active=study.flow.min_active,
-        measured=MEASURED,
-        not_measured=NOT_MEASURED,
+        measured=plan.measured,
+        not_measured=plan.not_measured,
         code=code("summarise_controls"),
     script:
         "../scripts/summarise_controls.py"
+
+
+# --- untrained models: their autoencoders, features and correlations come from the same rules as all others ---
+
+
+rule build_model:
+    input:
+        tokenizer="<results>/tokenizer/tokenizer.json",
+        tokenizer_config="<results>/tokenizer/tokenizer_config.json",
+    output:
+        expand("<results>/models/{{model}}/{file}", file=CHECKPOINT),
+    log:
+        "<logs>/build_model/{model}.log",
+    benchmark:
+        "<benchmarks>/build_model/{model}.tsv"
+    wildcard_constraints:
+        model=one_of(plan.untrained),
+    conda:
+        CONDA
+    threads: 1
+    resources:
+        **needs("build_model"),
+    params:
+        # Not the root's own start, which its training does not wholly leave behind.
+        seed=study.seed + 1,
+        architecture=lambda w: plan.architecture(plan.untrained[w.model]),
+        code=code("build_model"),
+    script:
+        "../scripts/build_model.py"
+
+
+# --- the parent's autoencoder on the child, as it is ---
+
+
+use rule evaluate_autoencoder as transfer_autoencoder with:
+    input:
+        model=lambda w: checkpoint_files(w.child),
+        weights="<results>/saes/{parent}/seed{seed}/sae_weights.safetensors",
+        config="<results>/saes/{parent}/seed{seed}/cfg.json",
+        validation=lambda w: tokens(study.seen_corpora(w.child), "validation"),
+    output:
+        evaluation="<results>/controls/transfer/{parent}.seed{seed}--{child}.json",
+    log:
+        "<logs>/transfer_autoencoder/{parent}.seed{seed}--{child}.log",
+    benchmark:
+        "<benchmarks>/transfer_autoencoder/{parent}.seed{seed}--{child}.tsv"
+    params:
+        judged=False,
+        corpora=lambda w: study.seen_corpora(w.child),
+
+
+rule compare_transfers:
+    input:
+        transfers=[
+            f"<results>/controls/transfer/{parent}.seed{plan.first_seed}--{child}.json"
+            for parent, child in study.edges()
+        ],
+        own=[
+            f"<results>/saes/{child}/seed{plan.first_seed}/evaluation.json"
+            for _, child in study.edges()
+        ],
+    output:
+        table="<results>/controls/transfer.parquet",
+    log:
+        "<logs>/compare_transfers.log",
+    benchmark:
+        "<benchmarks>/compare_transfers.tsv"
+    localrule: True
+    conda:
+        CONDA
+    threads: 1
+    params:
+        compared=[(parent, child, plan.first_seed) for parent, child in study.edges()],
+        code=code("compare_transfers"),
+    script:
+        "../scripts/compare_transfers.py"
+
+
+# --- the child's autoencoder started from the parent's ---
+
+
+use rule train_autoencoder as train_started with:
+    input:
+        model=lambda w: checkpoint_files(w.child),
+        train=lambda w: tokens(study.seen_corpora(w.child), "train"),
+        validation=lambda w: tokens(study.seen_corpora(w.child), "validation"),
+        parent=[
+            "<results>/saes/{parent}/seed{seed}/sae_weights.safetensors",
+            "<results>/saes/{parent}/seed{seed}/cfg.json",
+        ],
+    output:
+        weights="<results>/controls/started/{parent}--{child}/seed{seed}/sae_weights.safetensors",
+        config="<results>/controls/started/{parent}--{child}/seed{seed}/cfg.json",
+        curve="<results>/controls/started/{parent}--{child}/seed{seed}/training.parquet",
+    log:
+        "<logs>/train_started/{parent}--{child}.seed{seed}.log",
+    benchmark:
+        "<benchmarks>/train_started/{parent}--{child}.seed{seed}.tsv"
+    params:
+        seed=lambda w: study.autoencoder_seed(w.child, int(w.seed)),
+        corpora=lambda w: study.seen_corpora(w.child),
+        autoencoder=study.autoencoder.model_dump(exclude={"seeds"}) | {"init": "parent"},
+
+
+use rule evaluate_autoencoder as evaluate_started with:
+    input:
+        model=lambda w: checkpoint_files(w.child),
+        weights="<results>/controls/started/{parent}--{child}/seed{seed}/sae_weights.safetensors",
+        config="<results>/controls/started/{parent}--{child}/seed{seed}/cfg.json",
+        validation=lambda w: tokens(study.seen_corpora(w.child), "validation"),
+    output:
+        evaluation="<results>/controls/started/{parent}--{child}/seed{seed}/evaluation.json",
+    log:
+        "<logs>/evaluate_started/{parent}--{child}.seed{seed}.log",
+    benchmark:
+        "<benchmarks>/evaluate_started/{parent}--{child}.seed{seed}.tsv"
+    params:
+        corpora=lambda w: study.seen_corpora(w.child),
+        judged=True,
+
+
+# Under a name of its own among the features, so that correlations with it are made as all others are.
+use rule collect_features as collect_started with:
+    input:
+        model=lambda w: checkpoint_files(w.child),
+        weights="<results>/controls/started/{parent}--{child}/seed{seed}/sae_weights.safetensors",
+        config="<results>/controls/started/{parent}--{child}/seed{seed}/cfg.json",
+        sample="<results>/samples/{sample}.safetensors",
+    output:
+        activations="<results>/features/{parent}--{child}/seed{seed}/{sample}/activations.parquet",
+        statistics="<results>/features/{parent}--{child}/seed{seed}/{sample}/statistics.parquet",
+    log:
+        "<logs>/collect_started/{parent}--{child}.seed{seed}.{sample}.log",
+    benchmark:
+        "<benchmarks>/collect_started/{parent}--{child}.seed{seed}.{sample}.tsv"
+
+
+# --- what persists into either ---
+
+
+rule compare_baseline:
+    input:
+        correlations=lambda w: seed_correlations(
+            [(parent, other) for parent, _, other in plan.baseline_pairs[w.baseline]]
+        ),
+        parent_statistics=lambda w: seed_statistics(
+            [parent for parent, _, _ in plan.baseline_pairs[w.baseline]]
+        ),
+        child_statistics=lambda w: seed_statistics(
+            [other for _, _, other in plan.baseline_pairs[w.baseline]]
+        ),
+    output:
+        table="<results>/controls/{baseline}.parquet",
+    log:
+        "<logs>/compare_baseline/{baseline}.log",
+    benchmark:
+        "<benchmarks>/compare_baseline/{baseline}.tsv"
+    wildcard_constraints:
+        baseline=one_of(plan.baseline_pairs),
+    conda:
+        CONDA
+    threads: 1
+    params:
+        compared=lambda w: [
+            (parent, child, seed)
+            for seed in study.autoencoder.seeds
+            for parent, child, _ in plan.baseline_pairs[w.baseline]
+        ],
+        threshold=study.flow.threshold,
+        min_active=study.flow.min_active,
+        code=code("compare_baseline"),
+    script:
+        "../scripts/compare_baseline.py"
+
+
+# --- the other merge: linear beside SLERP, or SLERP beside a linear one ---
+
+
+use rule merge_models as merge_otherwise with:
+    output:
+        expand("<results>/controls/{{method}}/{{model}}/{file}", file=CHECKPOINT),
+        tensors="<results>/controls/{method}/{model}/tensors.parquet",
+    log:
+        "<logs>/merge_otherwise/{method}.{model}.log",
+    benchmark:
+        "<benchmarks>/merge_otherwise/{method}.{model}.tsv"
+    wildcard_constraints:
+        method="linear|slerp",
+        model=one_of(plan.merged),
+    params:
+        method=lambda w: w.method,
+
+
+use rule evaluate_model as evaluate_other_merge with:
+    input:
+        model=expand("<results>/controls/{{method}}/{{model}}/{file}", file=CHECKPOINT),
+        validation=tokens(study.flow_corpora(), "validation"),
+    output:
+        evaluation="<results>/controls/{method}/{model}/evaluation.json",
+    log:
+        "<logs>/evaluate_other_merge/{method}.{model}.log",
+    benchmark:
+        "<benchmarks>/evaluate_other_merge/{method}.{model}.tsv"
+    wildcard_constraints:
+        method="linear|slerp",
+
+
+use rule evaluate_autoencoder as transfer_to_other_merge with:
+    input:
+        model=expand("<results>/controls/{{method}}/{{model}}/{file}", file=CHECKPOINT),
+        weights="<results>/saes/{model}/seed{seed}/sae_weights.safetensors",
+        config="<results>/saes/{model}/seed{seed}/cfg.json",
+        validation=lambda w: tokens(study.seen_corpora(w.model), "validation"),
+    output:
+        evaluation="<results>/controls/{method}/{model}/seed{seed}.json",
+    log:
+        "<logs>/transfer_to_other_merge/{method}.{model}.seed{seed}.log",
+    benchmark:
+        "<benchmarks>/transfer_to_other_merge/{method}.{model}.seed{seed}.tsv"
+    wildcard_constraints:
+        method="linear|slerp",
+    params:
+        judged=False,
+
+
+rule compare_merges:
+    input:
+        weights=expand(
+            "<results>/models/{model}/model.safetensors", model=plan.other_merges
+        ),
+        tensors=expand(
+            "<results>/models/{model}/tensors.parquet", model=plan.other_merges
+        ),
+        evaluation=expand(
+            "<results>/models/{model}/evaluation.json", model=plan.other_merges
+        ),
+        autoencoder=expand(
+            "<results>/saes/{model}/seed{seed}/evaluation.json",
+            model=plan.other_merges,
+            seed=plan.first_seed,
+        ),
+        other_weights=other_merges("model.safetensors"),
+        other_tensors=other_merges("tensors.parquet"),
+        other_evaluation=other_merges("evaluation.json"),
+        other_autoencoder=other_merges(f"seed{plan.first_seed}.json"),
+    output:
+        table="<results>/controls/linear_merge.parquet",
+    log:
+        "<logs>/compare_merges.log",
+    benchmark:
+        "<benchmarks>/compare_merges.tsv"
+    conda:
+        CONDA
+    threads: 1
+    resources:
+        **needs("compare_merges"),
+    params:
+        models=list(plan.other_merges),
+        methods=[study.models[model].merge.method for model in plan.other_merges],
+        code=code("compare_merges"),
+    script:
+        "../scripts/compare_merges.py"

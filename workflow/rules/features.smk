@@ -1,26 +1,4 @@
-# One sample of tokens that all models read, and the features that fire on it.
-
-
-rule draw_sample:
-    input:
-        validation=tokens(study.flow_corpora(), "validation"),
-    output:
-        sample="<results>/samples/{sample}.safetensors",
-    log:
-        "<logs>/draw_sample/{sample}.log",
-    benchmark:
-        "<benchmarks>/draw_sample/{sample}.tsv"
-    conda:
-        CONDA
-    threads: 1
-    params:
-        seed=study.seed,
-        corpora=study.flow_corpora(),
-        tokens=study.flow.tokens,
-        context=study.autoencoder.context,
-        code=code("draw_sample"),
-    script:
-        "../scripts/draw_sample.py"
+# The features that fire on the sample.
 
 
 rule collect_features:

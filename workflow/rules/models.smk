@@ -4,7 +4,7 @@
 rule train_model:
     input:
         train=lambda w: tokens(study.own_corpora(w.model), "train"),
-        validation=lambda w: tokens(study.trace(w.model), "validation"),
+        validation=lambda w: tokens(study.seen_corpora(w.model), "validation"),
         tokenizer="<results>/tokenizer/tokenizer.json",
         tokenizer_config="<results>/tokenizer/tokenizer_config.json",
         parent=parent_files,
@@ -16,7 +16,7 @@ rule train_model:
     benchmark:
         "<benchmarks>/train_model/{model}.tsv"
     wildcard_constraints:
-        model=names(TrainedModel, FineTunedModel),
+        model=one_of(plan.trained),
     conda:
         CONDA
     threads: study.threads
@@ -26,14 +26,10 @@ rule train_model:
         seed=study.seed,
         threads=study.threads,
         train=lambda w: study.own_corpora(w.model),
-        validation=lambda w: study.trace(w.model),
+        validation=lambda w: study.seen_corpora(w.model),
         balance=lambda w: study.models[w.model].balance,
         training=lambda w: study.models[w.model].training.model_dump(),
-        architecture=lambda w: (
-            study.models[w.model].architecture.model_dump()
-            if isinstance(study.models[w.model], TrainedModel)
-            else None
-        ),
+        architecture=lambda w: plan.architecture(w.model),
         evaluation_tokens=study.evaluation_tokens,
         code=code("train_model"),
     script:
@@ -52,7 +48,7 @@ rule import_model:
     benchmark:
         "<benchmarks>/import_model/{model}.tsv"
     wildcard_constraints:
-        model=names(PretrainedModel),
+        model=one_of(plan.imported),
     priority: 1  # what cannot be used is refused before corpora are built
     conda:
         CONDA
@@ -69,6 +65,34 @@ rule import_model:
         "../scripts/import_model.py"
 
 
+# Of a published model, what it gives at the hook point is known once it is there. Then it is checked, before corpora are built and
+# encoded for it.
+rule check_hook:
+    input:
+        model=lambda w: checkpoint_files(w.model),
+    output:
+        hook="<results>/models/{model}/hook.json",
+    log:
+        "<logs>/check_hook/{model}.log",
+    benchmark:
+        "<benchmarks>/check_hook/{model}.tsv"
+    wildcard_constraints:
+        model=one_of(plan.imported),
+    priority: 1
+    conda:
+        CONDA
+    threads: study.threads
+    resources:
+        **needs("check_hook"),
+    params:
+        threads=study.threads,
+        hook=study.autoencoder.hook,
+        context=study.autoencoder.context,
+        code=code("check_hook"),
+    script:
+        "../scripts/check_hook.py"
+
+
 rule sweep_merge:
     input:
         first=lambda w: checkpoint_files(study.parents(w.model)[0]),
@@ -81,7 +105,7 @@ rule sweep_merge:
     benchmark:
         "<benchmarks>/sweep_merge/{model}.tsv"
     wildcard_constraints:
-        model=names(MergedModel),
+        model=one_of(plan.merged),
     conda:
         CONDA
     threads: study.threads
@@ -114,7 +138,7 @@ rule merge_models:
     benchmark:
         "<benchmarks>/merge_models/{model}.tsv"
     wildcard_constraints:
-        model=names(MergedModel),
+        model=one_of(plan.merged),
     conda:
         CONDA
     threads: 1

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from feature_lineage.flow.bootstrap import REPLICATES, bootstrap, draw_documents, number_documents
+from feature_lineage.flow.bootstrap import REPLICATES, bootstrap_flow, number_documents, sample_documents
 from feature_lineage.jobs.job import job
 from feature_lineage.store.formats import read_table, read_tensors, write_table
 from feature_lineage.store.provenance import provenance
@@ -12,12 +12,12 @@ def main(smk: Any) -> None:
     with job(smk.log[0]):
         sample = read_tensors(smk.input.sample)
         document, corpus = number_documents(sample["corpus"], sample["document"])
-        table = bootstrap(
+        table = bootstrap_flow(
             smk.input.parent,
             smk.input.child,
             read_table(smk.input.correlations),
             document,
-            draw_documents(corpus, smk.params.replicates, smk.params.seed),
+            sample_documents(corpus, smk.params.replicates, smk.params.seed),
             smk.params.threshold,
             smk.params.min_active,
         )

@@ -4,7 +4,7 @@ from typing import Any
 
 from feature_lineage.jobs.job import job
 from feature_lineage.store.provenance import provenance
-from feature_lineage.text.corpora import build_corpus
+from feature_lineage.text.corpora import CorpusOptions, build_corpus
 from feature_lineage.text.sources import documents_of
 
 
@@ -16,11 +16,13 @@ def main(smk: Any) -> None:
             smk.output.train,
             smk.output.validation,
             provenance(smk.input, smk.params),
-            name=smk.params.name,
-            validation_share=smk.params.validation_share,
-            fraction=smk.params.fraction,
-            license=smk.params.license,
-            strip_license_headers=smk.params.strip_license_headers,
+            smk.params.name,
+            CorpusOptions(
+                validation_share=smk.params.validation_share,
+                fraction=smk.params.fraction,
+                license=smk.params.license,
+                strip_license_headers=smk.params.strip_license_headers,
+            ),
         )
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from feature_lineage.jobs.job import job
-from feature_lineage.meaning.categories import CATEGORISED, categorise, token_classes
+from feature_lineage.meaning.categories import CATEGORISED, categorise_features, token_classes
 from feature_lineage.store.formats import read_tensors, write_table
 from feature_lineage.store.provenance import provenance
 from feature_lineage.text.vocabulary import token_texts
@@ -14,7 +14,7 @@ def main(smk: Any) -> None:
         sample = read_tensors(smk.input.sample)
         texts, special = token_texts(smk.input.tokenizer)
         classes = token_classes(sample["tokens"], sample["corpus"], texts, special)
-        table = categorise(smk.input.activations, sample["tokens"], classes, len(texts))
+        table = categorise_features(smk.input.activations, sample["tokens"], classes, len(texts))
         write_table(smk.output.categories, table, CATEGORISED, provenance(smk.input, smk.params))
 
 

@@ -7,7 +7,7 @@ import torch
 
 from feature_lineage.autoencoders.autoencoder import load_autoencoder
 from feature_lineage.devices import device
-from feature_lineage.features.collect import ACTIVATIONS, STATISTICS, Statistics, feature_batches
+from feature_lineage.features.collect import ACTIVATIONS, STATISTICS, Statistics, collect_features
 from feature_lineage.jobs.job import job
 from feature_lineage.models.hooks import load_hooked
 from feature_lineage.store.formats import read_tensors, write_table
@@ -26,7 +26,7 @@ def main(smk: Any) -> None:
             "tokens": tokens.size,
             "features": len(autoencoder.b_enc),
         }
-        batches = feature_batches(bridge, smk.params.hook, autoencoder, tokens)
+        batches = collect_features(bridge, smk.params.hook, autoencoder, tokens)
         write_table(smk.output.activations, statistics.counting(batches), ACTIVATIONS, record)
         write_table(smk.output.statistics, statistics.table(), STATISTICS, record)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from feature_lineage.controls.baselines import PERSISTENCE, persistence
+from feature_lineage.controls.baselines import PERSISTENCE, compare_baseline
 from feature_lineage.jobs.job import job
 from feature_lineage.store.formats import read_table, write_table
 from feature_lineage.store.provenance import provenance
@@ -16,7 +16,7 @@ def main(smk: Any) -> None:
         rows = []
         for (parent, child, seed), correlations, *statistics in zip(smk.params.compared, *inputs, strict=True):
             active = tuple(read_table(path, ["active"])["active"].to_numpy() for path in statistics)
-            found = persistence(read_table(correlations), active, smk.params.min_active, smk.params.threshold)
+            found = compare_baseline(read_table(correlations), active, smk.params.min_active, smk.params.threshold)
             rows += [{"parent": parent, "child": child, "seed": seed} | row for row in found]
         table = pa.Table.from_pylist(rows, PERSISTENCE)
         write_table(smk.output.table, table, PERSISTENCE, provenance(smk.input, smk.params))

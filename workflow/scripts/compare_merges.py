@@ -4,7 +4,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from feature_lineage.controls.baselines import LINEAR_MERGE, Merged, merge_rows
+from feature_lineage.controls.baselines import LINEAR_MERGE, Merged, compare_merges
 from feature_lineage.jobs.job import job
 from feature_lineage.store.formats import read_json, read_provenance, read_table, read_tensors, write_table
 from feature_lineage.store.provenance import provenance
@@ -24,7 +24,7 @@ def main(smk: Any) -> None:
             other = read(*(smk.input[f"other_{name}"][number] for name in FILES))
             t = read_provenance(smk.input.tensors[number])["t"]
             slerp, linear = (merged, other) if method == "slerp" else (other, merged)
-            rows += [{"model": model, "method": method, "t": t} | row for row in merge_rows(slerp, linear)]
+            rows += [{"model": model, "method": method, "t": t} | row for row in compare_merges(slerp, linear)]
         table = pa.Table.from_pylist(rows, LINEAR_MERGE)
         write_table(smk.output.table, table, LINEAR_MERGE, provenance(smk.input, smk.params))
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from feature_lineage.controls.baselines import TRANSFER, transfer_row
+from feature_lineage.controls.baselines import TRANSFER, compare_transfers
 from feature_lineage.jobs.job import job
 from feature_lineage.store.formats import read_json, write_table
 from feature_lineage.store.provenance import provenance
@@ -14,7 +14,7 @@ def main(smk: Any) -> None:
     with job(smk.log[0]):
         files = zip(smk.params.compared, smk.input.transfers, smk.input.own, strict=True)
         rows = [
-            {"parent": parent, "child": child, "seed": seed} | transfer_row(read_json(transferred), read_json(own))
+            {"parent": parent, "child": child, "seed": seed} | compare_transfers(read_json(transferred), read_json(own))
             for (parent, child, seed), transferred, own in files
         ]
         table = pa.Table.from_pylist(rows, TRANSFER)

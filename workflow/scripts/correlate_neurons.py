@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from feature_lineage.controls.neurons import NEURONS, neuron_correlations, neuron_rows
+from feature_lineage.controls.neurons import NEURONS, correlate_neurons, neuron_rows
 from feature_lineage.jobs.job import job
 from feature_lineage.models.hooks import load_hooked, paired_activations
 from feature_lineage.store.formats import read_tensors, write_table
@@ -20,7 +20,7 @@ def main(smk: Any) -> None:
         bridges = [load_hooked(Path(files[0]).parent, smk.params.hook) for files in (smk.input.parent, smk.input.child)]
 
         pairs = paired_activations(bridges, smk.params.hook, tokens)
-        r = neuron_correlations(pairs, tokens.size)
+        r = correlate_neurons(pairs, tokens.size)
         rows = [smk.params.edge | row for row in neuron_rows(r, smk.params.threshold)]
         write_table(smk.output.neurons, pa.Table.from_pylist(rows, NEURONS), NEURONS, provenance(smk.input, smk.params))
 

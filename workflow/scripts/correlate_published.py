@@ -5,8 +5,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from feature_lineage.controls.as_published import AS_PUBLISHED, published_rows, string_numbers
-from feature_lineage.controls.sides import living
+from feature_lineage.controls.as_published import AS_PUBLISHED, correlate_published, string_numbers
+from feature_lineage.controls.sides import without_dead
 from feature_lineage.features.activations import read_activations
 from feature_lineage.jobs.job import job
 from feature_lineage.store.formats import read_table, read_tensors, write_table
@@ -17,9 +17,9 @@ from feature_lineage.text.tokenizer import load_tokenizer
 def main(smk: Any) -> None:
     with job(smk.log[0]):
         tokenizer = load_tokenizer(Path(smk.input.tokenizer).parent)
-        rows = published_rows(
-            living(read_activations(smk.input.parent), smk.params.min_active),
-            living(read_activations(smk.input.child), smk.params.min_active),
+        rows = correlate_published(
+            without_dead(read_activations(smk.input.parent), smk.params.min_active),
+            without_dead(read_activations(smk.input.child), smk.params.min_active),
             read_table(smk.input.correlations),
             string_numbers(read_tensors(smk.input.sample)["tokens"], tokenizer),
             smk.params.threshold,

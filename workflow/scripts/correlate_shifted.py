@@ -4,7 +4,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from feature_lineage.controls.alignment_null import NULL, alignment_null, offsets
+from feature_lineage.controls.alignment_null import NULL, correlate_shifted, offsets
 from feature_lineage.features.activations import ActivationFile
 from feature_lineage.jobs.job import job
 from feature_lineage.store.formats import read_tensors, write_table
@@ -14,7 +14,7 @@ from feature_lineage.store.provenance import provenance
 def main(smk: Any) -> None:
     with job(smk.log[0]):
         sample = read_tensors(smk.input.sample)
-        rows = alignment_null(
+        rows = correlate_shifted(
             ActivationFile(smk.input.parent),
             ActivationFile(smk.input.child),
             sample["corpus"],

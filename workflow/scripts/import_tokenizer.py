@@ -5,12 +5,12 @@ from typing import Any
 
 from feature_lineage.jobs.job import job
 from feature_lineage.store.provenance import provenance
-from feature_lineage.text.tokenizer import published_tokenizer, save_tokenizer
+from feature_lineage.text.tokenizer import import_tokenizer, save_tokenizer
 
 
 def main(smk: Any) -> None:
     with job(smk.log[0]):
-        tokenizer = published_tokenizer(smk.params.source, smk.params.revision)
+        tokenizer = import_tokenizer(smk.params.source, smk.params.revision)
         save_tokenizer(tokenizer, Path(smk.output[0]).parent, provenance(smk.input, smk.params))
 
 

@@ -3,7 +3,7 @@
 from itertools import product
 from typing import Any
 
-from feature_lineage.controls.ceiling import CEILING, CEILING_CURVES, ceiling_curves, seed_ceiling
+from feature_lineage.controls.ceiling import CEILING, CEILING_CURVES, ceiling_curves, measure_ceiling
 from feature_lineage.controls.sides import read_comparisons
 from feature_lineage.jobs.job import job
 from feature_lineage.store.formats import write_table
@@ -18,7 +18,7 @@ def main(smk: Any) -> None:
         pairs = [((model, a), (model, b)) for model, (a, b) in product(params.models, params.seed_pairs)]
         between = read_comparisons(pairs, smk.input.correlations, statistics, params.min_active)
         record = provenance(smk.input, params)
-        write_table(smk.output.ceiling, seed_ceiling(between, params.threshold), CEILING, record)
+        write_table(smk.output.ceiling, measure_ceiling(between, params.threshold), CEILING, record)
         write_table(smk.output.curves, ceiling_curves(between, params.floor), CEILING_CURVES, record)
 
 

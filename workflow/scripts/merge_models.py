@@ -5,7 +5,7 @@ from typing import Any
 
 from feature_lineage.jobs.job import job
 from feature_lineage.models.checkpoint import load_model, save_model
-from feature_lineage.models.merge import TENSORS, angles, choose_t, merge_states, tensor_table
+from feature_lineage.models.merge import TENSORS, choose_t, merge_models
 from feature_lineage.store.formats import read_table, write_table
 from feature_lineage.store.provenance import provenance
 
@@ -15,12 +15,9 @@ def main(smk: Any) -> None:
         first, second = (load_model(Path(files[0]).parent) for files in (smk.input.first, smk.input.second))
         chosen = choose_t(smk.params.t, read_table(smk.input.sweep), *smk.params.corpora)
         record = provenance(smk.input, smk.params) | {"t": chosen.t, "crosses": chosen.crosses}
-        states = first.state_dict(), second.state_dict()
-        between = angles(*states, smk.params.method, (first.name_or_path, second.name_or_path))
-        first.load_state_dict(merge_states(*states, chosen.t, between))
-        output = Path(smk.output.tensors).parent
-        write_table(smk.output.tensors, tensor_table(states[0], between), TENSORS, record)
-        save_model(first, Path(smk.input.tokenizer).parent, output, record)
+        table = merge_models(first, second, smk.params.method, chosen.t)
+        write_table(smk.output.tensors, table, TENSORS, record)
+        save_model(first, Path(smk.input.tokenizer).parent, Path(smk.output.tensors).parent, record)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from itertools import product
 from typing import Any
 
 from feature_lineage.controls.sides import read_comparisons
-from feature_lineage.controls.summary import summarise
+from feature_lineage.controls.summary import summarise_controls
 from feature_lineage.jobs.job import job
 from feature_lineage.store.formats import read_table, write_json
 from feature_lineage.store.provenance import provenance
@@ -18,7 +18,7 @@ def main(smk: Any) -> None:
         edges = [((parent, seed), (child, seed)) for seed, (parent, child) in product(params.seeds, params.edges)]
         along = read_comparisons(edges, smk.input.correlations, statistics, params.min_active)
         tables = dict(zip(params.measured, map(read_table, smk.input.tables), strict=True))
-        found = summarise(along, tables, params.threshold, params.not_measured)
+        found = summarise_controls(along, tables, params.threshold, params.not_measured)
         write_json(smk.output.summary, found, provenance(smk.input, params))
 
 

@@ -8,7 +8,7 @@ import torch
 from feature_lineage.devices import device
 from feature_lineage.jobs.job import job
 from feature_lineage.models.checkpoint import load_model
-from feature_lineage.models.merge import SWEEP, sweep
+from feature_lineage.models.merge import SWEEP, sweep_merge
 from feature_lineage.store.formats import write_table
 from feature_lineage.store.provenance import provenance
 from feature_lineage.text.shards import token_directories
@@ -20,7 +20,7 @@ def main(smk: Any) -> None:
         first, second = (
             load_model(Path(files[0]).parent).to(device()) for files in (smk.input.first, smk.input.second)
         )
-        table = sweep(
+        table = sweep_merge(
             first,
             second,
             smk.params.method,

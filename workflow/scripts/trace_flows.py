@@ -19,14 +19,14 @@ def main(smk: Any) -> None:
             smk.input.statistics,
             smk.params.min_active,
         )
-        tables = fates.trace_seeds(seeds, smk.params.models, smk.params.threshold)
+        tables = fates.trace_flows(seeds, smk.params.models, smk.params.threshold)
         names = [(model, seed) for seed in smk.params.seeds for model in smk.params.models]
         tokens = {name: read_table(path) for name, path in zip(names, smk.input.tokens, strict=True)}
         record = provenance(smk.input, smk.params)
         write_table(smk.output.counts, tables.edges, fates.EDGES, record)
         write_table(smk.output.features, tables.features, fates.FEATURES, record)
         write_table(smk.output.lineages, tables.lineages, fates.LINEAGES, record)
-        write_table(smk.output.curves, fates.curves(seeds, smk.params.floor), fates.CURVES, record)
+        write_table(smk.output.curves, fates.threshold_curves(seeds, smk.params.floor), fates.CURVES, record)
         write_table(smk.output.strata, strata.strata(tables.features, tokens), strata.STRATA, record)
 
 

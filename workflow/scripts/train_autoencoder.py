@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from feature_lineage.autoencoders.autoencoder import load_autoencoder, save_autoencoder
-from feature_lineage.autoencoders.training import CURVE, Watch, train_on_model
+from feature_lineage.autoencoders.training import CURVE, Watch, train_autoencoder
 from feature_lineage.devices import device
 from feature_lineage.jobs.job import job, stop_signal
 from feature_lineage.models.hooks import load_hooked
@@ -25,7 +25,7 @@ def main(smk: Any) -> None:
         checkpoints = checkpoint_folder(output, record)
         options = Autoencoder(**smk.params.autoencoder)
         parent = smk.input.parent
-        autoencoder, curve = train_on_model(
+        autoencoder, curve = train_autoencoder(
             load_hooked(Path(smk.input.model[0]).parent, options.hook),
             token_directories(smk.params.corpora, smk.input.train),
             token_directories(smk.params.corpora, smk.input.validation),

@@ -8,7 +8,7 @@ import torch
 from feature_lineage.autoencoders.autoencoder import load_autoencoder
 from feature_lineage.devices import device
 from feature_lineage.jobs.job import job
-from feature_lineage.meaning.logit_effects import EFFECTS, logit_effects
+from feature_lineage.meaning.logit_effects import EFFECTS, weigh_logits
 from feature_lineage.models.checkpoint import load_model
 from feature_lineage.store.formats import write_table
 from feature_lineage.store.provenance import provenance
@@ -19,7 +19,7 @@ def main(smk: Any) -> None:
     with job(smk.log[0]):
         torch.set_num_threads(smk.params.threads)
         folder, place = Path(smk.input.model[0]).parent, device()
-        table, reason = logit_effects(
+        table, reason = weigh_logits(
             load_model(folder).to(place),
             smk.params.hook,
             load_autoencoder(Path(smk.input.weights).parent, place).W_dec,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from feature_lineage.jobs.job import job
-from feature_lineage.meaning.main_token import TOKENS, token_masses
+from feature_lineage.meaning.main_token import TOKENS, weigh_tokens
 from feature_lineage.store.formats import read_tensors, write_table
 from feature_lineage.store.provenance import provenance
 
@@ -11,7 +11,7 @@ from feature_lineage.store.provenance import provenance
 def main(smk: Any) -> None:
     with job(smk.log[0]):
         sample = read_tensors(smk.input.sample)
-        table = token_masses(smk.input.activations, sample["tokens"], sample["corpus"], smk.params.corpora)
+        table = weigh_tokens(smk.input.activations, sample["tokens"], sample["corpus"], smk.params.corpora)
         write_table(smk.output.tokens, table, TOKENS, provenance(smk.input, smk.params))
 
 

@@ -13,7 +13,7 @@ from feature_lineage.autoencoders.weights import Centring
 from feature_lineage.streams import torch_seed
 
 
-def draw_by_squared_loss(
+def sample_by_squared_loss(
     pool: Iterable[torch.Tensor],
     losses: Callable[[torch.Tensor], torch.Tensor],
     count: int,
@@ -65,7 +65,7 @@ def _resample(
         return error.square().mean(1) + coefficient * penalty
 
     random = torch.Generator().manual_seed(torch_seed(seed))
-    drawn = centred(draw_by_squared_loss(pool, losses, len(dead), random))
+    drawn = centred(sample_by_squared_loss(pool, losses, len(dead), random))
     dead = dead[: len(drawn)]
     directions = drawn / drawn.norm(dim=1, keepdim=True).clamp_min(1e-12)
     living = torch.ones(len(weights.encoder), dtype=torch.bool, device=dead.device)

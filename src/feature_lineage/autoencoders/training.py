@@ -107,7 +107,7 @@ class Watch:
     stop: Callable[[], bool] = lambda: False
 
 
-def train_autoencoder(
+def train_on_activations(
     data: Data,
     checkpoint: str | Path,
     options: Autoencoder,
@@ -270,7 +270,7 @@ class _Training:
         )
 
 
-def train_on_model(
+def train_autoencoder(
     bridge: Any,
     train: Mapping[str, str | Path],
     validation: Mapping[str, str | Path],
@@ -298,7 +298,7 @@ def train_on_model(
         InputError: as `train_autoencoder`, or λ's warm-up is longer than the run.
     """
     windows = Windows(train, options.context)
-    chosen = windows.draw(options.tokens, entropy(seed, Stream.AUTOENCODER), "autoencoder.tokens")
+    chosen = windows.sample(options.tokens, entropy(seed, Stream.AUTOENCODER), "autoencoder.tokens")
     steps = len(chosen) // options.batch
     if options.l1_warmup_steps >= steps:
         raise InputError(
@@ -313,7 +313,7 @@ def train_on_model(
         return f"batch {step}, {len(corpus)} blocks of {options.context} tokens, the first at token {position[0]:,} of {first}"
 
     measure = _loss_recovered(bridge, options.hook, Windows(validation, options.context))
-    return train_autoencoder(
+    return train_on_activations(
         _data(bridge, windows, chosen, options, seed),
         checkpoint,
         options,
@@ -342,7 +342,7 @@ def _data(bridge: Any, windows: Windows, chosen: np.ndarray, options: Autoencode
 
     def pool(step: int) -> Iterator[torch.Tensor]:
         wanted = min(options.resampling.pool_tokens, len(windows) * options.context)
-        drawn = windows.draw(wanted, entropy(seed, Stream.POOL, step), "autoencoder.resampling.pool_tokens")
+        drawn = windows.sample(wanted, entropy(seed, Stream.POOL, step), "autoencoder.resampling.pool_tokens")
         return activation_batches(bridge, options.hook, windows, drawn, batch=min(batch, len(drawn)), ahead=AHEAD)
 
     return Data(batches, pool, torch.cat(list(islice(batches(0), SAMPLE_BATCHES))))

@@ -69,7 +69,7 @@ def shifted_tokens(corpus: np.ndarray, length: int, offset: float) -> np.ndarray
     return (order[:, None] * length + np.arange(length)).ravel()
 
 
-def alignment_null(
+def correlate_shifted(
     a: Source,
     b: Source,
     corpus: np.ndarray,

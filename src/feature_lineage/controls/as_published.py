@@ -102,7 +102,7 @@ def best_where_both_fire(a: Activations, b: Activations, minimums: Sequence[int]
     return best_a, best_b
 
 
-def published_rows(
+def correlate_published(
     a: Activations,
     b: Activations,
     correlations: pa.Table,

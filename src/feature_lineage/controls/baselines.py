@@ -46,7 +46,7 @@ LINEAR_MERGE = pa.schema(
 )
 
 
-def persistence(
+def compare_baseline(
     correlations: pa.Table, active: tuple[np.ndarray, np.ndarray], min_active: int, threshold: float
 ) -> list[dict[str, Any]]:
     """How many features of two autoencoders find each other, counted as along an edge: one row for each of the two.
@@ -68,7 +68,7 @@ def persistence(
     return [{"side": name, **side.row(threshold), "same_number": kept} for name, side in pair]
 
 
-def transfer_row(transferred: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+def compare_transfers(transferred: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """A row of `TRANSFER`, names and seed apart, of two results of `evaluation.evaluate_autoencoder` on one model and corpora.
 
     Args:
@@ -91,7 +91,7 @@ class Merged(NamedTuple):
     autoencoder: Mapping[str, Any]
 
 
-def merge_rows(slerp: Merged, linear: Merged) -> list[dict[str, Any]]:
+def compare_merges(slerp: Merged, linear: Merged) -> list[dict[str, Any]]:
     """Rows of `LINEAR_MERGE`, one a corpus, model, method and t apart, of two merges of the same parents at the same t.
 
     `slerp_share`: share of the parameters that are in tensors for which SLERP did not fall back to a straight line;

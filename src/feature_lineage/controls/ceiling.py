@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pyarrow as pa
 
 from feature_lineage.controls.sides import _SHARE, _SIDE, Comparisons, Side
+from feature_lineage.flow.matching import thresholds
 
 CEILING = pa.schema(
     [("model", pa.string()), ("seed_a", pa.int64()), ("seed_b", pa.int64()), *_SIDE, *_SHARE],
@@ -15,7 +14,7 @@ CEILING = pa.schema(
 CEILING_CURVES = pa.schema([("model", pa.string()), ("threshold", pa.float64()), ("share", pa.float64())])
 
 
-def seed_ceiling(comparisons: Comparisons, threshold: float) -> pa.Table:
+def measure_ceiling(comparisons: Comparisons, threshold: float) -> pa.Table:
     """What two autoencoders of one model share, for each model: the most that can be expected to persist along an edge.
 
     Autoencoders that differ only in seed share about 30 % of their features (Paulo and Belrose 2025, arXiv 2501.16615).
@@ -50,7 +49,7 @@ def ceiling_curves(comparisons: Comparisons, floor: float) -> pa.Table:
         found.setdefault(a[0], []).extend(pair)
     rows = []
     for model, parts in found.items():
-        for threshold in (np.arange(math.ceil(100 * floor - 1e-9), 101) / 100).tolist():
+        for threshold in thresholds(floor):
             shares = [share for side in parts if (share := side.share(threshold)) is not None]
             share = float(np.mean(shares)) if shares else None
             rows.append({"model": model, "threshold": threshold, "share": share})

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from feature_lineage.controls.sides import _EDGE, _SHARE, SIDES, Side
+from feature_lineage.flow.moments import pearson
 from feature_lineage.progress import progress
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 NEURONS = pa.schema([*_EDGE, ("side", pa.string()), ("neurons", pa.int64()), *_SHARE])
 
 
-def neuron_correlations(batches: Iterable[tuple[torch.Tensor, torch.Tensor]], tokens: int) -> np.ndarray:
+def correlate_neurons(batches: Iterable[tuple[torch.Tensor, torch.Tensor]], tokens: int) -> np.ndarray:
     """Pearson correlation of every activation element of one model with every one of another, over the same tokens.
 
     Args:
@@ -42,11 +43,10 @@ def neuron_correlations(batches: Iterable[tuple[torch.Tensor, torch.Tensor]], to
     if sums is None:
         raise ValueError("neuron_correlations: there is no batch")
     x, y, xx, yy, xy = ((total / count).cpu().numpy() for total in sums)
-    varies_x, varies_y = xx > x**2, yy > y**2
-    scales = np.outer(np.sqrt(np.where(varies_x, xx - x**2, 1)), np.sqrt(np.where(varies_y, yy - y**2, 1)))
-    r = np.clip((xy - np.outer(x, y)) / scales, -1, 1)
-    r[~varies_x], r[:, ~varies_y] = np.nan, np.nan
-    return r
+    deviation_x, deviation_y = (
+        np.sqrt(np.where(squares > mean**2, squares - mean**2, np.nan)) for mean, squares in ((x, xx), (y, yy))
+    )
+    return np.clip(pearson(xy, x[:, None], y, deviation_x[:, None], deviation_y), -1, 1)
 
 
 def neuron_rows(r: np.ndarray, threshold: float) -> list[dict[str, Any]]:

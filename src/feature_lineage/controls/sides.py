@@ -61,7 +61,7 @@ def sides(correlations: pa.Table, alive_a: np.ndarray, alive_b: np.ndarray) -> t
     return Side(alive_a, a.r), Side(alive_b, b.r)
 
 
-def living(activations: Activations, min_active: int) -> Activations:
+def without_dead(activations: Activations, min_active: int) -> Activations:
     """The same without the features that fire on fewer than `min_active` tokens: they never fire."""
     matrix = activations.matrix.tocsr(copy=True)
     matrix.data[_active(activations)[matrix.indices] < min_active] = 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from feature_lineage.controls.as_published import AS_PUBLISHED, PUBLISHED
 from feature_lineage.controls.ceiling import CEILING
 from feature_lineage.controls.neurons import NEURONS
 from feature_lineage.controls.sides import SIDES, Comparisons
+from feature_lineage.store.formats import read_table
 
 SCHEMAS = {"ceiling": CEILING, "alignment_null": NULL, "neurons": NEURONS, "as_published": AS_PUBLISHED}
 
@@ -38,7 +40,12 @@ DEFINITIONS: Mapping[str, str] = {
 }
 
 
-def summarise(
+def join_control(control: str, parts: Iterable[str | Path]) -> pa.Table:
+    """The tables of a control that was measured edge by edge, as one of its schema; empty without edges."""
+    return pa.concat_tables([SCHEMAS[control].empty_table(), *map(read_table, parts)])
+
+
+def summarise_controls(
     edges: Comparisons,
     tables: Mapping[str, pa.Table],
     threshold: float,

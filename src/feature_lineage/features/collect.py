@@ -27,7 +27,7 @@ ACTIVATIONS = pa.schema([("token", pa.int32()), ("feature", pa.int32()), ("activ
 
 
 @torch.no_grad()
-def feature_batches(
+def collect_features(
     bridge: Any, hook: str, autoencoder: SparseAutoencoder, tokens: np.ndarray
 ) -> Iterator[pa.RecordBatch]:
     """Non-zero feature activations of a sample, ordered by token, then feature; schema `ACTIVATIONS`.

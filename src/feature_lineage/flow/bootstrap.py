@@ -13,6 +13,7 @@ import pyarrow as pa
 from scipy import sparse
 
 from feature_lineage.features.activations import activation_blocks
+from feature_lineage.flow.moments import pearson
 from feature_lineage.progress import progress
 from feature_lineage.store.formats import read_provenance
 from feature_lineage.streams import Stream, entropy
@@ -41,7 +42,7 @@ def number_documents(corpus: np.ndarray, document: np.ndarray) -> tuple[np.ndarr
     return number, found >> 32
 
 
-def draw_documents(corpus: np.ndarray, replicates: int, seed: int) -> np.ndarray:
+def sample_documents(corpus: np.ndarray, replicates: int, seed: int) -> np.ndarray:
     """How often each replicate draws each document, int64 [documents, replicates].
 
     Each corpus keeps its number of documents, because the sample has as many tokens of each by design. The draw depends on nothing
@@ -114,7 +115,7 @@ def resample(
     for first in range(0, len(r), 1 << 10):
         part = slice(first, first + (1 << 10))
         i, j = feature_a[part], feature_b[part]
-        r[part] = (r[part] / tokens - mean_a[i] * mean_b[j]) / (deviation_a[i] * deviation_b[j])
+        r[part] = pearson(r[part] / tokens, mean_a[i], mean_b[j], deviation_a[i], deviation_b[j])
     return Resampled(active_a, active_b, r)
 
 
@@ -127,7 +128,7 @@ def _mean_and_deviation(total: np.ndarray, squares: np.ndarray, tokens: np.ndarr
     return total, np.sqrt(variance, out=variance)
 
 
-def bootstrap(
+def bootstrap_flow(
     parent: str | Path,
     child: str | Path,
     correlations: pa.Table,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from feature_lineage.flow.matching import Match, best_matches, mutual_best, one_to_one
+from feature_lineage.flow.matching import Match, best_matches, mutual_best, one_to_one, thresholds
 from feature_lineage.progress import progress
 from feature_lineage.store.formats import read_table
 
@@ -188,7 +187,7 @@ def read_seeds(
     return found
 
 
-def trace_seeds(seeds: Sequence[Seed], models: Sequence[str], threshold: float) -> Tables:
+def trace_flows(seeds: Sequence[Seed], models: Sequence[str], threshold: float) -> Tables:
     """`trace` for the autoencoders of each seed.
 
     Args:
@@ -201,7 +200,7 @@ def trace_seeds(seeds: Sequence[Seed], models: Sequence[str], threshold: float) 
     return Tables(*tables)
 
 
-def curves(seeds: Sequence[Seed], floor: float) -> pa.Table:
+def threshold_curves(seeds: Sequence[Seed], floor: float) -> pa.Table:
     """Share of the living features of each side that persist, as a function of the threshold.
 
     By best match, by mutual best match and in the one-to-one assignment, which is made anew for each threshold.
@@ -213,13 +212,13 @@ def curves(seeds: Sequence[Seed], floor: float) -> pa.Table:
     Returns:
         Schema `CURVES`; `side` is `parent` or `child`. Shares are null where no feature lives.
     """
-    thresholds = (np.arange(math.ceil(100 * floor - 1e-9), 101) / 100).tolist()
+    grid = thresholds(floor)
     rows = []
-    with progress(sum(len(one.edges) for one in seeds) * len(thresholds), "threshold", "curves") as bar:
+    with progress(sum(len(one.edges) for one in seeds) * len(grid), "threshold", "curves") as bar:
         for seed, edge in [(one.seed, edge) for one in seeds for edge in one.edges]:
             down, up = best_matches(edge.correlations, len(edge.parent_density), len(edge.child_density))
             mutual = down.r[mutual_best(down, up)]
-            for threshold in thresholds:
+            for threshold in grid:
                 pairs = (np.sum(mutual > threshold), len(one_to_one(edge.correlations, threshold)[0]))
                 for side, match, density in (("parent", down, edge.parent_density), ("child", up, edge.child_density)):
                     counts = (np.sum(match.r > threshold), *pairs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,11 @@ class Match(NamedTuple):
 
     best: np.ndarray
     r: np.ndarray
+
+
+def thresholds(floor: float) -> list[float]:
+    """Thresholds from the first hundredth that is not below `floor` to 1, in steps of .01."""
+    return (np.arange(math.ceil(100 * floor - 1e-9), 101) / 100).tolist()  # 100 * .07 is more than 7
 
 
 def best_matches(correlations: pa.Table, features_a: int, features_b: int) -> tuple[Match, Match]:

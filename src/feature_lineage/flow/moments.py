@@ -30,6 +30,24 @@ def moments(activations: Source) -> Moments:
     return _survey(activations)[0]
 
 
+def pearson(
+    product: np.ndarray, mean_a: np.ndarray, mean_b: np.ndarray, deviation_a: np.ndarray, deviation_b: np.ndarray
+) -> np.ndarray:
+    """Pearson correlation of pairs of features from means over tokens.
+
+    Args:
+        product: mean product of each pair, float64 [...].
+        mean_a: mean of each pair's first feature; this and the rest broadcast to the shape of `product`.
+        mean_b: mean of its second.
+        deviation_a: standard deviation of its first.
+        deviation_b: standard deviation of its second.
+
+    Returns:
+        float64 [...]; NaN where a deviation is NaN.
+    """
+    return (product - mean_a * mean_b) / (deviation_a * deviation_b)
+
+
 def _survey(source: Source) -> tuple[Moments, np.ndarray]:
     """Moments, and the activations in each of `CELLS` token ranges; one pass.
 

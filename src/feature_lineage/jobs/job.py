@@ -31,6 +31,19 @@ class _Printable(logging.Formatter):
         return printable(super().format(record))
 
 
+class _OfJob(_Printable):
+    """For what several jobs share, a terminal: what is said along the way has the job's name. An error names what it is about."""
+
+    def __init__(self, job: str) -> None:
+        super().__init__(_FORMAT._fmt, _FORMAT.datefmt)
+        self.job = job
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        head = f" {record.levelname} "
+        return text if record.levelno >= logging.ERROR else text.replace(head, f"{head}{printable(self.job)}: ", 1)
+
+
 _FORMAT = _Printable("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
 
 
@@ -44,7 +57,8 @@ def job(log: str | Path) -> Iterator[None]:
     gc.freeze()  # what was imported stays; to look through it for garbage as the job ends takes longer than many a job's work
     log = Path(log)
     stderr = logging.StreamHandler(sys.stderr)
-    stderr.setFormatter(_FORMAT)
+    name = f"{log.parent.name} {log.stem}"
+    stderr.setFormatter(_OfJob(name))
     logging.raiseExceptions = False  # on a full disk lines are lost, without a traceback for each
     logging.captureWarnings(True)
     logging.basicConfig(level=logging.WARNING, handlers=[stderr], force=True)
@@ -59,7 +73,7 @@ def job(log: str | Path) -> Iterator[None]:
             lock, mode = _lock(log), "w"
         finally:
             _begin(log, mode)
-        with named(f"{log.parent.name} {log.stem}"):
+        with named(name):
             yield
     except Exception as error:
         if lack := _out_of_memory(error):

@@ -14,23 +14,20 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from feature_lineage.errors import InputError
-from feature_lineage.features.activations import activation_blocks, window_pieces
 from feature_lineage.meaning.contexts import CONTEXTS, highlighted, leading
-from feature_lineage.progress import logger, progress
+from feature_lineage.meaning.tracking import Columns, Node, Sample, follow, living, measure, survey
+from feature_lineage.progress import logger
 from feature_lineage.store.formats import read_provenance, read_range, read_table, read_tensors
 from feature_lineage.text.vocabulary import token_texts, window_texts
 
-BETA = 0.5  # recall counts this much beside precision
 COVERED = 0.9  # share of its mass on the tokens that a feature's own hypothesis names
 TOKENS = 10  # that it names at most
 SHOWN = 5  # contexts and tokens shown of each feature, and candidates
@@ -73,16 +70,6 @@ CHARACTERS: dict[str, Callable[[str], bool]] = {
 }
 
 
-class Sample(NamedTuple):
-    """What a case is looked for in: a sample of tokens, its corpora, and the vocabulary as `vocabulary.token_texts` gives it."""
-
-    tokens: np.ndarray  # int [windows, length]
-    corpus: np.ndarray  # int [windows]
-    corpora: Sequence[str]
-    texts: Sequence[str]
-    special: np.ndarray  # bool [vocabulary]
-
-
 class Model(NamedTuple):
     """A model's features: its activations and its top contexts."""
 
@@ -95,14 +82,6 @@ class Flow(NamedTuple):
 
     features: pa.Table
     lineages: pa.Table
-
-
-class Support(NamedTuple):
-    """How features lie on a hypothesis, each [features]: precision, recall and score (0 where a feature is silent)."""
-
-    precision: np.ndarray
-    recall: np.ndarray
-    score: np.ndarray
 
 
 # --- hypotheses --------------------------------------------------------------------------------------------
@@ -173,152 +152,6 @@ def feature_hypothesis(masses: np.ndarray) -> np.ndarray:
     return order[: min(int(enough) + 1, np.count_nonzero(masses[order]))]
 
 
-# --- measures ----------------------------------------------------------------------------------------------
-
-
-def support(mass: np.ndarray, on: np.ndarray, fired: np.ndarray, occurrences: int) -> Support:
-    """Precision, recall and score.
-
-    Args:
-        mass: each feature's activation on the tokens that count, summed; float64 [features].
-        on: of it, that on the hypothesis's tokens.
-        fired: occurrences of the hypothesis's tokens on which each fires.
-        occurrences: of the hypothesis's tokens.
-    """
-    precision = np.divide(on, mass, out=np.zeros(len(mass)), where=mass > 0)
-    recall = fired / occurrences
-    below = BETA**2 * precision + recall
-    score = np.divide((1 + BETA**2) * precision * recall, below, out=np.zeros(len(mass)), where=below > 0)
-    return Support(precision, recall, score)
-
-
-def survey(path: str | Path, sample: Sample, hypothesis: np.ndarray, inside: np.ndarray) -> Support:
-    """`support` of a hypothesis in all features of a model, in one pass over its activations."""
-    features = read_provenance(path)["features"]
-    mass, on, fired = np.zeros(features), np.zeros(features), np.zeros(features)
-    meant = np.isin(sample.tokens, hypothesis) & inside[:, None]
-    with progress(len(meant), "window", "features") as bar:
-        for window, position, feature, activation in window_pieces(path, meant.shape):
-            counts, hit = inside[window], meant[window, position]
-            mass += np.bincount(feature[counts], activation[counts], features)
-            on += np.bincount(feature[hit], activation[hit], features)
-            fired += np.bincount(feature[hit], minlength=features)
-            bar.update(int(window[-1]) + 1 - bar.n)
-    return support(mass, on, fired, int(meant.sum()))
-
-
-class Columns(NamedTuple):
-    """What a pass over a few features, of any models, finds."""
-
-    masses: np.ndarray  # on each token, float64 [features, vocabulary]
-    support: Support | None
-    correlations: np.ndarray  # float64 [features, features], NaN where one does not vary
-    shown: np.ndarray  # activations in some windows, float64 [features, those windows, length]
-
-
-def measure(
-    columns: Sequence[tuple[str | Path, int]],
-    sample: Sample,
-    hypothesis: np.ndarray | None,
-    inside: np.ndarray,
-    windows: Sequence[int],
-) -> Columns:
-    """Weigh some features on every token, and correlate them with one another, exactly and in one pass.
-
-    Args:
-        columns: activations file and number of each feature.
-        sample: tokens and vocabulary.
-        hypothesis: its tokens, if they are known.
-        inside: windows that count for masses and support, bool [windows]; correlations are over all.
-        windows: whose activations to keep.
-    """
-    count, length, flat = len(columns), sample.tokens.shape[1], sample.tokens.ravel()
-    numbers: dict[str | Path, list[int]] = {}  # places among the columns, by file: each is read once
-    for place, (path, _) in enumerate(columns):
-        numbers.setdefault(path, []).append(place)
-    counts = np.repeat(inside, length)
-    meant = counts & np.isin(flat, () if hypothesis is None else hypothesis)
-    masses, fired = np.zeros((len(sample.texts), count)), np.zeros(count)
-    mean, squares = np.zeros(count), np.zeros((count, count))
-    shown = np.zeros((len(windows) * length, count))
-    places = (np.asarray(windows, np.int64)[:, None] * length + np.arange(length)).ravel()
-    with progress(flat.size, "tok", "tokens") as bar:
-        for blocks in zip(*(activation_blocks(path, flat.size) for path in numbers), strict=True):
-            first, size = blocks[0][0], blocks[0][1].shape[0]
-            values = np.empty((size, count))
-            for (_, block), own in zip(blocks, numbers.values(), strict=True):
-                values[:, own] = block[:, [columns[place][1] for place in own]].toarray()
-            here = slice(first, first + size)
-            np.add.at(masses, flat[here][counts[here]], values[counts[here]])
-            fired += (values[meant[here]] > 0).sum(0)
-            # Blocks are centred before they are merged (Chan, Golub and LeVeque 1983), so that nothing cancels.
-            step = values.mean(0) - mean
-            squares += np.cov(values, rowvar=False, ddof=0).reshape(count, count) * size
-            squares += np.multiply.outer(step, step) * (first * size / (first + size))
-            mean += step * (size / (first + size))
-            among = (places >= first) & (places < first + size)
-            shown[among] = values[places[among] - first]
-            bar.update(size)
-    deviation = np.sqrt(np.diag(squares))
-    with np.errstate(invalid="ignore"):
-        correlations = np.where(np.outer(deviation, deviation) > 0, squares / np.outer(deviation, deviation), np.nan)
-    found = None
-    if hypothesis is not None:
-        found = support(masses.sum(0), masses[hypothesis].sum(0), fired, int(meant.sum()))
-    return Columns(masses.T, found, np.clip(correlations, -1, 1), shown.T.reshape(count, len(windows), length))
-
-
-# --- tracking ----------------------------------------------------------------------------------------------
-
-
-class Node(NamedTuple):
-    """A tracked feature: its model, the model that it was followed from, and what `fates.trace` says of the edge between them."""
-
-    model: str
-    feature: int
-    parent: str | None
-    r: float | None
-    fate: str | None
-    kept: bool
-
-
-def follow(features: pa.Table, edges: Sequence[tuple[str, str]], model: str, feature: int, seed: int) -> list[Node]:
-    """Follow a feature down every edge by its best match, whatever its correlation.
-
-    Where two parents lead to a model, both paths are in the list; the one with the higher correlation is kept, of equal ones the first.
-
-    Args:
-        features: table of schema `fates.FEATURES`.
-        edges: all (parent, child) pairs, parents before children.
-        model: where to start.
-        feature: its feature.
-        seed: autoencoder seed.
-    """
-    rows = features.filter(pc.equal(features["seed"], seed))
-    nodes, tracked = [Node(model, feature, None, None, None, True)], {model: feature}
-    for child in dict.fromkeys(child for _, child in edges):
-        paths = []
-        for parent in [one for one, other in edges if other == child and one in tracked]:
-            wanted = {"parent": parent, "child": child, "model": parent, "feature": tracked[parent]}
-            mask = reduce(pc.and_, (pc.equal(rows[column], value) for column, value in wanted.items()))
-            (row,) = rows.filter(mask).to_pylist()
-            if row["descendant"] is not None:
-                paths.append(Node(child, row["descendant"], parent, row["r"], row["fate"], False))
-        if paths:
-            best = max(range(len(paths)), key=lambda place: paths[place].r)
-            nodes += [path._replace(kept=place == best) for place, path in enumerate(paths)]
-            tracked[child] = paths[best].feature
-    return nodes
-
-
-def living(lineages: pa.Table, model: str, seed: int) -> dict[int, float]:
-    """The density of each living feature of a model, as a table of schema `fates.LINEAGES` has it: of every model, with edges or without."""
-    mask = pc.and_(pc.equal(lineages["model"], model), pc.equal(lineages["seed"], seed))
-    table = lineages.filter(mask)
-    densities = zip(table["feature"].to_pylist(), table["density"].to_pylist(), strict=True)
-    return {feature: density for feature, density in densities if density > 0}
-
-
 # --- a case ------------------------------------------------------------------------------------------------
 
 
@@ -352,29 +185,17 @@ def find_case(
     start = next(iter(models))
     corpora = case.get("corpora") or sample.corpora
     inside = np.isin(sample.corpus, [number for number, corpus in enumerate(sample.corpora) if corpus in corpora])
-    feature, hypothesis, candidates = _start(
-        name, case, sample, models[start], living(flow.lineages, start, seed), inside
-    )
+    alive = living(flow.lineages, start, seed)
+    feature, hypothesis, candidates = _start(name, case, sample, models[start], alive, inside)
     nodes = follow(flow.features, [edge for edge in edges if edge[1] in models], start, feature, seed)
     contexts = [_contexts(models[node.model].contexts, node.feature) for node in nodes]
-    shared = list(dict.fromkeys(rows[0]["window"] for node, rows in zip(nodes, contexts, strict=True) if node.kept))
+    shared = list(dict.fromkeys(found[0]["window"] for node, found in zip(nodes, contexts, strict=True) if node.kept))
     columns = [(models[node.model].activations, node.feature) for node in nodes]
     measured = measure(columns, sample, hypothesis, inside, shared)
     occurrences = int((np.isin(sample.tokens, hypothesis) & inside[:, None]).sum())
     prior = occurrences / (int(inside.sum()) * sample.tokens.shape[1])
-    rows = [
-        {
-            **node._asdict(),
-            "ratio": _ratio(measured.support.precision[place], prior),
-            **{key: float(values[place]) for key, values in measured.support._asdict().items()},
-            "density": living(flow.lineages, node.model, seed)[node.feature],
-            "top_tokens": _top_tokens(measured.masses[place], sample.texts),
-            "contexts": [_shown(row, sample) for row in contexts[place]],
-        }
-        for place, node in enumerate(nodes)
-    ]
-    kept = list(combinations([place for place, node in enumerate(nodes) if node.kept], 2))
-    r = [float(measured.correlations[pair]) for pair in kept]
+    densities = [living(flow.lineages, node.model, seed)[node.feature] for node in nodes]
+    rows = _rows(nodes, measured, prior, densities, contexts, sample)
     content = {
         "case": name,
         "hypothesis": _hypothesis(case),
@@ -385,11 +206,7 @@ def find_case(
         "occurrences": occurrences,
         "share": prior,
         "ceiling": -math.log(prior),
-        "mean_correlation": float(np.mean(r)) if r and np.isfinite(r).all() else None,
-        "correlations": [
-            {"a": nodes[a].model, "b": nodes[b].model, "r": value if math.isfinite(value) else None}
-            for (a, b), value in zip(kept, r, strict=True)
-        ],
+        **_agreement(nodes, measured.correlations),
         "candidates": candidates,
         "nodes": rows,
         "shared": [_shared(sample, window, measured.shown[:, number]) for number, window in enumerate(shared)],
@@ -459,8 +276,40 @@ def _contexts(path: str | Path, feature: int) -> list[dict[str, Any]]:
     return read_range(path, columns, feature, feature + 1).slice(0, SHOWN).to_pylist()
 
 
-def _ratio(precision: float, prior: float) -> float | None:
-    return math.log(precision / prior) if precision else None
+def _rows(
+    nodes: Sequence[Node],
+    measured: Columns,
+    prior: float,
+    densities: Sequence[float],
+    contexts: Sequence[Sequence[Mapping[str, Any]]],
+    sample: Sample,
+) -> list[dict[str, Any]]:
+    """What a case says of each node; `prior` is the share P(s) of the hypothesis's tokens, `contexts` are rows of `CONTEXTS`."""
+    precision = measured.support.precision
+    return [
+        {
+            **node._asdict(),
+            "ratio": math.log(precision[place] / prior) if precision[place] else None,
+            **{key: float(values[place]) for key, values in measured.support._asdict().items()},
+            "density": densities[place],
+            "top_tokens": _top_tokens(measured.masses[place], sample.texts),
+            "contexts": [_shown(row, sample) for row in contexts[place]],
+        }
+        for place, node in enumerate(nodes)
+    ]
+
+
+def _agreement(nodes: Sequence[Node], correlations: np.ndarray) -> dict[str, Any]:
+    """Correlations of all pairs of kept features, None where one does not vary, and their mean, None if one of them is."""
+    kept = list(combinations([place for place, node in enumerate(nodes) if node.kept], 2))
+    r = [float(correlations[pair]) for pair in kept]
+    return {
+        "mean_correlation": float(np.mean(r)) if r and np.isfinite(r).all() else None,
+        "correlations": [
+            {"a": nodes[a].model, "b": nodes[b].model, "r": value if math.isfinite(value) else None}
+            for (a, b), value in zip(kept, r, strict=True)
+        ],
+    }
 
 
 def _top_tokens(masses: np.ndarray, texts: Sequence[str]) -> list[dict[str, Any]]:
@@ -473,7 +322,7 @@ def read_sample(path: str | Path, tokenizer: str | Path, corpora: Sequence[str])
     """Read the sample and the vocabulary.
 
     Args:
-        path: file of `sample.draw_sample`.
+        path: file of `sample.sample_windows`.
         tokenizer: its `tokenizer.json`.
         corpora: names of the sample's corpora, in its order.
     """

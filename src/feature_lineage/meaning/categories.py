@@ -142,7 +142,7 @@ def _class(run: str, is_code: bool, several: bool) -> int:
     return PART if several else WORD
 
 
-def categorise(path: str | Path, tokens: np.ndarray, classes: np.ndarray, vocabulary: int) -> pa.Table:
+def categorise_features(path: str | Path, tokens: np.ndarray, classes: np.ndarray, vocabulary: int) -> pa.Table:
     """The category of each feature, and the tokens with most of its activation.
 
     The file is read once, and once more for each `PAIRS` of a feature and a token that it fires on; memory grows with neither the

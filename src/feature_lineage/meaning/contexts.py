@@ -39,7 +39,7 @@ def leading(group: np.ndarray, value: np.ndarray, number: np.ndarray, count: int
     return order[keep], rank[keep]
 
 
-def top_contexts(path: str | Path, shape: tuple[int, int], count: int = TOP) -> pa.Table:
+def collect_contexts(path: str | Path, shape: tuple[int, int], count: int = TOP) -> pa.Table:
     """The windows on which each feature has its highest activation.
 
     One pass finds them, keeping `count` windows a feature; a second collects the activations in them. Memory grows with the features.

@@ -57,7 +57,7 @@ def path_to_logits(model: PreTrainedModel, hook: str) -> tuple[torch.Tensor | No
 
 
 @torch.no_grad()
-def logit_effects(
+def weigh_logits(
     model: PreTrainedModel, hook: str, decoder: torch.Tensor, vocabulary: int
 ) -> tuple[pa.Table, str | None]:
     """The tokens whose logits each feature raises and lowers most, by its decoder vector alone (`path_to_logits`).

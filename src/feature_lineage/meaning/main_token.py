@@ -25,7 +25,7 @@ TOKENS = pa.schema(
 )
 
 
-def token_masses(path: str | Path, tokens: np.ndarray, corpus: np.ndarray, corpora: Sequence[str]) -> pa.Table:
+def weigh_tokens(path: str | Path, tokens: np.ndarray, corpus: np.ndarray, corpora: Sequence[str]) -> pa.Table:
     """The token and the corpus on which most of each feature's activation lies.
 
     The mass of a feature on some tokens is the sum of its activations there. The token is the one with more than half of the mass,

@@ -101,7 +101,7 @@ def merge_states(
     return {name: interpolate(a[name], b[name], t, between[name]) for name in a}
 
 
-def sweep(
+def sweep_merge(
     a: PreTrainedModel,
     b: PreTrainedModel,
     method: str,
@@ -134,6 +134,27 @@ def sweep(
                 rows.append({"t": float(t), "corpus": corpus, "accuracy": found["accuracy"], "loss": found["loss"]})
                 bar.update()
     return pa.Table.from_pylist(rows, SWEEP)
+
+
+def merge_models(a: PreTrainedModel, b: PreTrainedModel, method: str, t: float) -> pa.Table:
+    """Make `a` the merge at `t` between `a` (t = 0) and `b` (t = 1), in place.
+
+    Args:
+        a: first parent; overwritten.
+        b: second parent.
+        method: `slerp` or `linear`.
+        t: position on the path.
+
+    Returns:
+        How far apart the parents' tensors are, schema `TENSORS`.
+
+    Raises:
+        InputError: their tensors differ in name or shape.
+    """
+    states = a.state_dict(), b.state_dict()
+    between = angles(*states, method, (a.name_or_path, b.name_or_path))
+    a.load_state_dict(merge_states(*states, t, between))
+    return tensor_table(states[0], between)
 
 
 class Equilibrium(NamedTuple):

@@ -197,7 +197,7 @@ def train_model(
     """
     windows = Windows(data.train, options.block)
     key = f"models.{name}.training"
-    chosen = windows.draw(options.tokens, entropy(seed, Stream.TRAINING), f"{key}.tokens", data.balance)
+    chosen = windows.sample(options.tokens, entropy(seed, Stream.TRAINING), f"{key}.tokens", data.balance)
     check_windows(model, windows[chosen[:1]], f"{key}.block")
     steps = max(1, math.ceil(math.ceil(len(chosen) / options.batch) * options.epochs))
     if options.warmup_steps >= steps:
@@ -222,16 +222,21 @@ def train_model(
         callbacks=[_Progress(key, tokens_per_step, stop)],
     )
     trainer.remove_callback(PrinterCallback)
-    if checkpoint and checkpoint.name == f"checkpoint-{steps}":  # Trainer would take one step more
-        trainer._load_from_checkpoint(str(checkpoint))
-        trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    else:
-        with disk_faults_named(checkpoints):
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with disk_faults_named(checkpoints):
+        _run(trainer, checkpoint, steps)
     if trainer.state.global_step < steps:
         step = trainer.state.global_step
         raise Stopped(f"stopped after step {step} of {steps}; started again it goes on from {checkpoints}")
     return _curve(trainer.state.log_history, tokens_per_step)
+
+
+def _run(trainer: Trainer, checkpoint: Path | None, steps: int) -> None:
+    """Train, from a checkpoint on if there is one, to the end or until the run is stopped."""
+    if checkpoint and checkpoint.name == f"checkpoint-{steps}":  # Trainer would take one step more
+        trainer._load_from_checkpoint(str(checkpoint))
+        trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    else:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
 def _held_out(data: Data, block: int) -> dict[str, _Sequences]:

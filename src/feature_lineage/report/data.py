@@ -78,7 +78,7 @@ class Drawn:
     """Figures, and what can be taken from the report.
 
     Attributes:
-        figures: plotly figures by the name of their place on the page, `sankey` (`figures.sankey`) among them.
+        figures: plotly figures by the name of their place on the page, `sankey` (`figures.plot_sankey`) among them.
         files: each figure's images and its numbers, `<figure>.<kind>`: copied, and linked under the figure.
         tracking: of each case, the features that it was followed to (`cases.TRACKING`).
     """

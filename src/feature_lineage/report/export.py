@@ -83,7 +83,7 @@ def decoded(values: Any) -> list[Any]:
     return array.reshape(shape).tolist()
 
 
-def write_numbers(figure: Mapping[str, Any], path: str | Path) -> None:
+def tabulate_figures(figure: Mapping[str, Any], path: str | Path) -> None:
     """Write the numbers behind a figure as CSV."""
     columns, rows = numbers(figure)
     with staged(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -104,7 +104,7 @@ def find_browser() -> str | None:
     return Chromium.find_browser(skip_local=False)
 
 
-def write_images(figures: Sequence[str | Path], outputs: Sequence[Sequence[str | Path]]) -> None:
+def export_figures(figures: Sequence[str | Path], outputs: Sequence[Sequence[str | Path]]) -> None:
     """Draw figures in one browser, without network.
 
     Args:

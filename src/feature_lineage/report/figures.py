@@ -62,7 +62,7 @@ def _faint(colour: str) -> str:
     return f"rgba({red},{green},{blue},0.45)"
 
 
-def sankey(summary: Mapping[str, Any]) -> go.Figure:
+def plot_sankey(summary: Mapping[str, Any]) -> go.Figure:
     """Features persisting through the lineage, coloured by the model in which they emerged (the paper's figure 2).
 
     A node is a model's features of one origin; a band, features of the child whose ancestor is in the parent. Features that
@@ -148,7 +148,7 @@ def _links(
     }
 
 
-def curves(
+def plot_curves(
     table: pd.DataFrame, threshold: float, ceiling: pd.DataFrame | None = None, null: pd.DataFrame | None = None
 ) -> go.Figure:
     """Share of persisting features against the threshold, for each edge and from both sides; the study's threshold is marked.
@@ -215,7 +215,7 @@ SCORES = {
 }
 
 
-def scores(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
+def plot_scores(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     """How well explanations predict activations, persisting features against the others (the paper's figure 6).
 
     A row of panels for each score that was measured, the token-statistics baseline last; a column for each autoencoder. Single-token
@@ -263,7 +263,7 @@ def scores(tables: Mapping[str, pd.DataFrame]) -> go.Figure:
     return figure
 
 
-def sweep(
+def plot_sweep(
     table: pd.DataFrame,
     t: float,
     parents: list[str],
@@ -309,7 +309,7 @@ def sweep(
     return figure
 
 
-def training(curves: Mapping[str, pd.DataFrame], places: Mapping[str, int] | None = None) -> go.Figure:
+def plot_training(curves: Mapping[str, pd.DataFrame], places: Mapping[str, int] | None = None) -> go.Figure:
     """Loss and accuracy of each language model against the tokens it has seen, on every validation corpus.
 
     Args:
@@ -339,7 +339,7 @@ def training(curves: Mapping[str, pd.DataFrame], places: Mapping[str, int] | Non
     return figure
 
 
-def autoencoders(curves: Mapping[str, pd.DataFrame], places: Mapping[str, int] | None = None) -> go.Figure:
+def plot_autoencoders(curves: Mapping[str, pd.DataFrame], places: Mapping[str, int] | None = None) -> go.Figure:
     """L0, squared error, loss recovered and share of dead features of each autoencoder against the tokens it has seen.
 
     Args:

@@ -6,31 +6,15 @@ and `config/README.md` are written from it (`python -m feature_lineage.study.ref
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from graphlib import CycleError, TopologicalSorter
-from typing import Any
-from urllib.parse import urlsplit
 from zlib import crc32
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from feature_lineage.study import hook_points as hooks
-from feature_lineage.study.keys import (
-    CORPORA,
-    GENERATIONS,
-    MODELS,
-    TOKENIZERS,
-    FineTunedModel,
-    MergedModel,
-    PretrainedModel,
-    TrainedModel,
-    TrainedTokenizer,
-    Training,
-)
-from feature_lineage.study.measures import CASES, Autoencoder, Controls, FeatureCase, Flow, Interpretation, PatternCase
-from feature_lineage.study.types import LARGEST, Block, Name, Seed, _by_key, _Hidden
+from feature_lineage.study.checks import problems
+from feature_lineage.study.keys import CORPORA, MODELS, TOKENIZERS, FineTunedModel, MergedModel, TrainedModel, Training
+from feature_lineage.study.measures import CASES, Autoencoder, Controls, Flow, Interpretation
+from feature_lineage.study.types import Block, Name, Seed, _by_key
 
 
 class Study(Block):
@@ -65,204 +49,9 @@ class Study(Block):
 
     @model_validator(mode="after")
     def _hangs_together(self) -> Study:
-        if problems := list(self._problems()):
-            raise PydanticCustomError("study", "{problems}", {"problems": problems})
+        if found := list(problems(self)):
+            raise PydanticCustomError("study", "{problems}", {"problems": found})
         return self
-
-    def _problems(self) -> Iterator[tuple[str, Any, str]]:
-        """Yield (key, found, allowed) for all that a single value's type cannot tell."""
-        corpora = "a corpus of this study: " + ", ".join(self.corpora)
-        lists = {f"models.{name}.train": model.train for name, model in self.models.items() if hasattr(model, "train")}
-        if isinstance(self.tokenizer, TrainedTokenizer):
-            lists["tokenizer.train"] = self.tokenizer.train
-        if self.flow.corpora is not None:
-            lists["flow.corpora"] = self.flow.corpora
-        for key, names in lists.items():
-            yield from ((key, name, corpora) for name in names if name not in self.corpora)
-            if len(set(names)) < len(names):
-                yield key, names, "each corpus once"
-        if len(set(seeds := self.autoencoder.seeds)) < len(seeds):
-            yield "autoencoder.seeds", seeds, "each seed once"
-        for key, blocks in {"corpora": self.corpora, "models": self.models, "cases": self.cases}.items():
-            first: dict[str, str] = {}
-            for name in blocks:
-                if (other := first.setdefault(name.lower(), name)) != name:
-                    yield f"{key}.{name}", name, f"another name: some file systems cannot tell it from {other}"
-
-        if self.controls.untrained and not self.untrained():
-            yield "controls.untrained", True, "false in a study where no model is trained from nothing"
-        for name in self.untrained():
-            if name in self.models:
-                yield f"models.{name}", name, "another name: with controls.untrained, a model of this name is made"
-
-        missing = False
-        for name, model in self.models.items():
-            key = f"models.{name}." + ("parents" if isinstance(model, MergedModel) else "parent")
-            for parent in self.parents(name):
-                if parent not in self.models:
-                    missing = True
-                    others = "another model of this study: " + ", ".join(n for n in self.models if n != name)
-                    yield key, parent, others
-            if isinstance(model, MergedModel) and len(set(model.parents)) < 2:
-                yield key, model.parents, "two different models"
-        if missing:
-            return
-        if cycle := self._cycle():
-            yield f"models.{cycle[0]}", " -> ".join(cycle), "a lineage without cycles"
-            return
-        if (longest := max(depths := self._generations(), key=depths.get)) and depths[longest] > GENERATIONS:
-            yield f"models.{longest}", f"{depths[longest]} generations", f"at most {GENERATIONS} from a root to here"
-            return
-
-        for name, case in self.cases.items():
-            if case.model is not None and case.model not in self.models:
-                yield f"cases.{name}.model", case.model, "a model of this study: " + ", ".join(self.models)
-            for corpus in case.corpora or ():
-                if corpus not in self.flow_corpora():
-                    yield f"cases.{name}.corpora", corpus, "a corpus of the sample: " + ", ".join(self.flow_corpora())
-            if case.corpora is not None and len(set(case.corpora)) < len(case.corpora):
-                yield f"cases.{name}.corpora", case.corpora, "each corpus once"
-            if isinstance(case, PatternCase):
-                try:
-                    re.compile(case.pattern)
-                except (re.error, OverflowError, RecursionError) as error:  # too large a number, too many parentheses
-                    yield f"cases.{name}.pattern", case.pattern, f"a regular expression ({error})"
-
-        for name, model in self.models.items():
-            steps = model.training.most_steps(len(model.train)) if hasattr(model, "training") else None
-            if steps is not None and model.training.warmup_steps >= steps:
-                yield (
-                    f"models.{name}.training.warmup_steps",
-                    model.training.warmup_steps,
-                    f"fewer than the run's {steps:,} steps (tokens / block / batch x epochs), or the learning rate never gets to its peak",
-                )
-            roots = self.roots(name)
-            shapes = {  # those of published checkpoints are known once they are loaded: `merge.angles` compares them
-                block.architecture.model_dump_json()
-                for block in (self.models[root] for root in roots)
-                if isinstance(block, TrainedModel)
-            }
-            if isinstance(model, MergedModel) and len(shapes) > 1:
-                yield f"models.{name}.parents", model.parents, "two models of one architecture"
-            for root in (self.models[root] for root in roots):
-                if not isinstance(root, TrainedModel):
-                    continue
-                longest = root.architecture.max_position_embeddings
-                if hasattr(model, "training") and model.training.block > longest:
-                    yield (
-                        f"models.{name}.training.block",
-                        model.training.block,
-                        f"at most max_position_embeddings ({longest})",
-                    )
-                if self.autoencoder.context > longest:
-                    yield (
-                        "autoencoder.context",
-                        self.autoencoder.context,
-                        f"at most max_position_embeddings ({longest})",
-                    )
-        yield from self._hook_problems()
-        if self.flow.min_active > self.flow.tokens:
-            yield "flow.min_active", self.flow.min_active, f"at most flow.tokens ({self.flow.tokens})"
-        for name, root in self.models.items():
-            if isinstance(root, TrainedModel):
-                vocabulary = getattr(self.tokenizer, "vocab_size", LARGEST)
-                features = self.autoencoder.expansion * hooks.width(
-                    self.autoencoder.hook, root.architecture, vocabulary
-                )
-                if self.autoencoder.l0 is not None and self.autoencoder.l0 >= features:
-                    yield "autoencoder.l0", self.autoencoder.l0, f"fewer than the {features} features (models.{name})"
-                for case, block in self.cases.items():
-                    start = block.model or self.order()[0]
-                    if (
-                        isinstance(block, FeatureCase)
-                        and start in self.models
-                        and name in self.roots(start)
-                        and block.feature >= features
-                    ):
-                        yield f"cases.{case}.feature", block.feature, f"a feature below {features} (models.{name})"
-        if self.flow.tokens < 2 * self.autoencoder.context:
-            yield "flow.tokens", self.flow.tokens, f"at least two blocks of {self.autoencoder.context} tokens"
-        if self.autoencoder.tokens < (batch := self.autoencoder.batch * self.autoencoder.context):
-            yield "autoencoder.tokens", self.autoencoder.tokens, f"at least one batch of {batch} tokens"
-        variant, l0 = self.autoencoder.variant, self.autoencoder.l0
-        if 0 < (steps := self.autoencoder.steps) <= self.autoencoder.l1_warmup_steps:
-            yield (
-                "autoencoder.l1_warmup_steps",
-                self.autoencoder.l1_warmup_steps,
-                f"fewer than the run's {steps:,} steps (tokens / context / batch), or λ never gets to its full value",
-            )
-        if variant in ("topk", "batchtopk") and (l0 is None or l0 != int(l0)):
-            yield "autoencoder.l0", l0, f"the whole number of features active per token, which variant {variant} needs"
-        if variant == "jumprelu" and not self.autoencoder.normalize:
-            yield (
-                "autoencoder.normalize",
-                False,
-                "true with variant jumprelu: the width of its thresholds' band is in those units",
-            )
-
-        asked = self.interpretation
-        try:
-            parts = urlsplit(asked.base_url)
-            whole = bool(parts.hostname) and (parts.port is None or parts.port > 0)
-        except ValueError:
-            whole = False
-        if not whole:
-            yield "interpretation.base_url", _Hidden(), "an address: https://host[:port]/path"
-        if asked.model is not None:
-            prices = {name: getattr(asked, name) for name in ("prompt_price", "completion_price")}
-            for name, price in prices.items():
-                if price is None:
-                    yield (
-                        f"interpretation.{name}",
-                        None,
-                        "a price where interpretation.model is named; 0 if it costs nothing",
-                    )
-            if asked.budget_usd is None and any(prices.values()):
-                yield (
-                    "interpretation.budget_usd",
-                    None,
-                    "the most that may be spent, where interpretation.model has a price",
-                )
-
-    def _hook_problems(self) -> Iterator[tuple[str, Any, str]]:
-        """What is wrong with the hook point, or with the checkpoints that are read there, as far as configurations tell."""
-        hook = self.autoencoder.hook
-        for name, root in self.models.items():
-            if isinstance(root, TrainedModel):
-                problem = hooks.hook_problem(hook, root.architecture.num_hidden_layers, hooks.TRAINED)
-            elif isinstance(root, PretrainedModel):
-                config = hooks.checkpoint_config(root.pretrained)
-                if allowed := hooks.architecture_problem(config):
-                    yield f"models.{name}.pretrained", root.pretrained, allowed
-                    continue
-                problem = hooks.published_problem(config, hook)
-            else:
-                continue
-            if problem is not None:
-                yield "autoencoder.hook", hook, f"a hook point of models.{name}: {problem}"
-
-    def _cycle(self) -> list[str] | None:
-        """The first cycle, from child to parent, if there is one."""
-        sorter, free = TopologicalSorter({name: self.parents(name) for name in self.models}), set()
-        try:
-            sorter.prepare()
-            return None
-        except CycleError:
-            while ready := sorter.get_ready():
-                free.update(ready)
-                sorter.done(*ready)
-        path, name = [], next(name for name in self.models if name not in free)
-        while name not in path:
-            path.append(name)
-            name = next(parent for parent in self.parents(name) if parent not in free)
-        return [*path[path.index(name) :], name]
-
-    def _generations(self) -> dict[str, int]:
-        """How many generations lead to each model, itself counted."""
-        found: dict[str, int] = {}
-        for name in TopologicalSorter({name: self.parents(name) for name in self.models}).static_order():
-            found[name] = 1 + max((found[parent] for parent in self.parents(name)), default=0)
-        return found
 
     # The lineage graph.
 
@@ -325,7 +114,7 @@ class Study(Block):
                 found |= dict.fromkeys(block.train)
         return list(found)
 
-    def trace(self, model: str) -> list[str]:
+    def seen_corpora(self, model: str) -> list[str]:
         """Corpora that `model` and its ancestors were trained on (paper, section 3.2)."""
         return list(dict.fromkeys(c for name in self.ancestors(model) for c in self.own_corpora(name)))
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 import sqlite3
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from feature_lineage.errors import InputError
 from feature_lineage.progress import logger, progress
@@ -41,22 +43,81 @@ def _share(text: str, salt: str) -> float:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, salt=salt.encode()).digest()) / 2**64
 
 
+@dataclass(frozen=True)
+class CorpusOptions:
+    """Which documents a corpus keeps, and how they are split."""
+
+    validation_share: float  # of the documents, held out
+    fraction: float = 1.0  # of the documents, kept
+    license: str | None = None  # of documents that name none
+    strip_license_headers: bool = False  # see `strip_license_header`
+
+
+class _Split:
+    """The file of a split, and the documents held for its next batch."""
+
+    def __init__(self, file: pq.ParquetWriter) -> None:
+        self.file, self.characters = file, 0
+        self.rows: list[Document] = []
+
+    def add(self, document: Document) -> None:
+        self.rows.append(document)
+        self.characters += len(document.text)
+        if self.characters >= _BATCH_CHARACTERS:
+            self.flush()
+
+    def flush(self) -> None:
+        batch = {field: [getattr(row, field) for row in self.rows] for field in SCHEMA.names}
+        self.file.write_table(pa.table(batch, schema=self.file.schema))
+        self.rows.clear()
+        self.characters = 0
+
+
+@contextmanager
+def _hashes() -> Iterator[sqlite3.Connection]:
+    """An empty table of hashes that need not fit in memory."""
+    # A database without a name is a temporary file that outlives no kill.
+    seen = sqlite3.connect("", isolation_level=None)
+    with closing(seen):
+        seen.execute("PRAGMA journal_mode=OFF")
+        seen.execute("PRAGMA synchronous=OFF")
+        seen.execute("CREATE TABLE seen (hash BLOB PRIMARY KEY) WITHOUT ROWID")
+        seen.execute("BEGIN")
+        yield seen
+
+
+def _fate(text: str, options: CorpusOptions, seen: sqlite3.Connection) -> str | None:
+    """What becomes of a document: its split, `empty`, `duplicate`, or None where it is not in the fraction."""
+    if not text.strip():
+        return "empty"
+    if options.fraction < 1 and _share(text, "fraction") >= options.fraction:
+        return None
+    key = hashlib.blake2b(text.encode(), digest_size=16).digest()
+    if not seen.execute("INSERT OR IGNORE INTO seen VALUES (?)", (key,)).rowcount:
+        return "duplicate"
+    return "validation" if _share(text, "split") < options.validation_share else "train"
+
+
 def build_corpus(
     documents: Iterable[Document],
     train: str | Path,
     validation: str | Path,
     record: dict[str, Any],
-    *,
     name: str,
-    validation_share: float,
-    fraction: float = 1.0,
-    license: str | None = None,
-    strip_license_headers: bool = False,
+    options: CorpusOptions,
 ) -> dict[str, int]:
     """Write a corpus's two Parquet files; memory does not grow with the corpus.
 
-    Exact duplicates and empty documents are dropped. `fraction` and the split depend on each text alone, so that neither the
+    Exact duplicates and empty documents are dropped. The fraction and the split depend on each text alone, so that neither the
     order of the documents nor a new document moves another one.
+
+    Args:
+        documents: of the corpus, in any order.
+        train: file of the training documents.
+        validation: file of the documents held out.
+        record: provenance, written into both.
+        name: of the corpus, for messages.
+        options: what is kept, and where.
 
     Returns:
         Counts: read, empty, duplicate, train, validation.
@@ -67,57 +128,39 @@ def build_corpus(
     counts = dict.fromkeys(("read", "empty", "duplicate", "train", "validation"), 0)
     Path(train).parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        # A database without a name is a temporary file that outlives no kill: hashes need not fit in memory.
-        seen = sqlite3.connect("", isolation_level=None)
-        stack.callback(seen.close)
-        seen.execute("PRAGMA journal_mode=OFF")
-        seen.execute("PRAGMA synchronous=OFF")
-        seen.execute("CREATE TABLE seen (hash BLOB PRIMARY KEY) WITHOUT ROWID")
-        seen.execute("BEGIN")
+        seen = stack.enter_context(_hashes())
         bar = stack.enter_context(progress(None, "doc"))
         paths = {
             split: stack.enter_context(staged(path)) for split, path in (("train", train), ("validation", validation))
         }
-        writers = {split: stack.enter_context(table_writer(path, SCHEMA, record)) for split, path in paths.items()}
-        rows: dict[str, list[Document]] = {split: [] for split in paths}
-        held = dict.fromkeys(paths, 0)
-
-        def flush(split: str) -> None:
-            batch = {field: [getattr(row, field) for row in rows[split]] for field in SCHEMA.names}
-            writers[split].write_table(pa.table(batch, schema=writers[split].schema))
-            rows[split].clear()
-            held[split] = 0
-
+        splits = {
+            split: _Split(stack.enter_context(table_writer(path, SCHEMA, record))) for split, path in paths.items()
+        }
         for document in documents:
             counts["read"] += 1
             bar.update()
-            text = strip_license_header(document.text) if strip_license_headers else document.text
-            if not text.strip():
-                counts["empty"] += 1
-                continue
-            if fraction < 1 and _share(text, "fraction") >= fraction:
-                continue
-            key = hashlib.blake2b(text.encode(), digest_size=16).digest()
-            if not seen.execute("INSERT OR IGNORE INTO seen VALUES (?)", (key,)).rowcount:
-                counts["duplicate"] += 1
-                continue
-            split = "validation" if _share(text, "split") < validation_share else "train"
-            counts[split] += 1
-            rows[split].append(Document(text, document.source, document.license or license))
-            held[split] += len(text)
-            if held[split] >= _BATCH_CHARACTERS:
-                flush(split)
-        if not counts["read"] - counts["empty"]:
-            raise InputError(
-                f"corpus {name}: empty, {counts['read']} documents were read and none holds text; check corpora.{name}"
-            )
-        for split in paths:
-            if not counts[split]:
-                raise InputError(
-                    f"corpus {name}: no {split} document is left of {counts['read']} read (validation = {validation_share}, "
-                    f"fraction = {fraction}); change these keys of corpora.{name} or add documents. A plain-text file is one document, unless `split_on` "
-                    "names a string that stands between documents"
-                )
-            flush(split)
+            text = strip_license_header(document.text) if options.strip_license_headers else document.text
+            if (fate := _fate(text, options, seen)) is not None:
+                counts[fate] += 1
+            if fate in splits:
+                splits[fate].add(Document(text, document.source, document.license or options.license))
+        _refuse_empty(name, counts, options)
+        for split in splits.values():
+            split.flush()
     logger.info("corpus %s: %s", name, ", ".join(f"{count:,} {what}" for what, count in counts.items()))
     return counts
+
+
+def _refuse_empty(name: str, counts: Mapping[str, int], options: CorpusOptions) -> None:
+    """Raise `InputError` if a split has no document."""
+    if not counts["read"] - counts["empty"]:
+        raise InputError(
+            f"corpus {name}: empty, {counts['read']} documents were read and none holds text; check corpora.{name}"
+        )
+    for split in ("train", "validation"):
+        if not counts[split]:
+            raise InputError(
+                f"corpus {name}: no {split} document is left of {counts['read']} read (validation = {options.validation_share}, "
+                f"fraction = {options.fraction}); change these keys of corpora.{name} or add documents. A plain-text file is one "
+                "document, unless `split_on` names a string that stands between documents"
+            )

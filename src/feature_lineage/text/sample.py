@@ -12,7 +12,7 @@ from feature_lineage.text.shards import document_ends
 from feature_lineage.text.windows import Windows
 
 
-def draw_sample(directories: Mapping[str, str | Path], tokens: int, length: int, seed: int) -> dict[str, np.ndarray]:
+def sample_windows(directories: Mapping[str, str | Path], tokens: int, length: int, seed: int) -> dict[str, np.ndarray]:
     """Draw a sample: the same number of windows from each corpus, sorted by corpus and position.
 
     Args:
@@ -26,7 +26,7 @@ def draw_sample(directories: Mapping[str, str | Path], tokens: int, length: int,
         [windows, length], the number of each token's document in its corpus.
     """
     windows = Windows(directories, length)
-    chosen = np.sort(windows.draw(tokens, entropy(seed, Stream.SAMPLE), "flow.tokens", balance=True))
+    chosen = np.sort(windows.sample(tokens, entropy(seed, Stream.SAMPLE), "flow.tokens", balance=True))
     corpus, position = windows.places(chosen)
     document = np.empty((len(chosen), length), np.int32)
     for number, path in enumerate(directories.values()):

@@ -53,66 +53,88 @@ def encode_corpus(
     vocabulary = vocabulary_size(encoder)
     dtype = np.uint16 if vocabulary <= 1 << 16 else np.uint32
     encode = TextEncoder(encoder.backend_tokenizer, token_texts(Path(tokenizer) / "tokenizer.json")[0], dtype)
-    end = np.array([encoder.eos_token_id], dtype)
-    shards: list[dict[str, Any]] = []
-    total = count = 0
 
     shutil.rmtree(output, ignore_errors=True)
     with staged(output) as folder:
         folder.mkdir()
-        buffer = np.empty(shard_tokens, dtype)
-        filled = 0
-
-        def flush() -> None:
-            file = folder / f"shard-{len(shards):05d}.npy"
-            np.save(file, buffer[:filled])
-            shards.append({"file": file.name, "tokens": filled, "bytes": file.stat().st_size, "sha256": sha256(file)})
-
-        def store(ids: np.ndarray) -> None:
-            nonlocal filled
-            while len(ids):
-                part = ids[: shard_tokens - filled]
-                buffer[filled : filled + len(part)] = part
-                filled += len(part)
-                ids = ids[len(part) :]
-                if filled == shard_tokens:
-                    flush()
-                    filled = 0
-
-        def lengths() -> Iterator[pa.RecordBatch]:
-            nonlocal total, count
-            with progress(None, "tok") as bar:
-                for batch in read_batches(documents, ["text"], rows=64):
-                    found = []
-                    for pieces in encode(batch.column("text").to_pylist()):
-                        length = 0
-                        for ids in (*pieces, end):
-                            store(ids)
-                            length += len(ids)
-                        bar.update(length)
-                        found.append(length)
-                    total, count = total + sum(found), count + len(found)
-                    yield pa.record_batch([pa.array(found, pa.int32())], schema=_LENGTHS)
-
-        write_table(folder / "documents.parquet", lengths(), _LENGTHS, record)
-        if total == count:
+        shards = _Shards(folder, shard_tokens, np.array([encoder.eos_token_id], dtype))
+        write_table(folder / "documents.parquet", _encoded(documents, encode, shards), _LENGTHS, record)
+        if shards.tokens == shards.documents:
             raise InputError(
                 f"tokenizer {tokenizer}: has no token for any text of {documents}; choose another under `tokenizer`"
             )
-        if filled:
-            flush()
+        shards.close()
         index = {
-            "tokens": total,
-            "documents": count,
+            "tokens": shards.tokens,
+            "documents": shards.documents,
             "dtype": np.dtype(dtype).name,
             "vocab_size": vocabulary,
             "end_token": encoder.eos_token_id,
             "tokenizer_sha256": sha256(Path(tokenizer) / "tokenizer.json"),
-            "shards": shards,
+            "shards": shards.files,
         }
         write_json(folder / "index.json", index, record)
-    logger.info("%s: %s tokens in %s documents, %d shards", output, f"{total:,}", f"{count:,}", len(shards))
-    return total
+    counts = (f"{count:,}" for count in (shards.tokens, shards.documents))
+    logger.info("%s: %s tokens in %s documents, %d shards", output, *counts, len(shards.files))
+    return shards.tokens
+
+
+class _Shards:
+    """Writes documents as files of `size` tokens, one of them in memory at a time.
+
+    Args:
+        folder: where.
+        size: tokens of a file.
+        end: the end token, [1], of the files' type.
+    """
+
+    def __init__(self, folder: Path, size: int, end: np.ndarray) -> None:
+        self.folder, self.end = folder, end
+        self.files: list[dict[str, Any]] = []  # as the index describes them
+        self.tokens = self.documents = 0
+        self._buffer, self._filled = np.empty(size, end.dtype), 0
+
+    def add(self, pieces: Iterable[np.ndarray]) -> int:
+        """Write a document and an end token; returns its tokens, the end token counted."""
+        length = 0
+        for ids in (*pieces, self.end):
+            self._store(ids)
+            length += len(ids)
+        self.tokens += length
+        self.documents += 1
+        return length
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._filled:
+            self._flush()
+
+    def _store(self, ids: np.ndarray) -> None:
+        while len(ids):
+            part = ids[: len(self._buffer) - self._filled]
+            self._buffer[self._filled : self._filled + len(part)] = part
+            self._filled += len(part)
+            ids = ids[len(part) :]
+            if self._filled == len(self._buffer):
+                self._flush()
+
+    def _flush(self) -> None:
+        file = self.folder / f"shard-{len(self.files):05d}.npy"
+        np.save(file, self._buffer[: self._filled])
+        described = {"file": file.name, "tokens": self._filled, "bytes": file.stat().st_size, "sha256": sha256(file)}
+        self.files.append(described)
+        self._filled = 0
+
+
+def _encoded(documents: str | Path, encode: TextEncoder, shards: _Shards) -> Iterator[pa.RecordBatch]:
+    """Write all documents as shards; the tokens of each, schema `_LENGTHS`."""
+    with progress(None, "tok") as bar:
+        for batch in read_batches(documents, ["text"], rows=64):
+            lengths = []
+            for pieces in encode(batch.column("text").to_pylist()):
+                lengths.append(shards.add(pieces))
+                bar.update(lengths[-1])
+            yield pa.record_batch([pa.array(lengths, pa.int32())], schema=_LENGTHS)
 
 
 class TextEncoder:

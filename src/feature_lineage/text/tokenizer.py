@@ -65,10 +65,10 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
         InputError: a file of it is missing or damaged, or as for `published_tokenizer`.
     """
     verify_files(Path(path) / "tokenizer_config.json")
-    return published_tokenizer(path)
+    return import_tokenizer(path)
 
 
-def published_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedTokenizerFast:
+def import_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedTokenizerFast:
     """Load the fast tokenizer of a directory or of the hub: it gives the ids of its `tokenizer.json`, whatever class it claims to be.
 
     transformers builds tokenizers of most classes from their vocabulary alone, with the class's own normaliser and pre-tokenizer in place

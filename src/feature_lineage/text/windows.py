@@ -65,7 +65,7 @@ class Windows:
         first = self._ends - [len(s) for s in self._shards]
         return np.asarray(self._corpus)[shard], np.asarray(self._offset)[shard] + (index - first[shard]) * self.length
 
-    def draw(self, tokens: int | None, seed: int | Sequence[int], key: str, balance: bool = False) -> np.ndarray:
+    def sample(self, tokens: int | None, seed: int | Sequence[int], key: str, balance: bool = False) -> np.ndarray:
         """Indices of windows drawn without replacement, shuffled, int64 [k].
 
         Args:

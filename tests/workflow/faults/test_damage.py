@@ -24,7 +24,7 @@ from feature_lineage.errors import InputError
 from feature_lineage.features.activations import ActivationFile
 from feature_lineage.flow.correlation import PARTIAL_SUMS, merge_parts
 from feature_lineage.meaning.cases import _contexts, read_flow, read_sample
-from feature_lineage.meaning.contexts import top_contexts
+from feature_lineage.meaning.contexts import collect_contexts
 from feature_lineage.models.checkpoint import load_model
 from feature_lineage.models.hooks import load_hooked
 from feature_lineage.store.formats import (
@@ -63,7 +63,7 @@ def activations(path: Path) -> list:
 
 
 def contexts_of(path: Path) -> pa.Table:
-    return top_contexts(path, read_tensors(path.parents[4] / "samples/validation.safetensors")["tokens"].shape, "c")
+    return collect_contexts(path, read_tensors(path.parents[4] / "samples/validation.safetensors")["tokens"].shape)
 
 
 def parts(path: Path) -> pa.Table:
@@ -71,7 +71,7 @@ def parts(path: Path) -> pa.Table:
         ActivationFile(path.parents[2] / f"features/{m}/seed0/validation/activations.parquet")
         for m in ("base", "coder")
     ]
-    return merge_parts(*sides, [path], 0.5, "parts", 1)
+    return merge_parts(*sides, [path], 0.5, 1)
 
 
 def flow(path: Path) -> object:

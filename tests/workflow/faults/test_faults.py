@@ -127,9 +127,9 @@ def test_corpora_smaller_than_asked_are_named_with_the_most_that_can_be_asked(co
     both = [Windows({c: tokens / c / split for c in ("prose", "code")}, 8) for split in ("train", "validation")]
     drawn = [(both[0], False), (both[1], True), (Windows({"prose": tokens / "prose" / "train"}, 32), False)]
     for (windows, balance), number in zip(drawn, most, strict=True):
-        windows.draw(number, 0, "key", balance)
+        windows.sample(number, 0, "key", balance)
         with pytest.raises(InputError):
-            windows.draw(number + 2 * windows.length, 0, "key", balance)
+            windows.sample(number + 2 * windows.length, 0, "key", balance)
 
     copy.config["flow"]["tokens"] = most[1]
     run = copy.snakemake("-c2", asked["flow.tokens"])

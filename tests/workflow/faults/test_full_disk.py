@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 from reports import content, write
 from tiny_study import STUDY
-from trainings import train_model, train_on_model
+from trainings import train_autoencoder, train_model
 
 from feature_lineage.autoencoders import autoencoder
 from feature_lineage.errors import InputError
@@ -92,17 +92,17 @@ def write_images(results: Path, path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kaleido, "Kaleido", DrawnAtOnce)
         patch.setattr(export, "find_browser", lambda: "browser")
-        export.write_images([results / "figures" / "curves.json"], [[path / "a.svg", path / "a.png"]])
+        export.export_figures([results / "figures" / "curves.json"], [[path / "a.svg", path / "a.png"]])
 
 
-def train_autoencoder(results: Path, path: Path, split: dict) -> None:
+def autoencoder_training(results: Path, path: Path, split: dict) -> None:
     block = {key: value for key, value in STUDY["autoencoder"].items() if key != "resampling"}
     options = load_study(STUDY | {"autoencoder": block | {"expansion": 16, "tokens": 1500}}).autoencoder.model_dump(
         exclude={"seeds"}
     )
     bridge = load_hooked(results / "models" / "base", HOOK)
     checkpoint = path / ".checkpoints" / "a.safetensors"
-    train_on_model(bridge, *split.values(), checkpoint, seed=0, checkpoint_seconds=0, **options)
+    train_autoencoder(bridge, *split.values(), checkpoint, seed=0, checkpoint_seconds=0, **options)
 
 
 def writers(results: Path):
@@ -117,7 +117,7 @@ def writers(results: Path):
     split = {name: {"code": results / "tokens" / "code" / name} for name in ("train", "validation")}
     return {
         "corpus": lambda path: corpora.build_corpus(
-            documents(), path / "train.parquet", path / "validation.parquet", {}, name="c", validation_share=0.2
+            documents(), path / "train.parquet", path / "validation.parquet", {}, "c", corpora.CorpusOptions(0.2)
         ),
         "tokenizer": lambda path: tokenizer.save_tokenizer(
             tokenizer.load_tokenizer(model), path, {"note": "x" * 100_000}
@@ -134,7 +134,7 @@ def writers(results: Path):
         "autoencoder": lambda path: autoencoder.save_autoencoder(
             autoencoder.load_autoencoder(sae), path, HOOK, 8, note
         ),
-        "training of an autoencoder": lambda path: train_autoencoder(results, path, split),
+        "training of an autoencoder": lambda path: autoencoder_training(results, path, split),
         "activations": lambda path: artifacts.write_table(
             path / "a.parquet",
             artifacts.read_batches(activations, ["token", "feature", "activation"]),
@@ -143,7 +143,7 @@ def writers(results: Path):
         ),
         "contexts": lambda path: artifacts.write_table(
             path / "a.parquet",
-            contexts.top_contexts(activations, artifacts.read_tensors(sample)["tokens"].shape, "c"),
+            contexts.collect_contexts(activations, artifacts.read_tensors(sample)["tokens"].shape),
             contexts.CONTEXTS,
             note,
         ),
@@ -155,7 +155,7 @@ def writers(results: Path):
         "figure": lambda path: figures.write_figure(
             go.Figure(go.Scatter(y=numbers)), path / "a.json", path / "a.html", {}
         ),
-        "numbers of a figure": lambda path: export.write_numbers(
+        "numbers of a figure": lambda path: export.tabulate_figures(
             {"data": [{"type": "scatter", "x": numbers.tolist(), "y": numbers.tolist()}], "layout": {}}, path / "a.csv"
         ),
         "images": lambda path: write_images(results, path),
@@ -186,14 +186,14 @@ def test_correlations_name_the_full_folder_of_temporary_files(study, disk, monke
             for name in ("base", "coder")
         ]
 
-    expected = correlation.correlate(*sides(), 0.5, "whole", 1)
+    expected = correlation.correlate(*sides(), 0.5, 1)
     monkeypatch.setattr(tempfile, "tempdir", str(disk.root))
     disk.leave(8 * 1024)
     with pytest.raises(InputError, match=rf"{disk.root}: the disk is full; free some space there"):
-        correlation.correlate(*sides(), 0.5, "full", 1)
+        correlation.correlate(*sides(), 0.5, 1)
     assert list(disk.root.iterdir()) == [disk.ballast]
     disk.clear()
-    assert correlation.correlate(*sides(), 0.5, "again", 1).equals(expected)
+    assert correlation.correlate(*sides(), 0.5, 1).equals(expected)
 
 
 def test_no_paid_reply_is_lost_on_a_full_disk(disk):
@@ -245,8 +245,8 @@ def test_a_job_whose_log_cannot_be_written_says_so_in_a_line(disk, free):
     assert run.returncode == 1, run
     assert "Traceback" not in run.stderr, run.stderr
     assert "Logging error" not in run.stderr, run.stderr
-    last = run.stderr.splitlines()[-2]
-    assert f"{output}: the disk is full; free some space there" in last, run.stderr
+    error = run.stderr.splitlines()[-3]
+    assert f"{output}: the disk is full; free some space there" in error, run.stderr
     assert not output.exists()
 
     disk.clear()

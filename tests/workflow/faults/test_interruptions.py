@@ -177,7 +177,7 @@ def test_an_input_removed_under_a_running_job_is_named_or_was_no_longer_needed(a
         aside.rename(job.root / file)
         if process.exitcode:
             assert job.made().items() <= expected.items() and "Traceback" not in job.said(), f"{told}\n{job.said()}"
-            error = job.log.read_text().splitlines()[-2]
+            error = job.log.read_text().splitlines()[-3]
             assert " ERROR " in error and file.rsplit("/", 1)[0] in error, f"{told}\n{job.said()}"
         else:
             assert job.made() == expected, told
@@ -197,6 +197,6 @@ def test_checkpoints_removed_under_a_running_training_are_made_anew_or_named(all
     shutil.rmtree(checkpoints, ignore_errors=True)
     process.join(SECONDS)
     if process.exitcode:
-        assert "was removed while" in job.log.read_text().splitlines()[-2], f"seed {SEED}\n{job.said()}"
+        assert "was removed while" in job.log.read_text().splitlines()[-3], f"seed {SEED}\n{job.said()}"
         job.run(context)
     assert job.made() == expected, f"seed {SEED}"

@@ -25,7 +25,7 @@ from feature_lineage.jobs.resources import LONGEST
 # Only what this SLURM lacks: accounting, and time to spare.
 HERE = ("--slurm-status-command=squeue", "--slurm-init-seconds-before-status-checks=3", "--latency-wait=15")
 GROUPS = {  # several small jobs in one of SLURM's, as each of these starts Snakemake twice
-    "documents": ("build_corpus", "train_tokenizer", "encode_corpus", "draw_sample"),
+    "documents": ("build_corpus", "train_tokenizer", "encode_corpus", "sample_windows"),
     "facets": ("weigh_tokens", "collect_contexts", "categorise_features"),
     "flow": ("correlate", "bootstrap_flow"),
 }
@@ -224,7 +224,7 @@ def test_a_study_runs_from_corpora_to_its_report_through_sbatch(night):
 def test_all_but_the_smallest_jobs_are_submitted(night):
     announced = re.findall(r"^ *(local)?rule (\w+):$", night.tiny.output, re.MULTILINE)
     local, submitted = ({rule for where, rule in announced if bool(where) == here} for here in (True, False))
-    assert {"all", "draw_sankey", "tabulate_figures"} <= local
+    assert {"all", "plot_sankey", "tabulate_figures"} <= local
     assert {"build_corpus", "train_model", "train_autoencoder", "correlate", "write_report"} <= submitted
     assert not local & submitted
     steps = {job["step"] for job in night.jobs if job["study"] == "tiny"}
@@ -271,7 +271,7 @@ def test_a_training_that_reaches_its_time_limit_goes_on_in_a_longer_job(night):
     first, second = night.of("train_model", "late")
     assert (first["state"], first["limit"]) == ("TIMEOUT", "2:00")
     assert (second["state"], second["limit"]) == ("COMPLETED", "30:00")
-    assert "late: going on from" in night.log("train_model/late.log")
+    assert "going on from" in night.log("train_model/late.log")
     assert "SLURM status is: 'TIMEOUT'" in night.night.output
 
 
@@ -302,7 +302,7 @@ def seconds(limit: str) -> int:
 def test_a_cancelled_training_goes_on_from_its_checkpoint(night):
     first, second = night.of("train_model", "cancelled")
     assert (first["state"], second["state"]) == ("CANCELLED", "COMPLETED")
-    assert "cancelled: going on from" in night.log("train_model/cancelled.log")
+    assert "going on from" in night.log("train_model/cancelled.log")
     assert "SLURM status is: 'CANCELLED'" in night.night.output
 
 

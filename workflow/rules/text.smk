@@ -1,4 +1,4 @@
-# Documents, the tokenizer, and documents as tokens.
+# Documents, the tokenizer, documents as tokens, and the one sample of tokens that all models read.
 
 
 rule build_corpus:
@@ -106,3 +106,25 @@ rule encode_corpus:
         code=code("encode_corpus"),
     script:
         "../scripts/encode_corpus.py"
+
+
+rule sample_windows:
+    input:
+        validation=tokens(study.flow_corpora(), "validation"),
+    output:
+        sample="<results>/samples/{sample}.safetensors",
+    log:
+        "<logs>/sample_windows/{sample}.log",
+    benchmark:
+        "<benchmarks>/sample_windows/{sample}.tsv"
+    conda:
+        CONDA
+    threads: 1
+    params:
+        seed=study.seed,
+        corpora=study.flow_corpora(),
+        tokens=study.flow.tokens,
+        context=study.autoencoder.context,
+        code=code("sample_windows"),
+    script:
+        "../scripts/sample_windows.py"

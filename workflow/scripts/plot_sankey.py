@@ -3,14 +3,14 @@
 from typing import Any
 
 from feature_lineage.jobs.job import job
-from feature_lineage.report.figures import sankey, write_figure
+from feature_lineage.report.figures import plot_sankey, write_figure
 from feature_lineage.store.formats import read_json
 from feature_lineage.store.provenance import provenance
 
 
 def main(smk: Any) -> None:
     with job(smk.log[0]):
-        figure = sankey(read_json(smk.input.summary))
+        figure = plot_sankey(read_json(smk.input.summary))
         write_figure(figure, smk.output.figure, smk.output.page, provenance(smk.input, smk.params))
 
 

@@ -1,6 +1,50 @@
-# What features are about: their contexts, their categories, and those that the configuration asks to follow.
+# What features are about: their tokens, contexts, categories and effects, and the cases that the configuration asks to follow.
 
-CASES = expand("<results>/cases/{case}/case.json", case=study.cases)
+
+rule weigh_tokens:
+    input:
+        activations="<results>/features/{model}/seed{seed}/{sample}/activations.parquet",
+        sample="<results>/samples/{sample}.safetensors",
+    output:
+        tokens="<results>/features/{model}/seed{seed}/{sample}/tokens.parquet",
+    log:
+        "<logs>/weigh_tokens/{model}.seed{seed}.{sample}.log",
+    benchmark:
+        "<benchmarks>/weigh_tokens/{model}.seed{seed}.{sample}.tsv"
+    conda:
+        CONDA
+    threads: 1
+    resources:
+        **needs("weigh_tokens"),
+    params:
+        corpora=study.flow_corpora(),
+        code=code("weigh_tokens"),
+    script:
+        "../scripts/weigh_tokens.py"
+
+
+rule weigh_logits:
+    input:
+        model=lambda w: checkpoint_files(w.model),
+        weights="<results>/saes/{model}/seed{seed}/sae_weights.safetensors",
+        config="<results>/saes/{model}/seed{seed}/cfg.json",
+    output:
+        effects="<results>/features/{model}/seed{seed}/{sample}/logit_effects.parquet",
+    log:
+        "<logs>/weigh_logits/{model}.seed{seed}.{sample}.log",
+    benchmark:
+        "<benchmarks>/weigh_logits/{model}.seed{seed}.{sample}.tsv"
+    conda:
+        CONDA
+    threads: study.threads
+    resources:
+        **needs("weigh_logits"),
+    params:
+        threads=study.threads,
+        hook=study.autoencoder.hook,
+        code=code("weigh_logits"),
+    script:
+        "../scripts/weigh_logits.py"
 
 
 rule collect_contexts:
@@ -62,7 +106,7 @@ rule count_categories:
         CONDA
     threads: 1
     params:
-        seed=FIRST_SEED,
+        seed=plan.first_seed,
         models=study.order(),
         code=code("count_categories"),
     script:
@@ -95,7 +139,7 @@ rule find_case:
         case=lambda w: study.cases[w.case].model_dump(exclude_none=True),
         models=lambda w: study.case_models(w.case),
         edges=study.edges(),
-        seed=FIRST_SEED,
+        seed=plan.first_seed,
         corpora=study.flow_corpora(),
         code=code("find_case"),
     script:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from feature_lineage.jobs.job import job
-from feature_lineage.report.figures import curves, write_figure
+from feature_lineage.report.figures import plot_curves, write_figure
 from feature_lineage.store.formats import read_table
 from feature_lineage.store.provenance import provenance
 
@@ -14,7 +14,7 @@ def main(smk: Any) -> None:
             next((read_table(path).to_pandas() for path in paths), None)
             for paths in (smk.input.ceiling, smk.input.null)
         )
-        figure = curves(read_table(smk.input.curves).to_pandas(), smk.params.threshold, ceiling, null)
+        figure = plot_curves(read_table(smk.input.curves).to_pandas(), smk.params.threshold, ceiling, null)
         write_figure(figure, smk.output.figure, smk.output.page, provenance(smk.input, smk.params))
 
 

@@ -17,7 +17,7 @@ rule interpret_features:
     benchmark:
         "<benchmarks>/interpret_features/{model}.seed{seed}.tsv"
     wildcard_constraints:
-        model=names(object),
+        model=one_of(study.models),
     conda:
         CONDA
     threads: 1
@@ -30,33 +30,7 @@ rule interpret_features:
         model=lambda w: w.model,
         autoencoder=lambda w: int(w.seed),
         features=study.interpretation.features,
-        language_model=language_model(),
+        language_model=plan.language_model(),
         code=code("interpret_features"),
     script:
         "../scripts/interpret_features.py"
-
-
-rule draw_scores:
-    input:
-        tables=INTERPRETATIONS,
-    output:
-        figure="<results>/figures/scores.json",
-        page=report(
-            "<results>/figures/scores.html",
-            caption="../report/scores.rst",
-            category="Interpretation",
-            labels={"figure": "Scores"},
-        ),
-    log:
-        "<logs>/draw_scores.log",
-    benchmark:
-        "<benchmarks>/draw_scores.tsv"
-    localrule: True
-    conda:
-        CONDA
-    threads: 1
-    params:
-        names=study.order(),
-        code=code("draw_scores"),
-    script:
-        "../scripts/draw_scores.py"

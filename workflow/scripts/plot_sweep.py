@@ -3,14 +3,14 @@
 from typing import Any
 
 from feature_lineage.jobs.job import job
-from feature_lineage.report.figures import sweep, write_figure
+from feature_lineage.report.figures import plot_sweep, write_figure
 from feature_lineage.store.formats import read_json, read_provenance, read_table
 from feature_lineage.store.provenance import provenance
 
 
 def main(smk: Any) -> None:
     with job(smk.log[0]):
-        figure = sweep(
+        figure = plot_sweep(
             read_table(smk.input.sweep).to_pandas(),
             read_provenance(smk.input.tensors)["t"],
             smk.params.parents,

@@ -1,4 +1,4 @@
-"""Make a model of a root's architecture with random weights."""
+"""Build a model of a root's architecture with random weights."""
 
 from pathlib import Path
 from typing import Any

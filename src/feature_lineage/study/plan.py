@@ -1,0 +1,185 @@
+"""What the rules need to know of a study: which steps it has, which controls are measured, and why the others are not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+from feature_lineage.study.keys import FineTunedModel, MergedModel, PretrainedModel, TrainedModel
+from feature_lineage.study.study import Study
+from feature_lineage.study.types import Block
+
+SWITCHES = ("ceiling", "alignment_null", "neurons", "as_published")  # controls that `controls/summary.json` sums up
+
+
+class Plan:
+    """The decisions that follow from a study; names of models, edges and seeds, never paths."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+
+    # --- models ---
+
+    def models(self, *kinds: type[Block]) -> list[str]:
+        """Models whose blocks are of one of these kinds; all of them without any."""
+        return [name for name, block in self.study.models.items() if isinstance(block, kinds or object)]
+
+    @cached_property
+    def trained(self) -> list[str]:
+        """Models with a training curve."""
+        return self.models(TrainedModel, FineTunedModel)
+
+    @cached_property
+    def imported(self) -> list[str]:
+        """Models trained elsewhere."""
+        return self.models(PretrainedModel)
+
+    @cached_property
+    def merged(self) -> list[str]:
+        """Models merged from two others."""
+        return self.models(MergedModel)
+
+    def architecture(self, model: str) -> dict[str, Any] | None:
+        """What a model is built from, if it starts from nothing."""
+        block = self.study.models[model]
+        return block.architecture.model_dump() if isinstance(block, TrainedModel) else None
+
+    def imported_roots(self, model: str) -> list[str]:
+        """Roots of a model that were trained elsewhere: what their hook point gives is known once they are here."""
+        return [root for root in self.study.roots(model) if root in self.imported]
+
+    @cached_property
+    def unread_corpora(self) -> list[str]:
+        """Corpora that nothing is trained or compared on."""
+        read = self.study.read_corpora()
+        return [corpus for corpus in self.study.corpora if corpus not in read]
+
+    # --- autoencoders ---
+
+    @cached_property
+    def first_seed(self) -> int:
+        """Seed of the autoencoders that readers look into, and on which controls that cost much are measured."""
+        return self.study.autoencoder.seeds[0]
+
+    @cached_property
+    def seed_pairs(self) -> list[tuple[int, int]]:
+        """Seeds that the ceiling compares: the first with each other."""
+        return [(self.first_seed, other) for other in self.study.autoencoder.seeds[1:]]
+
+    def each_seed(self, names: Iterable[Any]) -> list[tuple[Any, int]]:
+        """Each of some names with each seed, seed by seed."""
+        names = list(names)
+        return [(name, seed) for seed in self.study.autoencoder.seeds for name in names]
+
+    @cached_property
+    def autoencoders(self) -> list[tuple[str, int]]:
+        """(model, seed) of the study's own autoencoders, seed by seed, parents before children."""
+        return self.each_seed(self.study.order())
+
+    def starts_from(self, model: str) -> str | None:
+        """The model whose autoencoder the autoencoder of `model` starts from, if it starts from one."""
+        parents = self.study.parents(model)
+        return parents[0] if parents and self.study.autoencoder.init == "parent" else None
+
+    def judged(self, model: str) -> bool:
+        """Whether a dictionary that falls short is warned of: of an untrained model, that is a finding."""
+        return model not in self.untrained
+
+    # --- controls ---
+
+    @cached_property
+    def measured(self) -> list[str]:
+        """The controls of `SWITCHES` that are measured."""
+        return [name for name in SWITCHES if name not in self.not_measured]
+
+    @cached_property
+    def not_measured(self) -> dict[str, str]:
+        """Why the others are not."""
+        found = {name: f"controls.{name} is false" for name in SWITCHES if not getattr(self.study.controls, name)}
+        if "ceiling" not in found and not self.seed_pairs:
+            found["ceiling"] = "it needs two autoencoder.seeds, there is one"
+        return found
+
+    @cached_property
+    def summed_up(self) -> bool:
+        """Whether there is a summary of controls: once one is switched on, even if it cannot be measured."""
+        return any(getattr(self.study.controls, name) for name in SWITCHES)
+
+    @cached_property
+    def untrained(self) -> dict[str, str]:
+        """Root that each untrained model has the architecture of, by the untrained model's name."""
+        return self.study.untrained()
+
+    @cached_property
+    def started(self) -> list[str]:
+        """`parent--child` of the child's autoencoders that start from the parent's, trained beside its own."""
+        return (
+            [f"{parent}--{child}" for parent, child in self.study.edges()]
+            if self.study.controls.started_from_parent
+            else []
+        )
+
+    @cached_property
+    def transferred(self) -> list[tuple[str, str]]:
+        """Edges along which the parent's autoencoder is tried on the child."""
+        return self.study.edges() if self.study.controls.transfer else []
+
+    @cached_property
+    def other_merges(self) -> dict[str, str]:
+        """Method of the merge that is made beside each merged model, to compare the two."""
+        other = {"slerp": "linear", "linear": "slerp"}
+        blocks = [(name, self.study.models[name]) for name in self.merged]
+        return {
+            name: other[block.merge.method]
+            for name, block in blocks
+            if self.study.controls.linear_merge and isinstance(block, MergedModel)
+        }
+
+    def merged_otherwise(self, method: str) -> list[str]:
+        """Merged models beside which there is a merge by `method`."""
+        return [name for name, other in self.other_merges.items() if other == method]
+
+    @cached_property
+    def baselines(self) -> list[str]:
+        """Controls with a table of their own, `controls/<name>.parquet`, outside the summary."""
+        there = {
+            "untrained": self.untrained,
+            "transfer": self.transferred,
+            "started": self.started,
+            "linear_merge": self.other_merges,
+        }
+        return [name for name, found in there.items() if found]
+
+    @cached_property
+    def baseline_pairs(self) -> dict[str, list[tuple[str, str, str]]]:
+        """(parent, child, name of the other side's features) of the pairs that a baseline compares."""
+        edges = self.study.edges() if self.started else []
+        return {
+            "untrained": [(root, name, name) for name, root in self.untrained.items()],
+            "started": [(parent, child, f"{parent}--{child}") for parent, child in edges],
+        }
+
+    @cached_property
+    def compared(self) -> list[str]:
+        """Everything whose features are correlated."""
+        return [*self.study.models, *self.untrained, *self.started]
+
+    # --- the report ---
+
+    @cached_property
+    def figures(self) -> list[str]:
+        """Figures beside the flow's own, in the report's order."""
+        return ["curves", *(f"sweep-{model}" for model in self.merged), "training", "autoencoders", "scores"]
+
+    def language_model(self) -> dict[str, Any] | None:
+        """Where explanations come from, if a language model is named, and the budget with the number of jobs that share it."""
+        block = self.study.interpretation.model_dump(exclude={"features", "budget_usd"})
+        shared = {"budget": self.study.interpretation.budget_usd, "jobs": len(self.study.order())}
+        return block | shared if block["model"] is not None else None
+
+
+def places(names: Iterable[str], study: Iterable[str] | Mapping[str, Any]) -> dict[str, int]:
+    """The place of each name in the study, from which its colour follows."""
+    order = list(study)
+    return {name: order.index(name) for name in names}
