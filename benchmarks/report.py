@@ -21,11 +21,10 @@ from autoencoder import machine
 from feature_lineage.flow import fates as flow
 from feature_lineage.meaning.categories import CATEGORIES
 from feature_lineage.report.browser import Features
-from feature_lineage.report.page import write_report
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from chromium import Page
-from reports import SUMMARY, content
+from reports import SUMMARY, content, write
 
 MODELS = ["base", "lua", "bible", "luabible"]
 EDGES = [("base", "lua"), ("base", "bible"), ("lua", "luabible"), ("bible", "luabible")]
@@ -129,7 +128,7 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as name:
         started = time.perf_counter()
-        write_report(Path(name, "report"), **content() | made)
+        write(Path(name, "report"), **content() | made)
         size = sum(path.stat().st_size for path in Path(name, "report").rglob("*") if path.is_file()) / 1e6
         print(f"{machine()}\nwritten in {time.perf_counter() - started:.1f} s, {size:.0f} MB")
         page = Page(Path(name, "profile"))

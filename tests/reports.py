@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,9 @@ from feature_lineage.flow import fates as flow
 from feature_lineage.meaning.logit_effects import EFFECTS
 from feature_lineage.meaning.main_token import TOKENS
 from feature_lineage.report import figures
-from feature_lineage.report.browser import Features
+from feature_lineage.report.browser import Browsed, Features
+from feature_lineage.report.data import Drawn, Findings, Run, Trained
+from feature_lineage.report.page import write_report
 
 EVIL = "</script><script>alert(1)</script>"
 IMAGE = '<img src=x onerror="alert(2)">'
@@ -167,7 +171,7 @@ def figure(name: str) -> dict[str, Any]:
 
 
 def content() -> dict[str, Any]:
-    """What `page.write_report` is given."""
+    """What `write` is given."""
     lines, lineages = fates()
     found = features()
     strata = [
@@ -220,3 +224,15 @@ def content() -> dict[str, Any]:
         "corpora": ["prose", "code"],
         "vocabulary": TEXTS,
     }
+
+
+def some(kind: type, given: dict[str, Any]) -> Any:
+    """One of the kinds of data of a report, of what is given by the names of its fields."""
+    return kind(**{field.name: given[field.name] for field in fields(kind)})
+
+
+def write(folder: Path, **given: Any) -> None:
+    """Write the report of a `content`."""
+    kinds = {"run": Run, "trained": Trained, "findings": Findings, "drawn": Drawn, "browsed": Browsed}
+    assert given.keys() == {field.name for kind in kinds.values() for field in fields(kind)}
+    write_report(folder, **{name: some(kind, given) for name, kind in kinds.items()})

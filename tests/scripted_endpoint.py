@@ -10,9 +10,10 @@ from collections import Counter
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from feature_lineage.explanations.client import Endpoint, Service
+from feature_lineage.explanations.client import Endpoint
 from feature_lineage.explanations.ledger import Ledger
 from feature_lineage.explanations.questions import Malformed, Prompt
+from feature_lineage.explanations.service import Service
 
 KEY = "sk-do-not-write-me-down-0123456789"
 KEY_ENV = "SCRIPTED_KEY"

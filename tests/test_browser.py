@@ -2,10 +2,18 @@ import json
 import re
 
 import pytest
-from reports import EVIL, EVIL_TOKEN, IMAGE_TOKEN, NEEDLE, SIZE, content
+from reports import EVIL, EVIL_TOKEN, IMAGE_TOKEN, NEEDLE, SIZE, content, some
 
 from feature_lineage.meaning.main_token import TOKENS
-from feature_lineage.report.browser import SHARD, Features, _without, read_features, write_browser, write_script
+from feature_lineage.report.browser import (
+    SHARD,
+    Browsed,
+    Features,
+    _without,
+    read_features,
+    write_browser,
+    write_script,
+)
 from feature_lineage.store.formats import write_table
 
 
@@ -17,12 +25,8 @@ def read(path):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    given = content()
     folder = tmp_path_factory.mktemp("data")
-    sample = given["sample"]["tokens"], given["sample"]["corpus"]
-    names = write_browser(
-        folder, given["features"], given["flow"], given["lineages"], *sample, ["base", "lua"], given["corpora"], 2
-    )
+    names = write_browser(folder, some(Browsed, content()), ["base", "lua"])
     assert names["corpora"] == ["prose", "code"]
     assert sorted(names["categories"]) == ["indentation and line breaks", "punctuation", "word"]
     (folder / "categories.json").write_text(json.dumps(names["categories"]))

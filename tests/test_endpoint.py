@@ -17,18 +17,20 @@ import pytest
 from scripted_endpoint import KEY, KEY_ENV, ask_many, completion, echo, question, read_number, serve, service, status
 
 from feature_lineage.errors import InputError, Stopped
-from feature_lineage.explanations import client as module
-from feature_lineage.explanations.client import Endpoint, cost, most_prompt_tokens
+from feature_lineage.explanations import completions, transport
+from feature_lineage.explanations.client import Endpoint
 from feature_lineage.explanations.estimate import Estimate
 from feature_lineage.explanations.ledger import Ledger
 from feature_lineage.explanations.questions import Reply
+from feature_lineage.explanations.requests import THOUGHT_TOKENS, most_prompt_tokens
+from feature_lineage.explanations.service import OPENAI, cost
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setenv(KEY_ENV, KEY)
-    monkeypatch.setattr(module, "FIRST_WAIT", 0.01)
-    monkeypatch.setattr(module, "LONGEST_WAIT", 0.05)
+    monkeypatch.setattr(transport, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(transport, "LONGEST_WAIT", 0.05)
 
 
 @pytest.fixture
@@ -150,7 +152,7 @@ def test_a_refusal_ends_the_job_at_once_and_names_the_remedy(path, step, caplog)
 def test_a_key_that_is_not_set_is_named_before_anything_is_sent(path, monkeypatch):
     monkeypatch.delenv(KEY_ENV)
     with pytest.raises(InputError, match=f"interpretation.key_env.*{KEY_ENV} is not set"):
-        ask_many(module.OPENAI, path, 1)
+        ask_many(OPENAI, path, 1)
     with serve(echo) as server:  # an endpoint of one's own may need none
         assert ask_many(server.url, path, 1)[0].value == 0
 
@@ -313,9 +315,9 @@ def test_failed_requests_that_an_older_ledger_holds_as_replies_are_asked_again(p
     with serve(echo) as server:
         endpoint = Endpoint(service(server.url), Ledger(path))
         for number, (text, finish) in enumerate(((None, "unreadable"), (None, "content_filter"), ("1", "error"))):
-            digest = endpoint._digest(endpoint._request(question(number), 0), 0)
+            digest = endpoint.requests.next(question(number), 0).digest
             endpoint.ledger.write({"asked": digest, "usd": 1e-3})
-            entry = module._entry(digest, 5e-4, "scripted") | {"text": text, "finish": finish}
+            entry = completions._entry(digest, 5e-4, "scripted") | {"text": text, "finish": finish}
             endpoint.ledger.write(entry)
         endpoint.ledger.close()
         answers = ask_many(server.url, path, 3)
@@ -454,8 +456,8 @@ def test_another_jobs_ledger_is_read_while_it_is_written_and_a_damaged_one_is_na
     with other.open("ab") as file:
         file.write(b'{"asked": "y", "us')
     before = other.read_bytes()
-    assert Endpoint(service("", budget=3.0, jobs=2), Ledger(path)).budget == pytest.approx(1.5)
-    assert Endpoint(service("", budget=1.75), Ledger(path.with_name("third.jsonl"))).budget == pytest.approx(0.75)
+    assert Endpoint(service("", budget=3.0, jobs=2), Ledger(path)).budget.limit == pytest.approx(1.5)
+    assert Endpoint(service("", budget=1.75), Ledger(path.with_name("third.jsonl"))).budget.limit == pytest.approx(0.75)
     assert other.read_bytes() == before
     ledger.close()
     other.write_bytes(b"{broken\n")
@@ -518,10 +520,10 @@ def test_a_reasoning_model_is_asked_without_what_it_refuses_and_has_room_to_thin
             assert endpoint.ask(question(3)._replace(logprobs=True), lambda reply: reply).value == Reply("3", [])
             assert len(server.bodies) == 4
     assert server.bodies[-1].keys() == {"model", "messages", "max_completion_tokens"}
-    assert server.bodies[-1]["max_completion_tokens"] == 50 + module.THOUGHT_TOKENS
+    assert server.bodies[-1]["max_completion_tokens"] == 50 + THOUGHT_TOKENS
     assert endpoint.ledger.spent == pytest.approx(110e-6)
     asked = lines(path, "asked")[-1]
-    assert asked["usd"] == pytest.approx(cost(service(""), most_prompt_tokens(question(3)), 50 + module.THOUGHT_TOKENS))
+    assert asked["usd"] == pytest.approx(cost(service(""), most_prompt_tokens(question(3)), 50 + THOUGHT_TOKENS))
 
 
 def test_attempts_without_a_temperature_are_still_three(path):
@@ -614,7 +616,7 @@ def test_a_full_disk_leaves_no_part_of_a_line(path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(InputError, match=r"replies\.jsonl: the disk is full"):
             ledger.write({"unpaid": "x"})
     assert len(path.read_text().splitlines()) == 1
@@ -660,7 +662,7 @@ def test_killed_at_random_points_nothing_that_arrived_is_lost_or_asked_again(pat
         answers = ask_many(server.url, path, count, parallel=parallel)
     assert [answer.value for answer in answers] == list(range(count))
     assert 0 < len(rounds[-1][0]) < count, "killed before or after all of it: no test"
-    digest = Endpoint(service(server.url), Ledger(path))._digest
+    digest = Endpoint(service(server.url), Ledger(path)).requests.digest
     digests = [digest(body, 0) for body in server.bodies]
     for stored, sent in rounds:
         assert not stored & set(digests[sent:]), "a reply that was stored was asked again"

@@ -221,6 +221,74 @@ def test_job_control_does_not_count(package):
     assert hashed() == before
 
 
+def test_a_module_in_a_folder_can_be_left_out_but_not_what_it_is_given(package, monkeypatch):
+    """Its neighbours count, one whose name begins alike too. Tried in each form of import."""
+    folder, hashed = package
+    monkeypatch.setattr(module, "NOT_COUNTED", (*module.NOT_COUNTED, "deep.line"))
+    (folder / "deep").mkdir()
+    files = {"__init__": "", "line": "def send(x): return x\n", "liner": "y = 1\n", "read": "z = 1\n"}
+    for name, text in files.items():
+        (folder / "deep" / f"{name}.py").write_text(text)
+    uses = "from feature_lineage.deep.read import z\nfrom feature_lineage.deep.liner import y\n"
+    for form, called in (
+        ("from feature_lineage.deep.line import send", "send"),
+        ("from feature_lineage.deep import line", "line.send"),
+        ("import feature_lineage.deep.line", "feature_lineage.deep.line.send"),
+        ("import feature_lineage.deep.line as way", "way.send"),
+    ):
+        (folder.parent / "step.py").write_text(f"{form}\n{uses}x = {called}(z, 1) + y\n{called}(z)\n")
+        for name, counts in (("line", False), ("liner", True), ("read", True), ("../../step", True)):
+            path, before = folder / "deep" / f"{name}.py", hashed()
+            text = path.read_text()
+            path.write_text(text.replace("return x", "return x + 1").replace("1", "2"))
+            assert path.read_text() != text and (hashed() != before) is counts, (form, name)
+            path.write_text(text)
+
+
+@pytest.fixture
+def changed(project, tmp_path, monkeypatch):
+    """A function that changes lines of a copy of the package, and says which of some scripts then have another fingerprint."""
+
+    def change(file, lines, scripts="*.py"):
+        scripts = sorted((project / "workflow" / "scripts").glob(scripts))
+        before = [fingerprint(script) for script in scripts]
+        copied = shutil.copytree(module.PACKAGE, tmp_path / "feature_lineage", ignore=shutil.ignore_patterns("*.pyc"))
+        text = (copied / file).read_text()
+        for old, new in lines.items():
+            assert text.count(old) == 1, old
+            text = text.replace(old, new)
+        (copied / file).write_text(text)
+        monkeypatch.setattr(module, "PACKAGE", copied)
+        after = [fingerprint(script) for script in scripts]
+        return {script.stem for script, a, b in zip(scripts, before, after, strict=True) if a != b}
+
+    return change
+
+
+def test_how_replies_are_fetched_does_not_count(changed):
+    lines = {
+        "TRIES = 8": "TRIES = 9",
+        "pause = min(2 * pause, LONGEST_WAIT)": "pause = 0.0",
+        "return Received(bytes(body))": "return Received(None)",
+        "import openai\n": "import openai\nopenai.log = 'debug'\n",
+    }
+    assert changed("explanations/transport.py", lines) == set()
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("prompts", "LEVELS = 10", "LEVELS = 11"),
+        ("requests", "ALTERNATIVES = 20", "ALTERNATIVES = 5"),
+        ("completions", "if text is None:", "if not text:"),
+        ("completions", "LARGEST_REPLY = 1 << 26", "LARGEST_REPLY = 1 << 25"),
+        ("client", 'if entry["finish"] == "length":', "if False:"),
+    ],
+)
+def test_what_is_asked_and_which_replies_are_accepted_counts(changed, file, old, new):
+    assert changed(f"explanations/{file}.py", {old: new}, "interpret_*.py") == {"interpret_features"}
+
+
 def test_checkpoints_survive_an_edit_that_does_not_count(package, tmp_path):
     """Of a training under way: they lie in a folder named by what the step is made of, its code among it."""
     folder, hashed = package

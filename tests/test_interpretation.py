@@ -15,8 +15,7 @@ from scripted_endpoint import KEY, KEY_ENV, completion, serve, service, status
 from test_feature_tokens import write_activations
 
 from feature_lineage.errors import InputError
-from feature_lineage.explanations import client as endpoint
-from feature_lineage.explanations import estimate
+from feature_lineage.explanations import estimate, transport
 from feature_lineage.explanations import excerpts as excerpts_module
 from feature_lineage.explanations import prompts as prompts_module
 from feature_lineage.explanations import questions as questions_module
@@ -59,7 +58,7 @@ def gathered(sample, tmp_path, monkeypatch):
 
     def gather(features, seed=0, piece=777):
         monkeypatch.setattr(feature_activations, "PIECE", piece)
-        return excerpts_module.gather(path, dense.max(0).astype(float), features, tokens, side, seed, "test")
+        return excerpts_module.gather(path, dense.max(0).astype(float), features, tokens, side, seed)
 
     return gather, side
 
@@ -208,7 +207,7 @@ def test_a_token_unseen_on_the_other_side_is_given_the_mean_of_all(sample, tmp_p
     side = excerpts_module.sides(corpus, document, 0)
     tokens = np.where((side == 1)[:, None] & (tokens == 4), VOCABULARY, tokens)
     path = write_activations(tmp_path / "a.parquet", dense)
-    (one,) = excerpts_module.gather(path, dense.max(0).astype(float), [4], tokens, side, 0, "test")
+    (one,) = excerpts_module.gather(path, dense.max(0).astype(float), [4], tokens, side, 0)
     unseen = one.score.tokens == VOCABULARY
     mean = dense[:, 4].astype(float).reshape(tokens.shape)[side == 0].mean()
     assert unseen.any()
@@ -219,7 +218,7 @@ def test_activations_of_another_sample_are_refused(sample, gathered, tmp_path):
     tokens, _, _, dense = sample
     path = write_activations(tmp_path / "b.parquet", dense[:-LENGTH])
     with pytest.raises(InputError, match=r"b\.parquet: has 5,736 tokens, the sample 5,760"):
-        excerpts_module.gather(path, dense.max(0), [4], tokens, gathered[1], 0, "test")
+        excerpts_module.gather(path, dense.max(0), [4], tokens, gathered[1], 0)
 
 
 # --- questions and replies ---------------------------------------------------------------------------------
@@ -391,7 +390,7 @@ def oracle(body, number):
 def interpreted(gathered, tmp_path, monkeypatch):
     """A function that interprets `CHOSEN` by a script; rows by feature."""
     monkeypatch.setenv(KEY_ENV, KEY)
-    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(transport, "FIRST_WAIT", 0.01)
     evidence = gathered[0]([one.feature for one in CHOSEN])
 
     def interpret_once(server, **changes):

@@ -9,21 +9,13 @@ import pyarrow as pa
 import pytest
 from jinja2 import UndefinedError
 from plotly.offline import get_plotlyjs
-from reports import CASE, CONTROLS, EVIL, IMAGE, LLM, SAE, SUMMARY, content, features, figure
+from reports import CASE, CONTROLS, EVIL, IMAGE, LLM, SAE, SUMMARY, content, features, figure, write
 
 from feature_lineage.explanations.scores import INTERPRETATIONS
 from feature_lineage.meaning.cases import TRACKING
 from feature_lineage.meaning.categories import CATEGORIES
-from feature_lineage.report.page import (
-    category_rows,
-    headline,
-    main,
-    parameters,
-    quote,
-    score_rows,
-    visible,
-    write_report,
-)
+from feature_lineage.report.page import category_rows, main, parameters, score_rows, visible
+from feature_lineage.report.sentences import headline, quote
 from feature_lineage.store.formats import write_json
 
 
@@ -31,11 +23,11 @@ from feature_lineage.store.formats import write_json
 def page(tmp_path):
     """A function that writes the report and gives the text of its page."""
 
-    def write(**changes):
-        write_report(tmp_path / "report", **(content() | {"features": features()[:1]} | changes))
+    def written(**changes):
+        write(tmp_path / "report", **(content() | {"features": features()[:1]} | changes))
         return (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
 
-    return write
+    return written
 
 
 def rows(text, after):

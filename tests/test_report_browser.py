@@ -5,9 +5,8 @@ import shutil
 
 import pytest
 from chromium import CHROMIUM, Page
-from reports import EVIL, IMAGE, content
+from reports import EVIL, IMAGE, content, write
 
-from feature_lineage.report.page import write_report
 from feature_lineage.store.checksums import KEY
 from feature_lineage.text.vocabulary import Texts
 
@@ -20,7 +19,7 @@ HEADING = "document.querySelector('#feature h3')?.textContent"
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report with a space")
-    write_report(folder, **content())
+    write(folder, **content())
     return folder / "index.html"
 
 
@@ -157,7 +156,7 @@ def test_a_context_shows_characters_of_several_tokens_whole(page, tmp_path):
     given = content()
     pieces = [text.encode() for text in given["vocabulary"]]
     pieces[6:9] = [b" \xe6\x97", b"\xa5\xe6", b"\x9c\xac"]  # 日本 in three tokens, of which the window has two
-    write_report(tmp_path / "report", **(given | {"vocabulary": Texts(pieces)}))
+    write(tmp_path / "report", **(given | {"vocabulary": Texts(pieces)}))
     page.open(tmp_path / "report" / "index.html", "#feature=base/0/270")
     page.wait(f"{HEADING} === 'base #270'")
     shown = page.run(
@@ -230,7 +229,7 @@ def test_the_reason_for_effects_that_were_not_measured_is_shown(page, tmp_path):
         )
         for one in given["features"]
     ]
-    write_report(tmp_path, **given)
+    write(tmp_path, **given)
     page.open(tmp_path / "index.html", "#feature=base/0/7")
     page.wait(f"{HEADING} === 'base #7'")
     assert f"Not measured: no way {IMAGE}." in page.run("document.getElementById('feature').textContent")
@@ -279,7 +278,7 @@ def test_a_features_number_is_shown_however_long_its_models_name_is(page, tmp_pa
         "shown": [("base", 0), (name, 0)],
         "cases": [],
     }
-    write_report(tmp_path / "report", **(given | changes))
+    write(tmp_path / "report", **(given | changes))
     page.open(tmp_path / "report" / "index.html", f"#browse?model={name}&seed=0")
     page.wait(f"document.querySelector('#table .tabulator-row a')?.textContent === '{name} #0'")
     inside = page.run(

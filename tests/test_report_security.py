@@ -10,11 +10,10 @@ import plotly.graph_objects as go
 import pyarrow as pa
 import pytest
 from chromium import CHROMIUM, Page
-from reports import CASE, content, features
+from reports import CASE, content, features, write
 
 from feature_lineage.meaning.cases import TRACKING
 from feature_lineage.report.figures import write_figure
-from feature_lineage.report.page import write_report
 from feature_lineage.text.shards import encode_corpus
 from feature_lineage.text.tokenizer import save_tokenizer, train_tokenizer
 from feature_lineage.text.vocabulary import token_texts
@@ -123,7 +122,7 @@ def hostile(vocabulary):
 @pytest.fixture(scope="module")
 def index(tmp_path_factory, vocabulary):
     folder = tmp_path_factory.mktemp("hostile-report")
-    write_report(folder, **hostile(vocabulary))
+    write(folder, **hostile(vocabulary))
     return folder / "index.html"
 
 
@@ -270,7 +269,7 @@ def test_no_cell_of_a_table_for_spreadsheets_is_a_formula(tmp_path):
         | {"model": "m", "feature": 1, "top_tokens": [{"text": text, "share": 0.1}]}
         for text in ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", '=cmd|" /C calc"!A0')
     ]
-    write_report(tmp_path, **content() | {"tracking": {"c": pa.Table.from_pylist(rows, TRACKING)}})
+    write(tmp_path, **content() | {"tracking": {"c": pa.Table.from_pylist(rows, TRACKING)}})
     with (tmp_path / "figures" / "case-c.csv").open(newline="", encoding="utf-8") as file:
         cells = [cell for row in csv.reader(file) for cell in row]
     assert any("=cmd|" in cell for cell in cells)

@@ -27,7 +27,7 @@ from scripted_endpoint import KEY, KEY_ENV, ask_many, completion, echo, question
 from trainings import train_model
 
 from feature_lineage.errors import InputError
-from feature_lineage.explanations import client as endpoint_module
+from feature_lineage.explanations import completions, transport
 from feature_lineage.explanations.client import Endpoint
 from feature_lineage.explanations.ledger import Ledger
 from feature_lineage.jobs.job import job
@@ -423,7 +423,7 @@ def forms(key):
 @pytest.fixture
 def told(tmp_path, monkeypatch):
     """A function that asks a scripted endpoint one question; what anybody can read of it afterwards, errors included."""
-    monkeypatch.setattr(endpoint_module, "FIRST_WAIT", 0.0)
+    monkeypatch.setattr(transport, "FIRST_WAIT", 0.0)
 
     def ask(script, key=KEY, **changes):
         monkeypatch.setenv(KEY_ENV, key)
@@ -503,8 +503,8 @@ def test_a_key_does_not_travel_unencrypted(tmp_path, monkeypatch):
     monkeypatch.setenv(KEY_ENV, KEY)
     sent = []
     monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **options: sent.append(given) or [])
-    monkeypatch.setattr(endpoint_module, "FIRST_WAIT", 0.0)
-    monkeypatch.setattr(endpoint_module, "TRIES", 1)
+    monkeypatch.setattr(transport, "FIRST_WAIT", 0.0)
+    monkeypatch.setattr(transport, "TRIES", 1)
 
     def ask(url):
         ledger = Ledger(tmp_path / "ledger.jsonl")
@@ -584,7 +584,8 @@ def test_a_hostile_reply_does_no_more_than_fail(told, name):
 
 
 def test_of_an_endless_reply_no_more_than_a_bound_is_read(told, monkeypatch):
-    monkeypatch.setattr(endpoint_module, "LARGEST_REPLY", 1000)
+    monkeypatch.setattr(completions, "LARGEST_REPLY", 1000)
+    monkeypatch.setattr(transport, "LARGEST_REPLY", 1000)
     whole = completion("1")
     assert "value=1" in told(lambda body, number: whole)
     assert "no whole text, 3 times: a body of more than 1,000 bytes" in told(
@@ -593,7 +594,7 @@ def test_of_an_endless_reply_no_more_than_a_bound_is_read(told, monkeypatch):
 
 
 def test_scores_read_from_hostile_replies_stay_in_range():
-    from feature_lineage.explanations.client import _numbers
+    from feature_lineage.explanations.completions import _numbers
     from feature_lineage.explanations.prompts import read_detection, read_explanation, read_simulation
     from feature_lineage.explanations.questions import Malformed, Reply
 

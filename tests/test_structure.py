@@ -20,20 +20,12 @@ LAYERS = [
 ]
 LONGEST = 400
 # Modules that are longer, and why.
-LONGER = {
-    "explanations/client.py": "one class for all that an endpoint may answer; its retries are to give way to a library",
-    "report/page.py": "its sentences are to move into a module of their own",
-}
+LONGER: dict[str, str] = {}
 LINES, PARAMETERS = 60, 8  # of a function: from `def` to its end, and without `self` or `cls`
 # Functions that have more, and why.
 LARGER = {
     "autoencoders/step.py: loss_and_gradients": "the terms of equations (1) to (4), and how the active entries are found",
     "autoencoders/step.py: training_step": "the terms of equations (1) to (4), and how the active entries are found",
-    "explanations/excerpts.py: gather": "being parted",
-    "explanations/scores.py: interpret": "being parted",
-    "report/browser.py: write_browser": "being parted",
-    "report/figures.py: plot_sankey": "being parted",
-    "report/page.py: write_report": "being parted",
 }
 
 

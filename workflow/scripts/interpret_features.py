@@ -7,8 +7,9 @@ import pyarrow as pa
 
 from feature_lineage.explanations import excerpts as excerpts_module
 from feature_lineage.explanations import scores as interpretation
-from feature_lineage.explanations.client import Endpoint, Service
+from feature_lineage.explanations.client import Endpoint
 from feature_lineage.explanations.ledger import Ledger
+from feature_lineage.explanations.service import Service
 from feature_lineage.jobs.job import job
 from feature_lineage.store.formats import read_table, read_tensors, write_table
 from feature_lineage.store.provenance import provenance

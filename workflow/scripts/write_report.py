@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from feature_lineage.jobs.job import job
-from feature_lineage.report.browser import read_features
+from feature_lineage.report.browser import Browsed, read_features
+from feature_lineage.report.data import Drawn, Findings, Run, Trained
 from feature_lineage.report.page import parameters, write_report
 from feature_lineage.store.formats import read_json, read_provenance, read_table, read_tensors
 from feature_lineage.store.provenance import provenance
@@ -39,35 +40,45 @@ def main(smk: Any) -> None:
         }
         write_report(
             Path(smk.output.page).parent,
-            record=provenance(given, params),
-            study=params.study,
-            summary=read_json(given.summary),
-            figures=figures | {"sankey": read_json(given.sankey)},
-            strata=read_table(given.strata).to_pandas(),
-            categories=read_table(given.groups),
-            controls=next(map(read_json, given.controls), None),
-            not_measured=params.not_measured,
-            baselines={Path(path).stem: read_table(path).to_pylist() for path in given.baselines},
-            merges={
-                model: {"tensors": read_table(path).to_pandas(), "record": read_provenance(path)}
-                for model, path in zip(params.merges, given.tensors, strict=True)
-            },
-            models={model: read_json(path) for model, path in zip(params.models, given.models, strict=True)},
-            saes=[(*name, read_json(path)) for name, path in zip(names, given.saes, strict=True)],
-            started=[(*name, read_json(path)) for name, path in zip(params.started, given.started, strict=True)],
-            cases=[read_json(path) for path in given.cases],
-            tracking=dict(zip(params.cases, map(read_table, given.tracking), strict=True)),
-            files=[Path(path) for path in (*given.images, *given.tables)],
-            interpretations=dict(zip(shown, map(read_table, given.interpretations), strict=True)),
-            init=params.init,
-            steps=parameters({step: read_provenance(path) for step, path in steps.items()}),
-            shown=shown,
-            features=read_features(shown, {name: getattr(given, name) for name in TABLES}),
-            flow=read_table(given.flow),
-            lineages=read_table(given.lineages),
-            sample=read_tensors(given.sample),
-            corpora=params.corpora,
-            vocabulary=token_texts(given.tokenizer)[0],
+            run=Run(
+                study=params.study,
+                steps=parameters({step: read_provenance(path) for step, path in steps.items()}),
+                record=provenance(given, params),
+            ),
+            trained=Trained(
+                models={model: read_json(path) for model, path in zip(params.models, given.models, strict=True)},
+                merges={
+                    model: {"tensors": read_table(path).to_pandas(), "record": read_provenance(path)}
+                    for model, path in zip(params.merges, given.tensors, strict=True)
+                },
+                saes=[(*name, read_json(path)) for name, path in zip(names, given.saes, strict=True)],
+                started=[(*name, read_json(path)) for name, path in zip(params.started, given.started, strict=True)],
+                init=params.init,
+            ),
+            findings=Findings(
+                summary=read_json(given.summary),
+                strata=read_table(given.strata).to_pandas(),
+                controls=next(map(read_json, given.controls), None),
+                not_measured=params.not_measured,
+                baselines={Path(path).stem: read_table(path).to_pylist() for path in given.baselines},
+                categories=read_table(given.groups),
+                cases=[read_json(path) for path in given.cases],
+                interpretations=dict(zip(shown, map(read_table, given.interpretations), strict=True)),
+            ),
+            drawn=Drawn(
+                figures=figures | {"sankey": read_json(given.sankey)},
+                files=[Path(path) for path in (*given.images, *given.tables)],
+                tracking=dict(zip(params.cases, map(read_table, given.tracking), strict=True)),
+            ),
+            browsed=Browsed(
+                shown=shown,
+                features=read_features(shown, {name: getattr(given, name) for name in TABLES}),
+                flow=read_table(given.flow),
+                lineages=read_table(given.lineages),
+                sample=read_tensors(given.sample),
+                corpora=params.corpora,
+                vocabulary=token_texts(given.tokenizer)[0],
+            ),
         )
 
 

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from feature_lineage.errors import InputError
-from feature_lineage.explanations.client import Endpoint, cost, most_prompt_tokens
+from feature_lineage.explanations.client import Endpoint
 from feature_lineage.explanations.questions import Answer, Prompt, Reply
+from feature_lineage.explanations.requests import most_prompt_tokens
+from feature_lineage.explanations.service import cost
 from feature_lineage.progress import logger
 
 
@@ -42,7 +44,7 @@ class Estimate:
 
         Each job sees its own requests only. Shares are equal, so it refuses if as much for each job would exceed the budget.
         """
-        service, budget, spent = self.endpoint.service, self.endpoint.budget, self.endpoint.ledger.spent
+        service, budget, spent = self.endpoint.service, self.endpoint.budget.limit, self.endpoint.ledger.spent
         text = (
             f"{self.requests:,} requests, {self.prompt_tokens:,} prompt and {self.completion_tokens:,} reply tokens, USD {self.usd:.2f} "
             f"(× {service.jobs} models, USD {self.usd * service.jobs:.2f})"

@@ -155,54 +155,41 @@ def gather(
     """
     if not features:
         return []
-    windows, length = tokens.shape
-    width = min(EXCERPT, length)
+    width = min(EXCERPT, tokens.shape[1])
     number = np.asarray(features, np.int64)
     with progress(2 * tokens.size, "tok") as bar:
         read = partial(_whole_windows, path, tokens.shape, number, bar)
         candidates = _candidates(read(), maxima[number], number, side, seed)
-        place, window, start = _draw(candidates, number, tokens, side, width, seed)
-        order = np.argsort(place * windows + window)
-        place, window, start = place[order], window[order], start[order]
-        key = place * windows + window
-        text = tokens[window[:, None], start[:, None] + np.arange(width)]
+        drawn = _draw(candidates, number, tokens, side, width, seed)
+        text = tokens[drawn.window[:, None], drawn.start[:, None] + np.arange(width)]
+        scored = side[drawn.window] == 1
         activations = np.zeros(text.shape)
-        scored = side[window] == 1
-        vocabulary = int(tokens.max()) + 1
-        wanted = np.unique(place[scored, None] * vocabulary + text[scored])
-        sums, total = np.zeros(len(wanted)), np.zeros(len(number))
-        for at, position, who, activation in read():
-            i = np.minimum(np.searchsorted(key, who * windows + at), len(key) - 1)
-            hit = key[i] == who * windows + at
-            i, offset = i[hit], position[hit] - start[i[hit]]
-            inside = (offset >= 0) & (offset < width)
-            activations[i[inside], offset[inside]] = activation[hit][inside]
-            other = side[at] == 0
-            total += np.bincount(who[other], activation[other], minlength=len(number))
-            if len(wanted):
-                sought = who[other] * vocabulary + tokens[at[other], position[other]]
-                j = np.minimum(np.searchsorted(wanted, sought), len(wanted) - 1)
-                same = wanted[j] == sought
-                sums += np.bincount(j[same], activation[other][same], minlength=len(wanted))
-    counts = np.bincount(tokens[side == 0].ravel(), minlength=vocabulary)
-    seen = counts[wanted % vocabulary]
-    average = total / max(1, counts.sum())
-    means = np.where(seen > 0, sums / np.maximum(seen, 1), average[wanted // vocabulary])
+        means = _Means(drawn.place[scored], text[scored], tokens, side, len(number))
+        for entries in read():
+            _fill(activations, drawn, len(tokens), entries)
+            means.add(entries)
+    predicted = np.zeros(text.shape)
+    predicted[scored] = means.of(drawn.place[scored], text[scored])
     evidence = []
-    bounds = np.searchsorted(place, np.arange(len(number) + 1))
+    bounds = np.searchsorted(drawn.place, np.arange(len(number) + 1))
     for one, feature in enumerate(features):
         rows = slice(*bounds[one : one + 2])
-        parts = [Excerpts(text[rows][part], activations[rows][part]) for part in (~scored[rows], scored[rows])]
-        predicted = means[np.searchsorted(wanted, one * vocabulary + parts[1].tokens)]
-        evidence.append(Evidence(int(feature), float(maxima[feature]), *parts, predicted))
+        explain, score = (Excerpts(text[rows][part], activations[rows][part]) for part in (~scored[rows], scored[rows]))
+        evidence.append(Evidence(int(feature), float(maxima[feature]), explain, score, predicted[rows][scored[rows]]))
     return evidence
 
 
-_Entries = Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
+class _Entries(NamedTuple):
+    """Activations of some features: window, position in it, place of the feature among those and activation; all [entries]."""
+
+    window: np.ndarray
+    position: np.ndarray
+    place: np.ndarray
+    activation: np.ndarray
 
 
-def _whole_windows(path: str | Path, shape: tuple[int, int], features: np.ndarray, bar: Any) -> _Entries:
-    """The activations of some features: windows, positions, places in `features` and activations, never half a window at a time."""
+def _whole_windows(path: str | Path, shape: tuple[int, int], features: np.ndarray, bar: Any) -> Iterator[_Entries]:
+    """The activations of some features, never half a window at a time."""
     file = ActivationFile(path)
     windows, length = shape
     if file.tokens != windows * length:
@@ -217,11 +204,11 @@ def _whole_windows(path: str | Path, shape: tuple[int, int], features: np.ndarra
         new = (token[keep].astype(np.int64), place[keep], activation[keep].astype(np.float64))
         rest = [np.concatenate(pair) for pair in zip(rest, new, strict=True)]
         cut = np.searchsorted(rest[0], int(token[-1]) // length * length)
-        yield rest[0][:cut] // length, rest[0][:cut] % length, rest[1][:cut], rest[2][:cut]
+        yield _Entries(rest[0][:cut] // length, rest[0][:cut] % length, rest[1][:cut], rest[2][:cut])
         rest = [part[cut:] for part in rest]
         bar.update(int(token[-1]) - done)
         done = int(token[-1])
-    yield rest[0] // length, rest[0] % length, rest[1], rest[2]
+    yield _Entries(rest[0] // length, rest[0] % length, rest[1], rest[2])
     bar.update(windows * length - done)
 
 
@@ -240,7 +227,7 @@ def _group(place: np.ndarray | int, side: np.ndarray | int, band: np.ndarray | i
 
 
 def _candidates(
-    entries: _Entries, maxima: np.ndarray, features: np.ndarray, side: np.ndarray, seed: int
+    entries: Iterator[_Entries], maxima: np.ndarray, features: np.ndarray, side: np.ndarray, seed: int
 ) -> _Candidates:
     kept = _Candidates(*(np.zeros(0, kind) for kind in (np.int64, np.float64, np.int64, np.int64)))
     for window, position, place, activation in entries:
@@ -265,10 +252,18 @@ def _candidates(
     return kept
 
 
+class _Drawn(NamedTuple):
+    """Excerpts, ordered by feature and window, no window twice for one feature: place of the feature, window and first position of each,
+    int64 [excerpts]."""
+
+    place: np.ndarray
+    window: np.ndarray
+    start: np.ndarray
+
+
 def _draw(
     candidates: _Candidates, features: np.ndarray, tokens: np.ndarray, side: np.ndarray, width: int, seed: int
-) -> np.ndarray:
-    """Place of the feature, window and first position of each excerpt, int64 [3, excerpts]; no window twice for one feature."""
+) -> _Drawn:
     length = tokens.shape[1]
     by_token = np.argsort(tokens, axis=None, kind="stable")
     ordered = tokens.ravel()[by_token]
@@ -295,7 +290,7 @@ def _draw(
             drawn += [(place, window, position) for window, position in chosen.items()]
     found = np.asarray(drawn, np.int64).reshape(-1, 3).T
     found[2] = np.clip(found[2] - width // 2, 0, length - width)
-    return found
+    return _Drawn(*found[:, np.argsort(found[0] * len(tokens) + found[1])])
 
 
 def _take(chosen: dict[int, int], pairs: np.ndarray, count: int) -> None:
@@ -304,3 +299,53 @@ def _take(chosen: dict[int, int], pairs: np.ndarray, count: int) -> None:
         if count and window not in chosen:
             chosen[window] = position
             count -= 1
+
+
+def _fill(activations: np.ndarray, drawn: _Drawn, windows: int, entries: _Entries) -> None:
+    """Write those of some entries that lie in excerpts into their activations, float64 [excerpts, width]; `windows` in the sample."""
+    key, sought = drawn.place * windows + drawn.window, entries.place * windows + entries.window
+    i = np.minimum(np.searchsorted(key, sought), len(key) - 1)
+    hit = key[i] == sought
+    i, offset = i[hit], entries.position[hit] - drawn.start[i[hit]]
+    inside = (offset >= 0) & (offset < activations.shape[1])
+    activations[i[inside], offset[inside]] = entries.activation[hit][inside]
+
+
+class _Means:
+    """Mean activations of features on tokens, over the windows to explain on.
+
+    Args:
+        place: of the feature of each excerpt, int64 [excerpts].
+        text: the tokens on which its mean is wanted, int [excerpts, width].
+        tokens: the sample, int [windows, length].
+        side: of each window.
+        count: of the features.
+    """
+
+    def __init__(self, place: np.ndarray, text: np.ndarray, tokens: np.ndarray, side: np.ndarray, count: int) -> None:
+        self._tokens, self._side = tokens, side
+        self._vocabulary = int(tokens.max()) + 1
+        self._wanted = np.unique(self._key(place[:, None], text))
+        self._sums, self._total = np.zeros(len(self._wanted)), np.zeros(count)
+
+    def _key(self, place: np.ndarray, token: np.ndarray) -> np.ndarray:
+        return place * self._vocabulary + token
+
+    def add(self, entries: _Entries) -> None:
+        """Count some entries; those of the other side are left out."""
+        kept = self._side[entries.window] == 0
+        window, position, place, activation = (column[kept] for column in entries)
+        self._total += np.bincount(place, activation, minlength=len(self._total))
+        if len(self._wanted):
+            sought = self._key(place, self._tokens[window, position])
+            i = np.minimum(np.searchsorted(self._wanted, sought), len(self._wanted) - 1)
+            same = self._wanted[i] == sought
+            self._sums += np.bincount(i[same], activation[same], minlength=len(self._wanted))
+
+    def of(self, place: np.ndarray, text: np.ndarray) -> np.ndarray:
+        """The mean on each wanted token, float64 [excerpts, width]; where the token does not occur, the mean on all tokens."""
+        counts = np.bincount(self._tokens[self._side == 0].ravel(), minlength=self._vocabulary)
+        feature, token = np.divmod(self._wanted, self._vocabulary)
+        average = self._total / max(1, counts.sum())
+        means = np.where(counts[token] > 0, self._sums / np.maximum(counts[token], 1), average[feature])
+        return means[np.searchsorted(self._wanted, self._key(place[:, None], text))]

@@ -17,7 +17,8 @@ import pyarrow as pa
 from scipy import stats
 
 from feature_lineage.errors import InputError
-from feature_lineage.explanations.client import BUDGET_SPENT, Endpoint
+from feature_lineage.explanations.budget import BUDGET_SPENT
+from feature_lineage.explanations.client import Endpoint
 from feature_lineage.explanations.estimate import Estimate
 from feature_lineage.explanations.excerpts import Chosen, Evidence, Excerpts
 from feature_lineage.explanations.prompts import (
@@ -122,31 +123,13 @@ def interpret(
     Raises:
         InputError: none of the first `HOPELESS` explanations, or simulations, can be read.
     """
-    charged: list[dict[int, Answer]] = [{} for _ in chosen]
-    kinds = {"explanations": _Kind("explanations", model), "simulations": _Kind("simulations", model)}
-
-    def asking(i: int, kind: str | None) -> Ask:
-        def asked(prompt: Prompt, parse: Callable[[Reply], Any], guess: Any) -> Answer:
-            answer = charged[i][hash(prompt)] = ask(prompt, parse, guess)
-            if kind:
-                kinds[kind].count(answer)
-            return answer
-
-        return asked
+    questions = _Questions(len(chosen), model, ask)
 
     def explain(i: int) -> Answer:
-        one = evidence[i]
-        for what, excerpts in (("explained", one.explain), ("scored", one.score)):
-            if not active(excerpts, one.maximum).any():  # nothing to pay for
-                return Answer(None, f"{NEVER_ACTIVE} {what}", 0, 0, 0.0)
-        return asking(i, "explanations")(explain_prompt(one, texts), read_explanation, "x" * 150)
+        return _explain(evidence[i], texts, questions.by(i, "explanations"))
 
     explained = run(explain, range(len(chosen)))
-    others: dict[int, str] = {}
-    for fate in {one.fate for one in chosen}:
-        same = [i for i, one in enumerate(chosen) if one.fate == fate and explained[i].value is not None]
-        if len(same) > 1:
-            others |= {i: explained[other].value for i, other in zip(same, [*same[1:], same[0]], strict=True)}
+    others = _of_another(chosen, explained)
 
     def score(i: int) -> dict[str, Any]:
         row = baseline(chosen[i], evidence[i]) | {"model_used": model, "explanation": explained[i].value}
@@ -159,11 +142,11 @@ def interpret(
         if explained[i].value is None:
             reasons.append(f"explanation: {explained[i].reason}")
         else:
-            simulate = asking(i, "simulations")
+            simulate = questions.by(i, "simulations")
             found, reason = _simulate(explained[i].value, evidence[i].score, texts, simulate)
             scores = {"simulation": found.get("pearson"), "simulation_spearman": found.get("spearman")}
             add("simulation", scores, reason)
-            add("detection", *_detect(explained[i].value, evidence[i], texts, asking(i, None)))
+            add("detection", *_detect(explained[i].value, evidence[i], texts, questions.by(i, None)))
             if i in others:
                 found, reason = _simulate(others[i], evidence[i].score, texts, simulate)
                 add("shuffled", {"shuffled": found.get("pearson")}, reason)
@@ -172,16 +155,66 @@ def interpret(
         return row | {"reason": "; ".join(reasons) or None}
 
     rows = run(score, range(len(chosen)))
-    seen: set[int] = set()
-    for row, asked in zip(rows, charged, strict=True):
-        answers = [answer for question, answer in asked.items() if question not in seen]
-        seen |= asked.keys()
-        row |= {
-            "prompt_tokens": sum(answer.prompt_tokens for answer in answers),
-            "completion_tokens": sum(answer.completion_tokens for answer in answers),
-            "cost_usd": sum(answer.usd for answer in answers),
-        }
-    return rows
+    return [row | billed for row, billed in zip(rows, questions.billed(), strict=True)]
+
+
+def _explain(evidence: Evidence, texts: Sequence[str], ask: Ask) -> Answer:
+    """A feature's explanation, if its excerpts show it active on both sides: otherwise there is nothing to pay for."""
+    for what, excerpts in (("explained", evidence.explain), ("scored", evidence.score)):
+        if not active(excerpts, evidence.maximum).any():
+            return Answer(None, f"{NEVER_ACTIVE} {what}", 0, 0, 0.0)
+    return ask(explain_prompt(evidence, texts), read_explanation, "x" * 150)
+
+
+def _of_another(chosen: Sequence[Chosen], explained: Sequence[Answer]) -> dict[int, str]:
+    """The control's explanation by place of the feature: that of the next one of the same fate, the first's for the last."""
+    others: dict[int, str] = {}
+    for fate in {one.fate for one in chosen}:
+        same = [i for i, one in enumerate(chosen) if one.fate == fate and explained[i].value is not None]
+        if len(same) > 1:
+            others |= {i: explained[other].value for i, other in zip(same, [*same[1:], same[0]], strict=True)}
+    return others
+
+
+class _Questions:
+    """What is asked of a language model for some features, and what it cost.
+
+    Args:
+        count: of the features.
+        model: name of the language model.
+        ask: `Endpoint.ask` or `Estimate.ask`.
+    """
+
+    def __init__(self, count: int, model: str, ask: Ask) -> None:
+        self._ask = ask
+        self._answers: list[dict[int, Answer]] = [{} for _ in range(count)]
+        self._kinds = {name: _Kind(name, model) for name in ("explanations", "simulations")}
+
+    def by(self, i: int, kind: str | None) -> Ask:
+        """Asks for one feature, counting the answers as of a kind."""
+
+        def asked(prompt: Prompt, parse: Callable[[Reply], Any], guess: Any) -> Answer:
+            answer = self._answers[i][hash(prompt)] = self._ask(prompt, parse, guess)
+            if kind:
+                self._kinds[kind].count(answer)
+            return answer
+
+        return asked
+
+    def billed(self) -> list[dict[str, Any]]:
+        """Columns of the bill for each feature; a question that several asked is charged to the first."""
+        bills, seen = [], set()
+        for asked in self._answers:
+            answers = [answer for question, answer in asked.items() if question not in seen]
+            seen |= asked.keys()
+            bills.append(
+                {
+                    "prompt_tokens": sum(answer.prompt_tokens for answer in answers),
+                    "completion_tokens": sum(answer.completion_tokens for answer in answers),
+                    "cost_usd": sum(answer.usd for answer in answers),
+                }
+            )
+        return bills
 
 
 class _Kind:

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 from scipy import stats
 
-from feature_lineage.explanations.client import BUDGET_SPENT
+from feature_lineage.explanations.budget import BUDGET_SPENT
 from feature_lineage.explanations.excerpts import OTHERS, PERSISTING
 
 COVERAGE = 0.5  # share of the features that could be scored, below which no comparison is called won or lost

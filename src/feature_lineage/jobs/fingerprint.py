@@ -3,7 +3,7 @@
 Snakemake sees a script's own text, not the library that it imports. The hash covers the script and the definitions of this package
 that it reaches: a function, class or constant that it names, all that those name in turn, and what their modules run when they are
 imported. It leaves out what can change no number: comments, docstrings, layout, annotations of functions, log and error messages,
-progress bars, and job control (`NOT_COUNTED`).
+progress bars, job control, and how replies of a language model are fetched (`NOT_COUNTED`).
 
 What stands beside a module that is reached, under its name as `.html`, `.css` or `.js`, or in `<module>_files/`, counts byte for byte. The same code has the same hash under every
 version of Python that reads it, in every process and wherever it lies.
@@ -19,7 +19,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 PACKAGE = Path(__file__).resolve().parents[1]
-NOT_COUNTED = ("errors", "progress", "jobs")  # no number depends on what is said, or on how a job is run
+# Modules by their names within the package. No number depends on what is said or on how a job is run, so what these are given is left
+# out too; what the others are given counts.
+SAID = ("errors", "progress", "jobs")
+NOT_COUNTED = (*SAID, "explanations.transport")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Import = ast.Import | ast.ImportFrom
@@ -92,7 +95,7 @@ class _Module:
                     first = alias.name.split(".")[0]
                     self.imports[alias.asname or first] = alias.name if alias.asname else first
         self.imported = [name for node in tree.body if isinstance(node, Import) for name in _package_names(node, path)]
-        silent = {name for name, full in self.imports.items() if _counts(full) is False or full == "warnings"}
+        silent = {name for name, full in self.imports.items() if _within(full, SAID) or full == "warnings"}
         tree = _WithoutWords(silent).visit(tree)
         self.definitions: dict[str, list[ast.stmt]] = {}
         self.rest: list[ast.stmt] = []
@@ -196,8 +199,12 @@ def _file(inner: list[str]) -> Path | None:
 
 def _counts(full: str) -> bool | None:
     """Whether a full name is of code that counts; None if it is not of this package."""
-    head, *inner = full.split(".")
-    return None if head != PACKAGE.name else not (inner and inner[0] in NOT_COUNTED)
+    return None if full.split(".")[0] != PACKAGE.name else not _within(full, NOT_COUNTED)
+
+
+def _within(full: str, modules: tuple[str, ...]) -> bool:
+    """Whether a full name is that of one of some modules, or of something in it."""
+    return any(f"{full}.".startswith(f"{PACKAGE.name}.{module}.") for module in modules)
 
 
 def _alone(node: ast.Import | ast.ImportFrom, alias: ast.alias) -> ast.stmt:

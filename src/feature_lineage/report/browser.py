@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from feature_lineage.flow.strata import SINGLE_TOKEN
 from feature_lineage.progress import progress
 from feature_lineage.store.checksums import KEY
 from feature_lineage.store.formats import read_table
-from feature_lineage.text.vocabulary import Shown, window_texts
+from feature_lineage.text.vocabulary import window_texts
 
 SHARD = 256  # features of which the details are in one file
 SCORES = {
@@ -45,6 +46,30 @@ class Features(NamedTuple):
     interpretations: pa.Table | None  # explanations and scores: a row for each chosen feature
 
 
+@dataclass(frozen=True, kw_only=True)
+class Browsed:
+    """What the feature browser shows.
+
+    Attributes:
+        shown: model and seed of the autoencoders.
+        features: the tables of each (`read_features`).
+        flow: fates along each edge, `fates.FEATURES`.
+        lineages: chains of ancestors, `fates.LINEAGES`.
+        sample: the sample's `tokens`, int [windows, length], and `corpus` of each window, int [windows].
+        corpora: names of the sample's corpora, in their order.
+        vocabulary: text of each token (`vocabulary.token_texts`); where only several tokens together are whole characters, a context has
+            their text in place of their numbers.
+    """
+
+    shown: Sequence[tuple[str, int]]
+    features: Iterable[Features]
+    flow: pa.Table
+    lineages: pa.Table
+    sample: Mapping[str, np.ndarray]
+    corpora: Sequence[str]
+    vocabulary: Sequence[str]
+
+
 def read_features(names: Sequence[tuple[str, int]], paths: Mapping[str, Sequence[str | Path]]) -> Iterable[Features]:
     """Read the tables of one autoencoder after another.
 
@@ -64,46 +89,27 @@ def write_script(path: Path, name: str, content: Any) -> None:
     path.write_text(f"lineage({json.dumps(name)},{text});\n", encoding="ascii")
 
 
-def write_browser(
-    folder: Path,
-    features: Iterable[Features],
-    flow: pa.Table,
-    lineages: pa.Table,
-    windows: np.ndarray,
-    corpus: np.ndarray,
-    models: Sequence[str],
-    corpora: Sequence[str],
-    count: int,
-    texts: Sequence[str] | None = None,
-) -> dict[str, list[str]]:
+def write_browser(folder: Path, browsed: Browsed, models: Sequence[str]) -> dict[str, list[str]]:
     """Write `<model>.seed<k>.js`, the index of each autoencoder, and `<model>.seed<k>.<shard>.js`, the details of `SHARD` features.
 
     One autoencoder is held at a time.
 
     Args:
         folder: where to.
-        features: the autoencoders.
-        flow: fates along each edge, `fates.FEATURES`.
-        lineages: chains of ancestors, `fates.LINEAGES`.
-        windows: tokens of the sample, int [windows, length].
-        corpus: corpus of each window, int [windows].
+        browsed: what the browser shows.
         models: names that models are numbered by.
-        corpora: names that corpora are numbered by.
-        count: autoencoders, for the progress bar.
-        texts: of each token of the vocabulary; where only several tokens together are whole characters, a context has their text in place
-            of their numbers.
 
     Returns:
         The names that categories and corpora are numbered by, as `categories` and `corpora`.
     """
-    names: dict[str, list[str]] = {"categories": [], "corpora": list(corpora)}
-    with progress(count, "autoencoder", "browser") as bar:
-        for one in features:
+    names: dict[str, list[str]] = {"categories": [], "corpora": list(browsed.corpora)}
+    with progress(len(browsed.shown), "autoencoder", "browser") as bar:
+        for one in browsed.features:
             here = (pc.field("model") == one.model) & (pc.field("seed") == one.seed)
-            own = lineages.filter(here).sort_by("feature")
+            own = browsed.lineages.filter(here).sort_by("feature")
             stem = f"{one.model}.seed{one.seed}"
-            write_script(folder / f"{stem}.js", stem, _index(one, flow.filter(here), own, models, names))
-            for number, shard in enumerate(_shards(one, own, windows, corpus, models, texts)):
+            write_script(folder / f"{stem}.js", stem, _index(one, browsed.flow.filter(here), own, models, names))
+            for number, shard in enumerate(_shards(one, own, browsed, models)):
                 write_script(folder / f"{stem}.{number}.js", f"{stem}.{number}", shard)
             bar.update(1)
     return names
@@ -202,15 +208,9 @@ def _without(row: Mapping[str, Any]) -> list[str]:
     return sentences + [f"No score of {title}: {reasons[name]}." for name, title in SCORES.items() if name in reasons]
 
 
-def _shards(
-    one: Features,
-    lineages: pa.Table,
-    windows: np.ndarray,
-    corpus: np.ndarray,
-    models: Sequence[str],
-    texts: Sequence[str] | None,
-) -> Iterable[dict[str, Any]]:
-    """What is shown of a feature that is opened."""
+def _shards(one: Features, lineages: pa.Table, browsed: Browsed, models: Sequence[str]) -> Iterable[dict[str, Any]]:
+    """What is shown of a feature that is opened; `lineages` are those of its autoencoder."""
+    windows, corpus = browsed.sample["tokens"], browsed.sample["corpus"]
     owner = one.contexts["feature"].to_numpy()
     for first in range(0, len(one.statistics), SHARD):
         here = slice(first, min(first + SHARD, len(one.statistics)))
@@ -219,7 +219,7 @@ def _shards(
         contexts: list[list[Any]] = [[] for _ in range(size)]
         for row in one.contexts.slice(start, stop - start).to_pylist():
             window = row["window"]
-            shown = _context(windows[window].tolist(), row["position"], row["activation"], texts)
+            shown = _context(windows[window].tolist(), row["position"], row["activation"], browsed.vocabulary)
             contexts[row["feature"] - first].append([int(corpus[window]), *shown])
 
         def column(table: pa.Table, name: str, first: int = first, size: int = size) -> list[Any]:
@@ -248,10 +248,10 @@ def _shards(
 
 
 def _context(
-    window: list[int], position: Sequence[int], activation: Sequence[float], texts: Sequence[str] | None
+    window: list[int], position: Sequence[int], activation: Sequence[float], texts: Sequence[str]
 ) -> tuple[list[int | str], list[int], list[float]]:
     """What a context shows: the number of each token, or the text of those that make up a character; where it fires, and how much."""
-    shown = window_texts(window, texts) if texts is not None else [Shown(i, i + 1, "") for i in range(len(window))]
+    shown = window_texts(window, texts)
     place = {token: number for number, one in enumerate(shown) for token in range(one.first, one.stop)}
     highest: dict[int, float] = {}
     for token, value in zip(position, activation, strict=True):

@@ -71,49 +71,16 @@ def plot_sankey(summary: Mapping[str, Any]) -> go.Figure:
     """
     models, bands = list(summary["models"]), summary["bands"]
     palette = colours(models)
+    total = {model: sum(summary["origins"][model].values()) for model in models}
     keys = sorted(
         {(band["parent"], band["origin"]) for band in bands} | {(band["child"], band["origin"]) for band in bands},
         key=lambda key: (models.index(key[0]), models.index(key[1])),
     )
-    numbers = {key: i for i, key in enumerate(keys)}
-    names = [model if model == origin else f"{model} (from {origin})" for model, origin in keys]
-    living = [summary["origins"][model].get(origin, 0) for model, origin in keys]
-    parents = {child: {band["parent"] for band in bands if band["child"] == child} for child in models}
-    closer = "<br>those with two parents: with the closer one"
-    total = {model: sum(summary["origins"][model].values()) for model in models}
     figure = go.Figure(
         go.Sankey(
             arrangement="fixed",  # a node that can be dragged takes no click
-            node={
-                "label": names,
-                "color": [palette[origin] for _, origin in keys],
-                "customdata": [
-                    [count, total[model], f"{count / total[model]:.1%}" if total[model] else "-", model, origin]
-                    for (model, origin), count in zip(keys, living, strict=True)
-                ],
-                "hovertemplate": "%{label}<br>%{customdata[0]:,} of %{customdata[1]:,} living features "
-                "(%{customdata[2]}) have this origin<extra></extra>",
-                "pad": 24,
-                "thickness": 18,
-            },
-            link={
-                "source": [numbers[band["parent"], band["origin"]] for band in bands],
-                "target": [numbers[band["child"], band["origin"]] for band in bands],
-                "value": [band["features"] for band in bands],
-                "color": [_faint(palette[band["origin"]]) for band in bands],
-                "customdata": [
-                    [
-                        band["parent"],
-                        band["child"],
-                        band["origin"],
-                        f"{band['features'] / total[band['child']]:.1%}",
-                        closer if len(parents[band["child"]]) > 1 else "",
-                    ]
-                    for band in bands
-                ],
-                "hovertemplate": "%{value:,} features of %{customdata[1]} (%{customdata[3]}) persist from "
-                "%{customdata[0]}, first seen in %{customdata[2]}%{customdata[4]}<extra></extra>",
-            },
+            node=_nodes(keys, summary["origins"], total, palette),
+            link=_links(bands, keys, total, palette),
         )
     )
     figure.update_layout(
@@ -125,6 +92,60 @@ def plot_sankey(summary: Mapping[str, Any]) -> go.Figure:
         height=440,
     )
     return figure
+
+
+def _nodes(
+    keys: Sequence[tuple[str, str]],
+    origins: Mapping[str, Mapping[str, int]],
+    total: Mapping[str, int],
+    palette: Mapping[str, str],
+) -> dict[str, Any]:
+    """A node for each model and origin in `keys`; `total` are the living features of each model, `origins` those by origin."""
+    living = [origins[model].get(origin, 0) for model, origin in keys]
+    return {
+        "label": [model if model == origin else f"{model} (from {origin})" for model, origin in keys],
+        "color": [palette[origin] for _, origin in keys],
+        "customdata": [
+            [count, total[model], f"{count / total[model]:.1%}" if total[model] else "-", model, origin]
+            for (model, origin), count in zip(keys, living, strict=True)
+        ],
+        "hovertemplate": "%{label}<br>%{customdata[0]:,} of %{customdata[1]:,} living features "
+        "(%{customdata[2]}) have this origin<extra></extra>",
+        "pad": 24,
+        "thickness": 18,
+    }
+
+
+def _links(
+    bands: Sequence[Mapping[str, Any]],
+    keys: Sequence[tuple[str, str]],
+    total: Mapping[str, int],
+    palette: Mapping[str, str],
+) -> dict[str, Any]:
+    """A link for each band between the nodes of `keys`; `total` are the living features of each model."""
+    numbers = {key: i for i, key in enumerate(keys)}
+    parents: dict[str, set[str]] = {}
+    for band in bands:
+        parents.setdefault(band["child"], set()).add(band["parent"])
+    closer = "<br>those with two parents: with the closer one"
+    return {
+        "source": [numbers[band["parent"], band["origin"]] for band in bands],
+        "target": [numbers[band["child"], band["origin"]] for band in bands],
+        "value": [band["features"] for band in bands],
+        "color": [_faint(palette[band["origin"]]) for band in bands],
+        "customdata": [
+            [
+                band["parent"],
+                band["child"],
+                band["origin"],
+                f"{band['features'] / total[band['child']]:.1%}",
+                closer if len(parents[band["child"]]) > 1 else "",
+            ]
+            for band in bands
+        ],
+        "hovertemplate": "%{value:,} features of %{customdata[1]} (%{customdata[3]}) persist from "
+        "%{customdata[0]}, first seen in %{customdata[2]}%{customdata[4]}<extra></extra>",
+    }
 
 
 def plot_curves(

@@ -8,17 +8,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 from jinja2 import Environment, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from feature_lineage.autoencoders.gate import Warnings, failed_edges, judge, read_evaluations, sentences
+from feature_lineage.autoencoders.gate import judge, read_evaluations, sentences
 from feature_lineage.explanations.verdict import families, verdict
 from feature_lineage.meaning.categories import DEFINITIONS, RULE
 from feature_lineage.printable import printable
-from feature_lineage.report.browser import Features, write_browser, write_script
+from feature_lineage.report.browser import Browsed, write_browser, write_script
+from feature_lineage.report.data import Drawn, Findings, Run, Trained
+from feature_lineage.report.sentences import ceilings, edge_shares, headline, left_out, percent, quote
 from feature_lineage.store.formats import read_json
 from feature_lineage.store.writing import staged
 
@@ -34,97 +35,33 @@ PARTS = ("assets", "data", "figures", "index.html")
 
 
 def write_report(
-    folder: str | Path,
-    *,
-    record: dict[str, Any],
-    figures: Mapping[str, Mapping[str, Any]],
-    shown: Sequence[tuple[str, int]],
-    features: Iterable[Features],
-    flow: pa.Table,
-    lineages: pa.Table,
-    sample: Mapping[str, np.ndarray],
-    corpora: Sequence[str],
-    vocabulary: Sequence[str],
-    files: Sequence[Path],
-    tracking: Mapping[str, pa.Table],
-    **content: Any,
+    folder: str | Path, *, run: Run, trained: Trained, findings: Findings, drawn: Drawn, browsed: Browsed
 ) -> None:
     """Write `index.html`, `assets/`, `data/` and `figures/`; what an earlier report left there is removed. No request leaves the folder.
 
     Args:
         folder: where to; nothing appears there before all of it is written.
-        record: provenance, shown at the end of the page.
-        figures: plotly figures by the name of their place on the page, `sankey` (`figures.sankey`) among them.
-        shown: model and seed of the autoencoders in the feature browser.
-        features: what it shows of each (`browser.read_features`).
-        flow: fates along each edge, `fates.FEATURES`.
-        lineages: chains of ancestors, `fates.LINEAGES`.
-        sample: the sample's `tokens` and `corpus` of each window.
-        corpora: names of the sample's corpora, in their order.
-        vocabulary: text of each token (`vocabulary.token_texts`).
-        files: each figure's images and its numbers, `<figure>.<kind>`: copied, and linked under the figure.
-        tracking: of each case, the features that it was followed to (`cases.TRACKING`).
-        content: `study`, `summary`, `controls` (`summary.summarise`, or None), `not_measured`, `strata`, `baselines`, `merges`, `models`,
-            `saes` and `started` (model, seed and evaluation of each autoencoder, as `gate.judge` takes them), `categories` (a table, or None), `cases`, `interpretations` (tables of `Features.interpretations` by model and seed)
-            `init` (how autoencoders start, `autoencoder.init`) and `steps`, as the template reads them.
+        run: which study was run.
+        trained: its models.
+        findings: what the page says of it.
+        drawn: the page's figures.
+        browsed: what the feature browser shows.
     """
-    summary = content["summary"]
-    warnings = judge([*content["saes"], *content["started"]])
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {
-        "percent": _percent,
-        "correlation": _correlation,
-        "count": "{:,}".format,
-        "visible": visible,
-    }
-    node = figures["sankey"]["data"][0]["node"]
-    palette = {origin: colour for (*_, origin), colour in zip(node["customdata"], node["color"], strict=True)}
-    above: dict[str, set[str]] = {}
-    for edge in summary["edges"]:
-        above.setdefault(edge["child"], set()).add(edge["parent"])
-    # Texts in the page were there before it, and the digest depends on them: none can hold it.
-    nonce = record["digest"]
-    derived = {
-        "nonce": nonce,
-        "policy": POLICY.format(nonce=nonce),
-        "warnings": sentences(warnings),
-        "quote": quote(summary, content["controls"], content["not_measured"], warnings),
-        "headline": headline(summary, warnings),
-        "overview": edge_shares(summary, warnings),
-        "left_out": left_out(summary),
-        "ceilings": ceilings(content["controls"]),
-        "drawn": set(figures),
-        "files": {name: [file.name for file in files if file.stem == name] for name in figures},
-        "tracked": set(tracking),
-        "palette": palette,
-        "two_parents": [child for child, parents in above.items() if len(parents) > 1],
-        "groups": category_rows(content["categories"]),
-        "category_rule": RULE,
-        "category_definitions": DEFINITIONS,
-        "scores": score_rows(content["interpretations"]),
-        "interpreted": interpreted(content["interpretations"], lineages),
-        "record": record,
-    }
-    page = environment.from_string((HERE / "page.html").read_text(encoding="utf-8")).render(content | derived)
+    page = _page(run, trained, findings, drawn, browsed.lineages)
     with staged(folder) as temporary:
-        data, assets = temporary / "data", temporary / "assets"
-        models = list(summary["models"])
-        places = sample["tokens"], sample["corpus"]
-        names = write_browser(data, features, flow, lineages, *places, models, corpora, len(shown), vocabulary)
-        write_script(data / "vocabulary.js", "vocabulary", vocabulary)
+        models = list(findings.summary["models"])
+        data = temporary / "data"
+        names = write_browser(data, browsed, models)
+        write_script(data / "vocabulary.js", "vocabulary", browsed.vocabulary)
         study = {
             "models": models,
-            "autoencoders": [{"model": model, "seed": seed} for model, seed in shown],
-            "interpreted": bool(content["interpretations"]),
-            "figures": {name: _plain(figure) for name, figure in figures.items()},
+            "autoencoders": [{"model": model, "seed": seed} for model, seed in browsed.shown],
+            "interpreted": bool(findings.interpretations),
+            "figures": {name: _plain(figure) for name, figure in drawn.figures.items()},
         }
         write_script(data / "study.js", "study", study | names)
-        _write_files(temporary / "figures", files, tracking)
-        assets.mkdir()
-        names = {"page.css": "report.css", "page.js": "report.js", "LICENSE": "tabulator.LICENSE.txt"}
-        for file in (HERE / "page.css", HERE / "page.js", *sorted(LIBRARY.iterdir())):
-            shutil.copyfile(file, assets / names.get(file.name, file.name))
-        (assets / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
+        _write_files(temporary / "figures", drawn.files, drawn.tracking)
+        _write_assets(temporary / "assets")
         (temporary / "index.html").write_text(page, encoding="utf-8")
         for part in PARTS:
             path = Path(folder) / part
@@ -132,6 +69,60 @@ def write_report(
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+
+
+def _page(run: Run, trained: Trained, findings: Findings, drawn: Drawn, lineages: pa.Table) -> str:
+    """The text of `index.html`."""
+    summary, controls = findings.summary, findings.controls
+    warnings = judge([*trained.saes, *trained.started])
+    above: dict[str, set[str]] = {}
+    for edge in summary["edges"]:
+        above.setdefault(edge["child"], set()).add(edge["parent"])
+    node = drawn.figures["sankey"]["data"][0]["node"]
+    # Texts in the page were there before it, and the digest depends on them: none can hold it.
+    nonce = run.record["digest"]
+    derived = {
+        "nonce": nonce,
+        "policy": POLICY.format(nonce=nonce),
+        "warnings": sentences(warnings),
+        "quote": quote(summary, controls, findings.not_measured, warnings),
+        "headline": headline(summary, warnings),
+        "overview": edge_shares(summary, warnings),
+        "left_out": left_out(summary),
+        "ceilings": ceilings(controls),
+        "drawn": set(drawn.figures),
+        "files": {name: [file.name for file in drawn.files if file.stem == name] for name in drawn.figures},
+        "tracked": set(drawn.tracking),
+        "palette": {origin: colour for (*_, origin), colour in zip(node["customdata"], node["color"], strict=True)},
+        "two_parents": [child for child, parents in above.items() if len(parents) > 1],
+        "groups": category_rows(findings.categories),
+        "category_rule": RULE,
+        "category_definitions": DEFINITIONS,
+        "scores": score_rows(findings.interpretations),
+        "interpreted": interpreted(findings.interpretations, lineages),
+    }
+    template = _environment().from_string((HERE / "page.html").read_text(encoding="utf-8"))
+    return template.render(vars(run) | vars(trained) | vars(findings) | derived)
+
+
+def _environment() -> Environment:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "percent": percent,
+        "correlation": _correlation,
+        "count": "{:,}".format,
+        "visible": visible,
+    }
+    return environment
+
+
+def _write_assets(folder: Path) -> None:
+    """Copy the page's styles and scripts, and those of others that it loads."""
+    folder.mkdir()
+    names = {"page.css": "report.css", "page.js": "report.js", "LICENSE": "tabulator.LICENSE.txt"}
+    for file in (HERE / "page.css", HERE / "page.js", *sorted(LIBRARY.iterdir())):
+        shutil.copyfile(file, folder / names.get(file.name, file.name))
+    (folder / "plotly.min.js").write_text(get_plotlyjs(), encoding="utf-8")
 
 
 def _write_files(folder: Path, files: Sequence[Path], tracking: Mapping[str, pa.Table]) -> None:
@@ -151,10 +142,6 @@ def _plain(figure: Mapping[str, Any]) -> dict[str, Any]:
     return {"data": figure["data"], "layout": layout}
 
 
-def _percent(share: float | None, digits: int = 1) -> str:
-    return "–" if share is None or share != share else f"{share:.{digits}%}"
-
-
 def _correlation(r: float | None) -> str:
     return "–" if r is None or r != r else f"{r:.3f}"
 
@@ -165,110 +152,7 @@ def visible(token: str) -> str:
     return text if text.strip("↵⇥␍ ") else text.replace(" ", "·")
 
 
-# --- sentences ---------------------------------------------------------------------------------------------
-
-
-def ceilings(controls: Mapping[str, Any] | None) -> dict[str, float]:
-    """Share of its features that two autoencoders of each model have in common, where it was measured."""
-    return {row["model"]: row["ceiling"] for row in (controls or {}).get("ceilings", [])}
-
-
-def edge_shares(summary: Mapping[str, Any], warnings: Warnings) -> list[dict[str, Any]]:
-    """For each edge its `parent`, `child`, the `shares` that persist by autoencoder seed, their mean, `share`, and whether a
-    dictionary of it `failed`."""
-    found: dict[tuple[str, str], list[float]] = {}
-    for edge in summary["edges"]:
-        shares = found.setdefault((edge["parent"], edge["child"]), [])
-        shares += [] if edge["persisting_share"] is None else [edge["persisting_share"]]
-    failed = {(parent, child) for parent, child, _ in failed_edges(summary["edges"], warnings)}
-    return [
-        {
-            "parent": parent,
-            "child": child,
-            "shares": shares,
-            "share": sum(shares) / len(shares) if shares else None,
-            "failed": (parent, child) in failed,
-        }
-        for (parent, child), shares in found.items()
-    ]
-
-
-def quote(
-    summary: Mapping[str, Any],
-    controls: Mapping[str, Any] | None,
-    not_measured: Mapping[str, str],
-    warnings: Warnings,
-) -> str:
-    """The study in one sentence: what persists along the first edge whose dictionaries pass, the mean over seeds, and what two
-    autoencoders of the parent share."""
-    if not summary["edges"]:
-        return "No model of this study comes from another: there is nothing that its features could persist into."
-    edge = next((edge for edge in edge_shares(summary, warnings) if not edge["failed"]), None)
-    if edge is None:
-        return "There is no finding: along every edge, a dictionary fails its checks."
-    parent, share = edge["parent"], _percent(edge["share"])
-    ceiling = ceilings(controls).get(parent)
-    if ceiling is None:
-        reason = not_measured.get("ceiling")
-        shared = "was not measured" + (f" ({reason})" if reason else "")
-        return f"{share} of {parent}'s features persist into {edge['child']}; what two autoencoders of {parent} itself share {shared}."
-    return (
-        f"{share} of {parent}'s features persist into {edge['child']}; "
-        f"two autoencoders of {parent} itself share {_percent(ceiling)}."
-    )
-
-
-def headline(summary: Mapping[str, Any], warnings: Warnings) -> list[str]:
-    """The study's main numbers, a sentence per edge and per model that has ancestors; none of an edge of which a dictionary failed."""
-    lines = []
-    failed = failed_edges(summary["edges"], warnings)
-    for edge in summary["edges"]:
-        seed = f" (autoencoder seed {edge['seed']})" if len({e["seed"] for e in summary["edges"]}) > 1 else ""
-        name = f"{edge['parent']} → {edge['child']}{seed}"
-        if (edge["parent"], edge["child"], edge["seed"]) in failed:
-            lines.append(f"{name}: no finding, since a dictionary fails its checks.")
-            continue
-        alive = edge["parent_features"] - edge["parent_dead"]
-        low, high = edge["persisting_low"], edge["persisting_high"]
-        between = "" if low is None else f", 95 % interval {_percent(low)} to {_percent(high)}"
-        lines.append(
-            f"{name}: {edge['parent_persisting']:,} of {alive:,} features persist "
-            f"({_percent(edge['persisting_share'])}{between}), {edge['disappearing']:,} disappear, {edge['emerging']:,} emerge."
-        )
-    lines += left_out(summary)
-    unsound = {model for model, _ in warnings}
-    for model, origins in summary["origins"].items():
-        inherited = {origin: count for origin, count in origins.items() if origin != model}
-        if inherited and not unsound & _line(summary, model):
-            parts = ", ".join(f"{count:,} from {origin}" for origin, count in inherited.items())
-            lines.append(
-                f"{model}: {sum(inherited.values()):,} of {sum(origins.values()):,} features have an ancestor: {parts}."
-            )
-    return lines
-
-
-def _line(summary: Mapping[str, Any], model: str) -> set[str]:
-    """A model and all that it comes from."""
-    found: set[str] = set()
-    left = [model]
-    while left:
-        found.add(name := left.pop())
-        left += [edge["parent"] for edge in summary["edges"] if edge["child"] == name and edge["parent"] not in found]
-    return found
-
-
-def left_out(summary: Mapping[str, Any]) -> list[str]:
-    """For each model and seed with features on too few tokens, how many were left out for that: a sentence."""
-    found: dict[tuple[str, int], str] = {}
-    several = len({edge["seed"] for edge in summary["edges"]}) > 1
-    for edge in summary["edges"]:
-        seed = f" (autoencoder seed {edge['seed']})" if several else ""
-        for side in ("parent", "child"):
-            if rare := edge.get(f"{side}_rare"):  # tables of earlier versions lack it
-                found[edge[side], edge["seed"]] = (
-                    f"{edge[side]}{seed}: {rare:,} features that fire on fewer than {edge['min_active']:,} tokens (flow.min_active) are left out."
-                )
-    return list(found.values())
+# --- numbers -----------------------------------------------------------------------------------------------
 
 
 def category_rows(table: pa.Table | None) -> list[dict[str, Any]]:

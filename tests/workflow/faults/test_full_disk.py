@@ -15,7 +15,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pyarrow as pa
 import pytest
-from reports import content
+from reports import content, write
 from tiny_study import STUDY
 from trainings import train_autoencoder, train_model
 
@@ -28,7 +28,6 @@ from feature_lineage.meaning import contexts
 from feature_lineage.models import checkpoint as language_model
 from feature_lineage.models.hooks import load_hooked
 from feature_lineage.report import export, figures
-from feature_lineage.report.page import write_report
 from feature_lineage.store import formats as artifacts
 from feature_lineage.study.loading import load_study
 from feature_lineage.text import corpora, tokenizer
@@ -160,7 +159,7 @@ def writers(results: Path):
             {"data": [{"type": "scatter", "x": numbers.tolist(), "y": numbers.tolist()}], "layout": {}}, path / "a.csv"
         ),
         "images": lambda path: write_images(results, path),
-        "report": lambda path: write_report(path, **content()),
+        "report": lambda path: write(path, **content()),
     }
 
 
