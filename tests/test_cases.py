@@ -10,7 +10,7 @@ from test_feature_tokens import sparse_activations, write_activations
 from feature_lineage.errors import InputError
 from feature_lineage.features import activations as feature_activations
 from feature_lineage.flow.fates import LINEAGES, Edge, trace
-from feature_lineage.meaning.cases import TRACKING, Flow, Model, feature_hypothesis, find_case, matching_tokens
+from feature_lineage.meaning.cases import TRACKING, Fates, Model, feature_hypothesis, find_case, matching_tokens
 from feature_lineage.meaning.contexts import CONTEXTS, collect_contexts
 from feature_lineage.meaning.tracking import Sample, follow, measure, support, survey
 from feature_lineage.store.formats import write_table
@@ -224,7 +224,7 @@ def lineage(tmp_path_factory):
         edges.append(Edge(parent, child, (dense[parent] > 0).mean(0), (dense[child] > 0).mean(0), table))
     densities = {model: (values > 0).mean(0) for model, values in dense.items()}
     tables = trace(edges, densities, list(dense), 0.8, 0)
-    return dense, models, Flow(tables.features, tables.lineages)
+    return dense, models, Fates(tables.features, tables.lineages)
 
 
 def test_a_planted_hypothesis_is_found_and_followed(lineage):
@@ -329,7 +329,7 @@ def test_a_dead_feature_is_no_candidate(lineage):
 @pytest.mark.parametrize("case", [{"tokens": ["=", " ="]}, {"feature": 5}])
 def test_a_study_without_edges_has_cases(lineage, case):
     _, models, flow = lineage
-    alone = Flow(flow.features.slice(0, 0), flow.lineages)
+    alone = Fates(flow.features.slice(0, 0), flow.lineages)
     found, tracking = find_case("it", case, SAMPLE, {"base": models["base"]}, alone, [], 0)
     assert [node["feature"] for node in found["nodes"]] == tracking["feature"].to_pylist() == [5]
     assert found["mean_correlation"] is None

@@ -54,7 +54,7 @@ def gathered(sample, tmp_path, monkeypatch):
     """A function that gathers evidence, reading a few activations at a time."""
     tokens, corpus, document, dense = sample
     path = write_activations(tmp_path / "a.parquet", dense)
-    side = excerpts_module.sides(corpus, document, 0)
+    side = excerpts_module.halves(corpus, document, 0)
 
     def gather(features, seed=0, piece=777):
         monkeypatch.setattr(feature_activations, "PIECE", piece)
@@ -82,10 +82,10 @@ def located(sample, excerpts, feature):
 
 def test_sides_are_halves_that_share_no_document_but_the_longest(sample):
     _, corpus, document, _ = sample
-    side = excerpts_module.sides(corpus, document, 3)
+    side = excerpts_module.halves(corpus, document, 3)
     for number in (0, 1):
         assert 0.4 <= side[corpus == number].mean() <= 0.6
-    assert not np.array_equal(side, excerpts_module.sides(corpus, document, 4))
+    assert not np.array_equal(side, excerpts_module.halves(corpus, document, 4))
     for number, one in set(zip(corpus.tolist(), document[:, 0].tolist(), strict=True)):
         rows = (corpus == number) & (document[:, 0] == one)
         if rows.sum() <= WINDOWS // 2 // excerpts_module.UNITS:
@@ -204,7 +204,7 @@ def test_token_means_are_those_of_the_other_side(sample, gathered):
 
 def test_a_token_unseen_on_the_other_side_is_given_the_mean_of_all(sample, tmp_path):
     tokens, corpus, document, dense = sample
-    side = excerpts_module.sides(corpus, document, 0)
+    side = excerpts_module.halves(corpus, document, 0)
     tokens = np.where((side == 1)[:, None] & (tokens == 4), VOCABULARY, tokens)
     path = write_activations(tmp_path / "a.parquet", dense)
     (one,) = excerpts_module.gather(path, dense.max(0).astype(float), [4], tokens, side, 0)
@@ -395,7 +395,7 @@ def interpreted(gathered, tmp_path, monkeypatch):
 
     def interpret_once(server, **changes):
         with closing(Ledger(tmp_path / "replies.jsonl")) as ledger:
-            rows = interpretation.ask_endpoint(
+            rows = interpretation.interpret_features(
                 CHOSEN, evidence, TEXTS, Endpoint(service(server.url, **changes), ledger)
             )
             server.spent = ledger.spent
@@ -630,7 +630,7 @@ def test_a_budget_that_ends_half_way_leaves_scores_on_both_sides_and_is_told(gat
             caplog.clear()
             ledger = Ledger(tmp_path / str(number) / "replies.jsonl")
             asked = Endpoint(service(server.url, budget=float(budget), parallel=1), ledger)
-            found = pd.DataFrame(interpretation.ask_endpoint(chosen, evidence, TEXTS, asked))
+            found = pd.DataFrame(interpretation.interpret_features(chosen, evidence, TEXTS, asked))
             ledger.close()
             scored = found.groupby("fate")["simulation"].count()
             assert abs(scored[PERSISTING] - scored[OTHERS]) <= 1

@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from feature_lineage.explanations.excerpts import sides
+from feature_lineage.explanations.excerpts import halves
 from feature_lineage.flow.bootstrap import sample_documents
 from feature_lineage.streams import Stream, entropy, torch_seed
 
@@ -76,5 +76,5 @@ def test_the_two_halves_of_a_sample_are_not_the_bootstraps_draw(monkeypatch):
     states, real = [], np.random.default_rng
     monkeypatch.setattr(np.random, "default_rng", lambda words: states.append(state(words)) or real(words))
     sample_documents(np.zeros(4, int), 2, seed=3)
-    sides(np.zeros(4, int), np.arange(4)[:, None], seed=3)
+    halves(np.zeros(4, int), np.arange(4)[:, None], seed=3)
     assert len(set(states)) == len(states) == 2

@@ -13,7 +13,7 @@ def main(smk: Any) -> None:
         sample = cases.read_sample(smk.input.sample, smk.input.tokenizer, smk.params.corpora)
         files = zip(smk.input.activations, smk.input.contexts, strict=True)
         models = {name: cases.Model(*paths) for name, paths in zip(smk.params.models, files, strict=True)}
-        flow = cases.read_flow(smk.input.features, smk.input.lineages)
+        flow = cases.read_fates(smk.input.features, smk.input.lineages)
         edges = [tuple(edge) for edge in smk.params.edges]
         case, tracking = cases.find_case(
             smk.wildcards.case, smk.params.case, sample, models, flow, edges, smk.params.seed

@@ -19,7 +19,6 @@ from feature_lineage.text.vocabulary import token_texts
 def main(smk: Any) -> None:
     with job(smk.log[0]):
         params, output = smk.params, Path(smk.output.table)
-        name = f"{params.model}.seed{params.autoencoder}"
         sample = read_tensors(smk.input.sample)
         chosen = excerpts_module.choose(
             read_table(smk.input.lineages),
@@ -34,17 +33,15 @@ def main(smk: Any) -> None:
             read_table(smk.input.statistics)["max"].to_numpy(),
             [one.feature for one in chosen],
             sample["tokens"],
-            excerpts_module.sides(sample["corpus"], sample["document"], params.seed),
+            excerpts_module.halves(sample["corpus"], sample["document"], params.seed),
             params.seed,
         )
-        if params.language_model is None:
-            rows = list(map(interpretation.baseline, chosen, evidence))
-        else:
-            texts, _ = token_texts(smk.input.tokenizer)
-            ledger = Ledger(output.parents[1] / ".replies" / f"{name}.jsonl")
-            rows = interpretation.ask_endpoint(
-                chosen, evidence, texts, Endpoint(Service(**params.language_model), ledger)
-            )
+        texts, _ = token_texts(smk.input.tokenizer)
+        endpoint = None
+        if params.language_model is not None:
+            ledger = Ledger(output.parents[1] / ".replies" / f"{params.model}.seed{params.autoencoder}.jsonl")
+            endpoint = Endpoint(Service(**params.language_model), ledger)
+        rows = interpretation.interpret_features(chosen, evidence, texts, endpoint)
         table = pa.Table.from_pylist(sorted(rows, key=lambda row: row["feature"]), interpretation.INTERPRETATIONS)
         write_table(output, table, interpretation.INTERPRETATIONS, provenance(smk.input, params))
 

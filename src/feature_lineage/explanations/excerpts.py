@@ -77,7 +77,7 @@ def choose(
     return [one for one in chain.from_iterable(zip_longest(*chosen)) if one]
 
 
-def sides(corpus: np.ndarray, document: np.ndarray, seed: int) -> np.ndarray:
+def halves(corpus: np.ndarray, document: np.ndarray, seed: int) -> np.ndarray:
     """Part the windows of a sample in two halves, the documents of each corpus at random.
 
     Documents stay whole, unless one has more than an eighth of its corpus's windows, which is then cut. A window belongs to the document
@@ -147,7 +147,7 @@ def gather(
         maxima: each feature's highest activation, float64 [all features].
         features: those to draw for.
         tokens: the sample, int [windows, length].
-        side: of each window (see `sides`).
+        side: of each window (see `halves`).
         seed: of the draws; those of a feature depend on no other feature.
 
     Raises:
@@ -160,7 +160,7 @@ def gather(
     with progress(2 * tokens.size, "tok") as bar:
         read = partial(_whole_windows, path, tokens.shape, number, bar)
         candidates = _candidates(read(), maxima[number], number, side, seed)
-        drawn = _draw(candidates, number, tokens, side, width, seed)
+        drawn = _sample(candidates, number, tokens, side, width, seed)
         text = tokens[drawn.window[:, None], drawn.start[:, None] + np.arange(width)]
         scored = side[drawn.window] == 1
         activations = np.zeros(text.shape)
@@ -261,7 +261,7 @@ class _Drawn(NamedTuple):
     start: np.ndarray
 
 
-def _draw(
+def _sample(
     candidates: _Candidates, features: np.ndarray, tokens: np.ndarray, side: np.ndarray, width: int, seed: int
 ) -> _Drawn:
     length = tokens.shape[1]

@@ -267,15 +267,24 @@ def _detect(
     return {"detection": balanced_accuracy(answer.value, is_active[rows])}, None
 
 
-def ask_endpoint(
-    chosen: Sequence[Chosen], evidence: Sequence[Evidence], texts: Sequence[str], endpoint: Endpoint
+def interpret_features(
+    chosen: Sequence[Chosen], evidence: Sequence[Evidence], texts: Sequence[str], endpoint: Endpoint | None
 ) -> list[dict[str, Any]]:
-    """`interpret` through an endpoint, once it is sure that the budget is enough.
+    """A row of schema `INTERPRETATIONS` for each feature.
+
+    Args:
+        chosen: the features.
+        evidence: of each.
+        texts: of each token of the vocabulary (`vocabulary.token_texts`).
+        endpoint: of a language model that explains them (`interpret`), once it is sure that the budget is enough; without one, the
+            scores are those of the token-statistics baseline alone.
 
     Raises:
         InputError: the estimate exceeds the budget (nothing is sent); the endpoint refuses, does not answer or overruns the budget; no
             feature has a score, and not because the budget ended.
     """
+    if endpoint is None:
+        return list(map(baseline, chosen, evidence))
     estimate = Estimate(endpoint)
     service, ledger = endpoint.service, endpoint.ledger
     interpret(chosen, evidence, texts, service.model, estimate.ask, lambda function, items: list(map(function, items)))

@@ -89,7 +89,7 @@ class Edge(NamedTuple):
     child_rare: int = 0
 
 
-class _Flow(NamedTuple):
+class _Matched(NamedTuple):
     edge: Edge
     down: Match
     up: Match
@@ -133,7 +133,7 @@ def trace(
         down, up = best_matches(edge.correlations, len(edge.parent_density), len(edge.child_density))
         mutual = mutual_best(down, up) & (down.r > threshold)
         assigned = one_to_one(edge.correlations, threshold)
-        flows.append(_Flow(edge, down, up, down.r > threshold, up.r > threshold, mutual, assigned))
+        flows.append(_Matched(edge, down, up, down.r > threshold, up.r > threshold, mutual, assigned))
     return Tables(
         pa.Table.from_pylist([_edge_row(flow, threshold, seed) for flow in flows], EDGES),
         pa.concat_tables(
@@ -230,7 +230,7 @@ def threshold_curves(seeds: Sequence[Seed], floor: float) -> pa.Table:
     return pa.Table.from_pylist(rows, CURVES)
 
 
-def _edge_row(flow: _Flow, threshold: float, seed: int) -> dict[str, Any]:
+def _edge_row(flow: _Matched, threshold: float, seed: int) -> dict[str, Any]:
     parent_alive, child_alive = flow.edge.parent_density > 0, flow.edge.child_density > 0
     parent_persisting, child_persisting = int(flow.parent_persists.sum()), int(flow.child_persists.sum())
     emerging = int(child_alive.sum()) - child_persisting
@@ -257,7 +257,7 @@ def _edge_row(flow: _Flow, threshold: float, seed: int) -> dict[str, Any]:
     }
 
 
-def _feature_tables(flow: _Flow, seed: int) -> list[pa.Table]:
+def _feature_tables(flow: _Matched, seed: int) -> list[pa.Table]:
     mutual = np.zeros(len(flow.edge.child_density), bool)
     mutual[flow.down.best[flow.mutual]] = True
     edge, (left, right) = flow.edge, flow.assigned
@@ -296,7 +296,7 @@ def _fates(density: np.ndarray, persists: np.ndarray, otherwise: str) -> np.ndar
     return np.where(density == 0, "dead", np.where(persists, "persisting", otherwise))
 
 
-def _lineages(flows: list[_Flow], densities: Mapping[str, np.ndarray], order: Sequence[str], seed: int) -> pa.Table:
+def _lineages(flows: list[_Matched], densities: Mapping[str, np.ndarray], order: Sequence[str], seed: int) -> pa.Table:
     """Each feature's chain of ancestors, nearest first, and fate on the edges below."""
     chains: dict[str, list[list[dict[str, Any]]]] = {}
     rows: list[dict[str, Any]] = []

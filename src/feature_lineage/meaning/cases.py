@@ -77,7 +77,7 @@ class Model(NamedTuple):
     contexts: str | Path
 
 
-class Flow(NamedTuple):
+class Fates(NamedTuple):
     """Fates along each edge, schema `fates.FEATURES`, and every feature of every model with its density, schema `fates.LINEAGES`."""
 
     features: pa.Table
@@ -160,7 +160,7 @@ def find_case(
     case: Mapping[str, Any],
     sample: Sample,
     models: Mapping[str, Model],
-    flow: Flow,
+    flow: Fates,
     edges: Sequence[tuple[str, str]],
     seed: int,
 ) -> tuple[dict[str, Any], pa.Table]:
@@ -330,7 +330,7 @@ def read_sample(path: str | Path, tokenizer: str | Path, corpora: Sequence[str])
     return Sample(tensors["tokens"], tensors["corpus"], corpora, *token_texts(tokenizer))
 
 
-def read_flow(features: str | Path, lineages: str | Path) -> Flow:
+def read_fates(features: str | Path, lineages: str | Path) -> Fates:
     """Read the columns that a case needs of `flows/features.parquet` and `flows/lineages.parquet`."""
     columns = ["parent", "child", "seed", "model", "feature", "fate", "descendant", "r"]
-    return Flow(read_table(features, columns), read_table(lineages, ["model", "seed", "feature", "density"]))
+    return Fates(read_table(features, columns), read_table(lineages, ["model", "seed", "feature", "density"]))
