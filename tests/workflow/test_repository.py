@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from tiny_study import CHECKOUT, SNAKEMAKE, environment, read_plan
+
+from feature_lineage.study.loading import load_study
 
 RULES = [
     pytest.param(name, body, id=name)
@@ -145,6 +148,11 @@ def anchors_of(page):
 
 def test_the_readme_is_short():
     assert len((CHECKOUT / "README.md").read_text().splitlines()) <= 120
+
+
+def test_the_study_in_the_readme_is_one():
+    (text,) = re.findall(r"^```yaml\n(.*?)^```", (CHECKOUT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert load_study(yaml.safe_load(text)).edges() == [("base", "lawyer")]
 
 
 def test_every_page_of_the_docs_is_linked_from_the_readme():
