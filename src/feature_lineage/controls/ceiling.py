@@ -35,7 +35,7 @@ def measure_ceiling(comparisons: Comparisons, threshold: float) -> pa.Table:
 
 
 def ceiling_curves(comparisons: Comparisons, floor: float) -> pa.Table:
-    """The share of `seed_ceiling` as a function of the threshold, mean over a model's pairs of autoencoders and both sides of each.
+    """The share of `measure_ceiling` as a function of the threshold, mean over a model's pairs of autoencoders and both sides of each.
 
     Args:
         comparisons: pairs of autoencoders of one model.

@@ -41,7 +41,7 @@ def correlate_neurons(batches: Iterable[tuple[torch.Tensor, torch.Tensor]], toke
             count += len(x)
             bar.update(len(x))
     if sums is None:
-        raise ValueError("neuron_correlations: there is no batch")
+        raise ValueError("there is no batch to correlate")
     x, y, xx, yy, xy = ((total / count).cpu().numpy() for total in sums)
     deviation_x, deviation_y = (
         np.sqrt(np.where(squares > mean**2, squares - mean**2, np.nan)) for mean, squares in ((x, xx), (y, yy))
@@ -50,7 +50,7 @@ def correlate_neurons(batches: Iterable[tuple[torch.Tensor, torch.Tensor]], toke
 
 
 def neuron_rows(r: np.ndarray, threshold: float) -> list[dict[str, Any]]:
-    """Rows of `NEURONS`, edge left out, from `neuron_correlations`: the same measure on neurons that vary.
+    """Rows of `NEURONS`, edge left out, from `correlate_neurons`: the same measure on neurons that vary.
 
     Matches are by r, not |r|: as features are compared, and as Bricken et al. 2023 compare neurons.
     """

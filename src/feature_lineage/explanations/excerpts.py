@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from feature_lineage.errors import InputError
-from feature_lineage.features.activations import ActivationFile
+from feature_lineage.features.activations import Entries, whole_windows
 from feature_lineage.flow.strata import SINGLE_TOKEN
 from feature_lineage.progress import progress
 from feature_lineage.streams import Stream, entropy
@@ -53,7 +52,7 @@ def choose(
 
     Args:
         lineages: table of schema `fates.LINEAGES`.
-        tokens: table of `main_token.token_masses` of the model.
+        tokens: table of `main_token.weigh_tokens` of the model.
         model: the model.
         autoencoder: seed of its autoencoder.
         count: how many, or "all" that live.
@@ -143,7 +142,7 @@ def gather(
     """Draw excerpts of some features and read their activations, in two passes over the file; only what is drawn stays in memory.
 
     Args:
-        path: activations, a file of `collect.feature_batches`.
+        path: activations, a file of `collect.collect_features`.
         maxima: each feature's highest activation, float64 [all features].
         features: those to draw for.
         tokens: the sample, int [windows, length].
@@ -158,7 +157,7 @@ def gather(
     width = min(EXCERPT, tokens.shape[1])
     number = np.asarray(features, np.int64)
     with progress(2 * tokens.size, "tok") as bar:
-        read = partial(_whole_windows, path, tokens.shape, number, bar)
+        read = partial(_read, path, tokens.shape, number, bar)
         candidates = _candidates(read(), maxima[number], number, side, seed)
         drawn = _sample(candidates, number, tokens, side, width, seed)
         text = tokens[drawn.window[:, None], drawn.start[:, None] + np.arange(width)]
@@ -179,37 +178,12 @@ def gather(
     return evidence
 
 
-class _Entries(NamedTuple):
-    """Activations of some features: window, position in it, place of the feature among those and activation; all [entries]."""
-
-    window: np.ndarray
-    position: np.ndarray
-    place: np.ndarray
-    activation: np.ndarray
-
-
-def _whole_windows(path: str | Path, shape: tuple[int, int], features: np.ndarray, bar: Any) -> Iterator[_Entries]:
-    """The activations of some features, never half a window at a time."""
-    file = ActivationFile(path)
-    windows, length = shape
-    if file.tokens != windows * length:
-        raise InputError(f"{path}: has {file.tokens:,} tokens, the sample {windows * length:,}; delete it")
-    places = np.full(file.features, -1)
-    places[features] = np.arange(len(features))
-    rest = [np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)]
+def _read(path: str | Path, shape: tuple[int, int], features: np.ndarray, bar: Any) -> Iterator[Entries]:
     done = 0
-    for token, feature, activation in file.pieces():
-        place = places[feature]
-        keep = place >= 0
-        new = (token[keep].astype(np.int64), place[keep], activation[keep].astype(np.float64))
-        rest = [np.concatenate(pair) for pair in zip(rest, new, strict=True)]
-        cut = np.searchsorted(rest[0], int(token[-1]) // length * length)
-        yield _Entries(rest[0][:cut] // length, rest[0][:cut] % length, rest[1][:cut], rest[2][:cut])
-        rest = [part[cut:] for part in rest]
-        bar.update(int(token[-1]) - done)
-        done = int(token[-1])
-    yield _Entries(rest[0] // length, rest[0] % length, rest[1], rest[2])
-    bar.update(windows * length - done)
+    for tokens, entries in whole_windows(path, shape, features):
+        yield entries
+        bar.update(tokens - done)
+        done = tokens
 
 
 class _Candidates(NamedTuple):
@@ -227,7 +201,7 @@ def _group(place: np.ndarray | int, side: np.ndarray | int, band: np.ndarray | i
 
 
 def _candidates(
-    entries: Iterator[_Entries], maxima: np.ndarray, features: np.ndarray, side: np.ndarray, seed: int
+    entries: Iterator[Entries], maxima: np.ndarray, features: np.ndarray, side: np.ndarray, seed: int
 ) -> _Candidates:
     kept = _Candidates(*(np.zeros(0, kind) for kind in (np.int64, np.float64, np.int64, np.int64)))
     for window, position, place, activation in entries:
@@ -301,7 +275,7 @@ def _take(chosen: dict[int, int], pairs: np.ndarray, count: int) -> None:
             count -= 1
 
 
-def _fill(activations: np.ndarray, drawn: _Drawn, windows: int, entries: _Entries) -> None:
+def _fill(activations: np.ndarray, drawn: _Drawn, windows: int, entries: Entries) -> None:
     """Write those of some entries that lie in excerpts into their activations, float64 [excerpts, width]; `windows` in the sample."""
     key, sought = drawn.place * windows + drawn.window, entries.place * windows + entries.window
     i = np.minimum(np.searchsorted(key, sought), len(key) - 1)
@@ -331,7 +305,7 @@ class _Means:
     def _key(self, place: np.ndarray, token: np.ndarray) -> np.ndarray:
         return place * self._vocabulary + token
 
-    def add(self, entries: _Entries) -> None:
+    def add(self, entries: Entries) -> None:
         """Count some entries; those of the other side are left out."""
         kept = self._side[entries.window] == 0
         window, position, place, activation = (column[kept] for column in entries)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ WindowPieces = Iterator[
 
 
 def window_pieces(path: str | Path, shape: tuple[int, int]) -> WindowPieces:
-    """Stream a file of `collect.feature_batches` in pieces that hold whole windows.
+    """Stream a file of `collect.collect_features` in pieces that hold whole windows.
 
     Args:
         path: the file.
@@ -75,7 +75,7 @@ class Activations(NamedTuple):
 
 
 class ActivationFile:
-    """The same in a file of `collect.feature_batches`, never read as a whole.
+    """The same in a file of `collect.collect_features`, never read as a whole.
 
     Raises:
         InputError: here or while reading: the file is missing, damaged, not ordered by token, or holds a token or feature outside
@@ -164,7 +164,7 @@ def _outside(path: str | Path, shape: tuple[int, int]) -> InputError:
 
 
 def read_activations(path: str | Path) -> Activations:
-    """Read a file of `collect.feature_batches` as a whole; its provenance gives the numbers of tokens and features.
+    """Read a file of `collect.collect_features` as a whole; its provenance gives the numbers of tokens and features.
 
     Raises:
         InputError: the file is missing, damaged, or holds a token or feature outside of these numbers.
@@ -182,7 +182,7 @@ BLOCK = 1 << 14  # tokens read at a time
 
 
 def activation_blocks(path: str | Path, tokens: int) -> Iterator[tuple[int, sparse.csr_array]]:
-    """Stream a file of `collect.feature_batches`, `BLOCK` tokens at a time.
+    """Stream a file of `collect.collect_features`, `BLOCK` tokens at a time.
 
     Args:
         path: the file; its rows are ordered by token.
@@ -212,11 +212,47 @@ def activation_blocks(path: str | Path, tokens: int) -> Iterator[tuple[int, spar
         try:
             yield first, sparse.csr_array((activation[:cut].astype(np.float64), place), shape=shape)
         except ValueError as error:
-            raise _out_of_range(path, record) from error
+            raise _outside(path, (record["tokens"], record["features"])) from error
     if len(rest[0]) or next(batches, None) is not None:
-        raise _out_of_range(path, record)
+        raise _outside(path, (record["tokens"], record["features"]))
 
 
-def _out_of_range(path: str | Path, record: Mapping[str, int]) -> InputError:
-    shape = (record["tokens"], record["features"])
-    return InputError(f"{path}: holds a token or feature outside of {shape}; delete it")
+class Entries(NamedTuple):
+    """Activations of chosen features: the window and the position of each, the feature's place among the chosen, its value in float64."""
+
+    window: np.ndarray
+    position: np.ndarray
+    place: np.ndarray
+    activation: np.ndarray
+
+
+def whole_windows(path: str | Path, shape: tuple[int, int], features: np.ndarray) -> Iterator[tuple[int, Entries]]:
+    """Stream the activations of some features, never half a window at a time.
+
+    Args:
+        path: a file of `collect.collect_features`.
+        shape: (windows, length) of the sample.
+        features: numbers of the features, int64.
+
+    Yields:
+        Tokens read so far, and the entries of the windows that are whole.
+
+    Raises:
+        InputError: the file is missing, damaged, of a sample of another size, or holds a token or feature out of range.
+    """
+    file = ActivationFile(path)
+    windows, length = shape
+    if file.tokens != windows * length:
+        raise InputError(f"{path}: has {file.tokens:,} tokens, the sample {windows * length:,}; delete it")
+    places = np.full(file.features, -1)
+    places[features] = np.arange(len(features))
+    rest = [np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)]
+    for token, feature, activation in file.pieces():
+        place = places[feature]
+        keep = place >= 0
+        new = (token[keep].astype(np.int64), place[keep], activation[keep].astype(np.float64))
+        rest = [np.concatenate(pair) for pair in zip(rest, new, strict=True)]
+        cut = np.searchsorted(rest[0], int(token[-1]) // length * length)
+        yield int(token[-1]), Entries(rest[0][:cut] // length, rest[0][:cut] % length, rest[1][:cut], rest[2][:cut])
+        rest = [part[cut:] for part in rest]
+    yield windows * length, Entries(rest[0] // length, rest[0] % length, rest[1], rest[2])

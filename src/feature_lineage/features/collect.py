@@ -59,7 +59,7 @@ class Statistics:
         self.sum, self.max = np.zeros(features), np.zeros(features)
 
     def counting(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Pass batches of `feature_batches` on, counting them."""
+        """Pass batches of `collect_features` on, counting them."""
         for batch in batches:
             feature, activation = (
                 batch["feature"].to_numpy(),

@@ -86,7 +86,7 @@ def resample(
     """Correlate pairs of features in each replicate, from sums per document.
 
     Args:
-        a: activations, a file of `collect.feature_batches`.
+        a: activations, a file of `collect.collect_features`.
         b: activations of the other side, of the same sample.
         feature_a: first feature of each pair, int [pairs].
         feature_b: second feature of each pair, int [pairs].
@@ -144,12 +144,12 @@ def bootstrap_flow(
     replicate's share, below and above the line.
 
     Args:
-        parent: activations, a file of `collect.feature_batches`.
+        parent: activations, a file of `collect.collect_features`.
         child: activations, of the same sample.
         correlations: table of `correlation.correlate`; its pairs from `MARGIN` below the threshold on, and each feature's best,
             are the candidates in every replicate.
         document: document of each token (`number_documents`).
-        drawn: how often each replicate draws each document (`draw_documents`).
+        drawn: how often each replicate draws each document (`sample_documents`).
         threshold: correlation above which two features are the same.
         min_active: tokens on which a living feature fires.
 
@@ -191,7 +191,7 @@ def interval(replicates: pa.Table, side: str, share: float) -> tuple[float, floa
     lie above the share that they replicate. Their own quantiles would then leave out the share, and so would these reflected at it.
 
     Args:
-        replicates: table of `bootstrap`.
+        replicates: table of `bootstrap_flow`.
         side: `parent` or `child`.
         share: of the sample itself.
     """

@@ -43,7 +43,7 @@ def strata(features: pa.Table, tokens: Mapping[tuple[str, int], pa.Table]) -> pa
 
     Args:
         features: table of schema `FEATURES`.
-        tokens: table of `main_token.token_masses` for each model and seed.
+        tokens: table of `main_token.weigh_tokens` for each model and seed.
 
     Returns:
         Schema `STRATA`: `kind` is `density`, `token` or `corpus`; strata without features have no row.

@@ -18,7 +18,7 @@ def with_intervals(edges: pa.Table, replicates: Sequence[pa.Table]) -> pa.Table:
 
     Args:
         edges: table of schema `EDGES`.
-        replicates: tables of `bootstrap.bootstrap`, one for each row; none at all leaves the intervals null.
+        replicates: tables of `bootstrap.bootstrap_flow`, one for each row; none at all leaves the intervals null.
     """
     rows = edges.to_pylist()
     for row, table in zip(rows, replicates, strict=True) if replicates else ():

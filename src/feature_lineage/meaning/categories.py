@@ -149,7 +149,7 @@ def categorise_features(path: str | Path, tokens: np.ndarray, classes: np.ndarra
     sample nor features × vocabulary.
 
     Args:
-        path: activations, a file of `collect.feature_batches`.
+        path: activations, a file of `collect.collect_features`.
         tokens: token numbers of the sample, int [windows, length].
         classes: their classes (`token_classes`).
         vocabulary: tokens of the vocabulary.
@@ -257,7 +257,7 @@ def count_categories(
     Args:
         features: table of schema `fates.FEATURES`.
         categories: table of `categorise` for each model and seed.
-        tokens: table of `main_token.token_masses` for each model and seed: its corpus is the one with most of a feature's mass.
+        tokens: table of `main_token.weigh_tokens` for each model and seed: its corpus is the one with most of a feature's mass.
 
     Returns:
         Schema `COUNTS`; `side` is `parent` or `child`. Combinations without features have no row.

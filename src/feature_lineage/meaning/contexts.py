@@ -45,7 +45,7 @@ def collect_contexts(path: str | Path, shape: tuple[int, int], count: int = TOP)
     One pass finds them, keeping `count` windows a feature; a second collects the activations in them. Memory grows with the features.
 
     Args:
-        path: activations, a file of `collect.feature_batches`.
+        path: activations, a file of `collect.collect_features`.
         shape: windows of the sample, tokens of a window.
         count: windows of a feature.
 

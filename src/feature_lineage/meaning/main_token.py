@@ -33,7 +33,7 @@ def weigh_tokens(path: str | Path, tokens: np.ndarray, corpus: np.ndarray, corpo
     so that memory grows with the features alone. The corpus is the one with the largest mass, of equal ones the first.
 
     Args:
-        path: activations, a file of `collect.feature_batches`.
+        path: activations, a file of `collect.collect_features`.
         tokens: token numbers of the sample, int [windows, length].
         corpus: corpus of each window, int [windows], numbered as in `corpora`.
         corpora: names of the corpora.

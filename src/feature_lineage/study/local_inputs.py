@@ -22,7 +22,7 @@ from feature_lineage.study.keys import FilesCorpus, HuggingFaceCorpus, Pretraine
 from feature_lineage.study.study import Study
 from feature_lineage.study.types import StudyError
 
-# What `tokenizer.published_tokenizer` reads, beside the numbers of special tokens in config.json; it is too slow to import here.
+# What `tokenizer.import_tokenizer` reads, beside the numbers of special tokens in config.json; it is too slow to import here.
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 _LARGE = 10**9  # bytes, a second or more to read
 Files = list[tuple[str, Path | bytes]]  # by name, the file, or of one that is read in part that part

@@ -62,7 +62,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
     """Load the tokenizer of a directory; every file of one that `save_tokenizer` or `checkpoint.save_model` wrote is verified.
 
     Raises:
-        InputError: a file of it is missing or damaged, or as for `published_tokenizer`.
+        InputError: a file of it is missing or damaged, or as for `import_tokenizer`.
     """
     verify_files(Path(path) / "tokenizer_config.json")
     return import_tokenizer(path)
