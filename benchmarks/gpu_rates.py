@@ -282,7 +282,7 @@ def write_checkpoint(folder: Path, place: torch.device) -> None:
     run = resume_module.Progress(
         weights, adam, torch.zeros(SIZE.m, dtype=torch.int64, device=place), training.Steering(1e-3)
     )
-    resume._checkpoint(folder / "written.safetensors", run)
+    resume.write_checkpoint(folder / "written.safetensors", run)
 
 
 def at_once(part: Part, folder: Path, model: Path, count: int, steps: int) -> None:

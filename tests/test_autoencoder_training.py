@@ -13,7 +13,7 @@ import torch
 from autoencoders import TOKENS, VARIANTS, M, reference, sample, weights_of
 from trainings import train_autoencoder, train_on_activations
 
-from feature_lineage.autoencoders import resample, resume, variants
+from feature_lineage.autoencoders import resampling, resume, variants
 from feature_lineage.autoencoders import start as start_module
 from feature_lineage.autoencoders import training as at
 from feature_lineage.errors import InputError, Stopped
@@ -58,7 +58,7 @@ def test_draws_follow_the_squared_loss():
     counts = torch.zeros(4)
     for seed in range(4000):
         random = torch.Generator().manual_seed(seed)
-        drawn = resample.sample_by_squared_loss([x[:2], x[2:]], lambda part: losses[part[:, 0].long()], 1, random)
+        drawn = resampling.sample_by_squared_loss([x[:2], x[2:]], lambda part: losses[part[:, 0].long()], 1, random)
         counts[int(drawn[0, 0])] += 1
     expected = losses**2 / (losses**2).sum() * 4000
     assert counts[3] == 0
@@ -67,7 +67,7 @@ def test_draws_follow_the_squared_loss():
 
 def test_draws_are_distinct_and_as_many_as_asked():
     x = torch.arange(50.0)[:, None]
-    drawn = resample.sample_by_squared_loss(
+    drawn = resampling.sample_by_squared_loss(
         x.split(7), lambda part: part[:, 0] + 1, 20, torch.Generator().manual_seed(0)
     )
     assert len(set(drawn[:, 0].tolist())) == 20
@@ -204,9 +204,9 @@ def test_dead_features_are_resampled(monkeypatch, variant):
     adam.step()
     before = {name: tensor.clone() for name, tensor in vars(weights).items()}
     drawn = x[3:4]
-    monkeypatch.setattr(resample, "sample_by_squared_loss", lambda pool, losses, count, random: drawn)
+    monkeypatch.setattr(resampling, "sample_by_squared_loss", lambda pool, losses, count, random: drawn)
     run = resume.Progress(weights, adam, torch.zeros(M, dtype=torch.int64), at.Steering(0.05))
-    resample._resample(kind, run, centring, dead, [x], 0.05, seed=[0, 1])
+    resampling.resample_features(kind, run, centring, dead, [x], 0.05, seed=[0, 1])
     centred = (drawn - drawn.mean()) * centring.scale - weights.decoder_bias
     direction = (centred / centred.norm())[0]
     others = torch.arange(M) != 7
@@ -235,14 +235,14 @@ def test_resampling_draws_by_the_loss_of_each_input(monkeypatch, variant):
     expected = (x.double() - x_hat).square().mean(1) + 0.05 * penalty
     seen = []
     monkeypatch.setattr(
-        resample, "sample_by_squared_loss", lambda pool, losses, count, random: seen.append(losses(x)) or x[:count]
+        resampling, "sample_by_squared_loss", lambda pool, losses, count, random: seen.append(losses(x)) or x[:count]
     )
     adam = torch.optim.Adam(kind.trained(weights))
     for tensor in kind.trained(weights):
         tensor.grad = torch.zeros_like(tensor)
     adam.step()
     run = resume.Progress(weights, adam, torch.zeros(M, dtype=torch.int64), at.Steering(0.05))
-    resample._resample(kind, run, centring, torch.tensor([1, 2]), [x], 0.05, seed=[0])
+    resampling.resample_features(kind, run, centring, torch.tensor([1, 2]), [x], 0.05, seed=[0])
     torch.testing.assert_close(seen[0], expected.detach().float(), rtol=1e-5, atol=1e-6)
 
 
@@ -260,7 +260,9 @@ def test_only_features_silent_for_long_enough_are_resampled(tmp_path, monkeypatc
         return found
 
     monkeypatch.setattr(at, "training_step", step)
-    monkeypatch.setattr(at, "_resample", lambda kind, run, centring, found, *rest, **named: dead.append(found.tolist()))
+    monkeypatch.setattr(
+        at, "resample_features", lambda kind, run, centring, found, *rest, **named: dead.append(found.tolist())
+    )
     _, curve = trained(tmp=tmp_path, steps=6, silent_steps=4, resample_steps=[6])
     assert dead == [[3, 5]]
     assert curve["dead_share"].to_pylist()[4] == pytest.approx(1 / M)  # step 5: only the one that never fired

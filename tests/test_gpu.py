@@ -18,7 +18,7 @@ from pretended_gpu import OnGpu, held, in_this_thread, pretended_gpu, without_ke
 from trainings import train_autoencoder, train_on_activations
 
 from feature_lineage import devices
-from feature_lineage.autoencoders import active_entries, resample
+from feature_lineage.autoencoders import active_entries, resampling
 from feature_lineage.autoencoders import step as training_step
 from feature_lineage.autoencoders import training as autoencoder_training
 from feature_lineage.autoencoders import weights as weights_module
@@ -213,7 +213,7 @@ def on_gpu(study, patch):
     with gpu(patch) as ledger, patch.context() as inner:
         for name in ("_dense_step", "_sparse_step", "_revive"):
             inner.setattr(training_step, name, noted(name, getattr(training_step, name)))
-        inner.setattr(autoencoder_training, "_resample", noted("_resample", resample._resample))
+        inner.setattr(autoencoder_training, "resample_features", noted("_resample", resampling.resample_features))
         found = every_part(study)
         return SimpleNamespace(found=found, operations=set(ledger.operations), taken=taken | set(ledger.operations))
 

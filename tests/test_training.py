@@ -301,8 +301,8 @@ def test_too_little_validation_text_names_the_corpus(train, data, tmp_path, writ
 
 def test_windows_are_drawn_by_balance_and_seed(train, data, monkeypatch):
     seen = []
-    draw = Windows.draw
-    monkeypatch.setattr(Windows, "draw", lambda self, *args: seen.append((self, draw(self, *args))) or seen[-1][1])
+    draw = Windows.sample
+    monkeypatch.setattr(Windows, "sample", lambda self, *args: seen.append((self, draw(self, *args))) or seen[-1][1])
     corpora = {"long": data["train"]["plain"], "short": data["validation"]["noisy"]}
     for number, (seed, balance) in enumerate([(0, True), (0, False), (1, True)]):
         train(str(number), train=corpora, balance=balance, seed=seed)

@@ -67,7 +67,7 @@ def test_words_and_job_control_rerun_nothing(copy):
 
 
 def test_the_bootstrap_edited_reruns_no_explanation(copy):
-    copy.add_statement(f"{LIBRARY}/flow/bootstrap.py", "bootstrap")
+    copy.add_statement(f"{LIBRARY}/flow/bootstrap.py", "bootstrap_flow")
     plan = copy.plan()
     assert set(plan) == bootstraps(*EDGES) | SUMMARY
     assert causes(plan) == bootstraps(*EDGES)
@@ -94,7 +94,7 @@ def test_comments_docstrings_and_layout_rerun_nothing(copy):
 
 
 def test_a_figure_edited_draws_the_figures_again_and_trains_nothing(copy):
-    copy.add_statement(f"{LIBRARY}/report/figures.py", "sankey")
+    copy.add_statement(f"{LIBRARY}/report/figures.py", "plot_sankey")
     plan = copy.plan()
     assert set(plan) == {"plot_sankey", "write_report", "tabulate_figures"}
     assert causes(plan) == {"plot_sankey"}

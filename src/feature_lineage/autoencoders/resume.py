@@ -32,7 +32,7 @@ class Progress:
     rows: list[dict[str, float | None]] = field(default_factory=list)
 
 
-def _checkpoint(path: str | Path, run: Progress) -> None:
+def write_checkpoint(path: str | Path, run: Progress) -> None:
     """Write a checkpoint with a hash of what it holds; the one before it is kept beside it."""
     tensors = {"last_fired": run.last_fired}
     for name, tensor in vars(run.weights).items():
@@ -58,7 +58,7 @@ def _digest(about: str, tensors: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _restore(path: str | Path, run: Progress) -> Path | None:
+def restore(path: str | Path, run: Progress) -> Path | None:
     """Go on from a checkpoint, or if it is damaged from the one before it; which it was, None if there is none."""
     for file in filter(Path.exists, (Path(path), _before(path))):
         try:
@@ -90,6 +90,7 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor
     return json.loads(metadata["about"]), tensors
 
 
-def _checkpoint_step(path: str | Path) -> int:
+def checkpoint_step(path: str | Path) -> int:
+    """The step that a checkpoint was written after."""
     with safe_open(path, "pt") as file:
         return int(json.loads(file.metadata()["about"])["step"])

@@ -20,9 +20,8 @@ from tqdm.auto import tqdm
 
 from feature_lineage.autoencoders.active_entries import Capacity
 from feature_lineage.autoencoders.autoencoder import SparseAutoencoder
-from feature_lineage.autoencoders.resample import _resample
-from feature_lineage.autoencoders.resampling import resampling_steps
-from feature_lineage.autoencoders.resume import Progress, _checkpoint, _checkpoint_step, _restore
+from feature_lineage.autoencoders.resampling import resample_features, resampling_steps
+from feature_lineage.autoencoders.resume import Progress, checkpoint_step, restore, write_checkpoint
 from feature_lineage.autoencoders.start import start, variant_of
 from feature_lineage.autoencoders.steering import Steering
 from feature_lineage.autoencoders.step import BETAS, SPARSE_BELOW, Terms, training_step
@@ -167,7 +166,7 @@ class _Training:
             Steering(options.l1),
             dense=not self.kind.among,
         )
-        if restored := _restore(checkpoint, self.state):
+        if restored := restore(checkpoint, self.state):
             logger.info("going on from step %d of %d, %s", self.state.step, length.steps, restored)
         self.variance = float(self.centring.target(data.sample).double().var(0, correction=0).mean())
         self.capacity: Capacity | None = None  # of no consequence for any number: it is in no checkpoint
@@ -233,7 +232,7 @@ class _Training:
     def _resample(self, coefficient: float) -> None:
         state, dead = self.state, self._dead()
         pool = self.data.pool(state.step)
-        _resample(self.kind, state, self.centring, dead, pool, coefficient, [self.seed, state.step])
+        resample_features(self.kind, state, self.centring, dead, pool, coefficient, [self.seed, state.step])
         state.last_fired[dead] = state.step
         logger.info("step %d: %d dead features resampled", state.step, len(dead))
 
@@ -254,7 +253,7 @@ class _Training:
         state = self.state
         if not all(bool(tensor.isfinite().all()) for tensor in self.kind.trained(state.weights)):
             raise self._diverged("a weight is not finite", state.step - 1)
-        _checkpoint(self.checkpoint, state)
+        write_checkpoint(self.checkpoint, state)
         if self.watch.stop():
             raise Stopped(
                 f"stopped after step {state.step} of {self.length.steps}; started again it goes on from {self.checkpoint}"
@@ -263,7 +262,7 @@ class _Training:
     def _diverged(self, what: str, batch: int) -> InputError:
         last = "none yet"
         if self.checkpoint.exists():
-            last = f"{self.checkpoint}, written after step {_checkpoint_step(self.checkpoint)}"
+            last = f"{self.checkpoint}, written after step {checkpoint_step(self.checkpoint)}"
         return InputError(
             f"training has diverged, {what} at step {batch + 1} of {self.length.steps}, on {self.watch.describe(batch)}; the last "
             f"checkpoint is {last}; lower autoencoder.lr ({self.options.lr:g}), or look at the model's activations"

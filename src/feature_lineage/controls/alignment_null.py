@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from feature_lineage.controls.sides import _EDGE, _SEED, _SIDE, SIDES, sides
+from feature_lineage.controls.sides import EDGE, SEED, SIDE, SIDES, sides
 from feature_lineage.errors import InputError
 from feature_lineage.features.activations import Moved, Source
 from feature_lineage.flow.correlation import correlate
@@ -18,11 +18,11 @@ from feature_lineage.streams import Stream, entropy
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 NULL = pa.schema(
     [
-        *_EDGE,
-        *_SEED,
+        *EDGE,
+        *SEED,
         ("offset", pa.float64()),
         ("same_document", pa.float64()),
-        *_SIDE,
+        *SIDE,
         ("false_matches", pa.int64()),
         ("false_match_rate", pa.float64()),
         ("threshold", pa.float64()),

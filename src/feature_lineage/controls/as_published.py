@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from scipy import sparse
 
-from feature_lineage.controls.sides import _EDGE, _SEED, _SHARE, _SIDE, SIDES, Side, _active, sides
+from feature_lineage.controls.sides import EDGE, SEED, SHARE, SIDE, SIDES, Side, active_tokens, sides
 from feature_lineage.features.activations import Activations
 from feature_lineage.flow.correlation import correlate
 from feature_lineage.progress import progress
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
-AS_PUBLISHED = pa.schema([*_EDGE, *_SEED, ("variant", pa.string()), ("minimum", pa.int64()), *_SIDE, *_SHARE])
+AS_PUBLISHED = pa.schema([*EDGE, *SEED, ("variant", pa.string()), ("minimum", pa.int64()), *SIDE, *SHARE])
 OURS, STRINGS = "ours", "strings"
 TOKENS_BOTH, STRINGS_BOTH = "tokens where both fire", "strings where both fire"
 PUBLISHED = (STRINGS_BOTH, 2)  # variant and minimum of the published code
@@ -130,7 +130,7 @@ def correlate_published(
         published one. A feature lives if it fires in the sample, in every variant.
     """
     by_string = string_means(a, strings), string_means(b, strings)
-    alive = _active(a) > 0, _active(b) > 0
+    alive = active_tokens(a) > 0, active_tokens(b) > 0
     found = [
         (OURS, None, sides(correlations, *alive)),
         (STRINGS, None, sides(correlate(*by_string, threshold), *alive)),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from feature_lineage.controls.sides import _SHARE, _SIDE, Comparisons, Side
+from feature_lineage.controls.sides import SHARE, SIDE, Comparisons, Side
 from feature_lineage.flow.matching import thresholds
 
 CEILING = pa.schema(
-    [("model", pa.string()), ("seed_a", pa.int64()), ("seed_b", pa.int64()), *_SIDE, *_SHARE],
+    [("model", pa.string()), ("seed_a", pa.int64()), ("seed_b", pa.int64()), *SIDE, *SHARE],
 )
 CEILING_CURVES = pa.schema([("model", pa.string()), ("threshold", pa.float64()), ("share", pa.float64())])
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from feature_lineage.controls.sides import _EDGE, _SHARE, SIDES, Side
+from feature_lineage.controls.sides import EDGE, SHARE, SIDES, Side
 from feature_lineage.flow.moments import pearson
 from feature_lineage.progress import progress
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 
-NEURONS = pa.schema([*_EDGE, ("side", pa.string()), ("neurons", pa.int64()), *_SHARE])
+NEURONS = pa.schema([*EDGE, ("side", pa.string()), ("neurons", pa.int64()), *SHARE])
 
 
 def correlate_neurons(batches: Iterable[tuple[torch.Tensor, torch.Tensor]], tokens: int) -> np.ndarray:

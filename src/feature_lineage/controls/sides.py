@@ -14,10 +14,10 @@ from feature_lineage.flow.matching import best_matches
 from feature_lineage.store.formats import read_table
 
 SIDES = ("parent", "child")
-_EDGE = [("parent", pa.string()), ("child", pa.string())]
-_SEED = [("seed", pa.int64())]
-_SHARE = [("persisting", pa.int64()), ("share", pa.float64()), ("median_r", pa.float64())]
-_SIDE = [("side", pa.string()), ("features", pa.int64())]
+EDGE = [("parent", pa.string()), ("child", pa.string())]
+SEED = [("seed", pa.int64())]
+SHARE = [("persisting", pa.int64()), ("share", pa.float64()), ("median_r", pa.float64())]
+SIDE = [("side", pa.string()), ("features", pa.int64())]
 
 
 class Side(NamedTuple):
@@ -64,7 +64,7 @@ def sides(correlations: pa.Table, alive_a: np.ndarray, alive_b: np.ndarray) -> t
 def without_dead(activations: Activations, min_active: int) -> Activations:
     """The same without the features that fire on fewer than `min_active` tokens: they never fire."""
     matrix = activations.matrix.tocsr(copy=True)
-    matrix.data[_active(activations)[matrix.indices] < min_active] = 0
+    matrix.data[active_tokens(activations)[matrix.indices] < min_active] = 0
     matrix.eliminate_zeros()
     return Activations(matrix)
 
@@ -91,6 +91,6 @@ def read_comparisons(
     }
 
 
-def _active(activations: Activations) -> np.ndarray:
+def active_tokens(activations: Activations) -> np.ndarray:
     """Tokens on which each feature fires."""
     return np.bincount(activations.matrix.indices, minlength=activations.features)

@@ -17,9 +17,9 @@ import pyarrow as pa
 from scipy import sparse
 
 from feature_lineage.features.activations import PIECE, Source
-from feature_lineage.flow.moments import _steady
+from feature_lineage.flow.moments import is_steady
 from feature_lineage.flow.products import in_order, workers
-from feature_lineage.flow.sums import Plan, Tree, plan_sums, rows_of_a_tile, sums_by_tile
+from feature_lineage.flow.sums import Layout, Tree, lay_out, rows_of_a_tile, sums_by_tile
 from feature_lineage.progress import progress
 from feature_lineage.store.formats import read_batches
 
@@ -45,10 +45,10 @@ class _Found(NamedTuple):
     best_a: np.ndarray
 
 
-def _selector(plan: Plan, floor: float) -> Callable[[int, int, np.ndarray | None], _Found | None]:
+def _selector(layout: Layout, floor: float) -> Callable[[int, int, np.ndarray | None], _Found | None]:
     """What turns the sums of a tile into correlations and keeps those above the floor and the best of each row."""
-    a, b = plan.moments_a, plan.moments_b
-    mean_a, mean_b = (np.where(_steady(side), 0, side.mean) for side in (a, b))
+    a, b = layout.moments_a, layout.moments_b
+    mean_a, mean_b = (np.where(is_steady(side), 0, side.mean) for side in (a, b))
     varies_a, varies_b = a.deviation > 0, b.deviation > 0
     inverse_b = np.divide(1, b.deviation, out=np.zeros(len(varies_b)), where=varies_b)
     silent = np.flatnonzero(~varies_b)
@@ -61,7 +61,7 @@ def _selector(plan: Plan, floor: float) -> Callable[[int, int, np.ndarray | None
         if len(rows) < len(r):
             r = r[rows]
         rows += first
-        r /= plan.a.tokens
+        r /= layout.a.tokens
         r -= np.multiply.outer(mean_a[rows], mean_b)
         r *= inverse_b
         r /= a.deviation[rows, None]
@@ -79,9 +79,9 @@ def _selector(plan: Plan, floor: float) -> Callable[[int, int, np.ndarray | None
     return select
 
 
-def _table(plan: Plan, found: Iterable[_Found | None], pool: ThreadPoolExecutor) -> pa.Table:
+def _table(layout: Layout, found: Iterable[_Found | None], pool: ThreadPoolExecutor) -> pa.Table:
     """The pairs of all tiles and the best match of each feature of b, with their support."""
-    features = plan.b.features
+    features = layout.b.features
     best_r, best_a = np.full(features, -np.inf), np.full(features, -1)  # over the tiles so far
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for tile in found:
@@ -94,12 +94,12 @@ def _table(plan: Plan, found: Iterable[_Found | None], pool: ThreadPoolExecutor)
     feature_a, feature_b, r = (np.concatenate(column) for column in zip(*parts, strict=True))
     _, unique = np.unique(feature_a.astype(np.int64) * features + feature_b, return_index=True)
     feature_a, feature_b, r = feature_a[unique], feature_b[unique], r[unique]
-    both = _both(plan, feature_a, feature_b, pool)
-    either = plan.moments_a.active[feature_a] + plan.moments_b.active[feature_b] - both
+    both = _both(layout, feature_a, feature_b, pool)
+    either = layout.moments_a.active[feature_a] + layout.moments_b.active[feature_b] - both
     return pa.table([feature_a.astype(np.int32), feature_b.astype(np.int32), r, both, either], schema=CORRELATIONS)
 
 
-def _both(plan: Plan, feature_a: np.ndarray, feature_b: np.ndarray, pool: ThreadPoolExecutor) -> np.ndarray:
+def _both(layout: Layout, feature_a: np.ndarray, feature_b: np.ndarray, pool: ThreadPoolExecutor) -> np.ndarray:
     """Tokens on which both features of each pair fire, int64 [pairs].
 
     Intersects the token lists of the pairs alone: a pair above the floor shares many of its tokens, so this costs less than a second
@@ -107,12 +107,12 @@ def _both(plan: Plan, feature_a: np.ndarray, feature_b: np.ndarray, pool: Thread
     """
 
     def by_feature(side: Source, leaf: int) -> sparse.csr_array:
-        matrix = side.read(plan.bounds[leaf], plan.bounds[leaf + 1])
+        matrix = side.read(layout.bounds[leaf], layout.bounds[leaf + 1])
         ones = np.ones(matrix.nnz, np.int8)
         return sparse.csr_array((ones, matrix.indices, matrix.indptr), shape=matrix.shape).T.tocsr()
 
     def count(leaf: int) -> np.ndarray:
-        a, b = by_feature(plan.a, leaf), by_feature(plan.b, leaf)
+        a, b = by_feature(layout.a, leaf), by_feature(layout.b, leaf)
         both = np.zeros(len(feature_a), np.int64)
         cost = np.cumsum(np.diff(a.indptr)[feature_a] + np.diff(b.indptr)[feature_b])
         first = 0
@@ -123,7 +123,7 @@ def _both(plan: Plan, feature_a: np.ndarray, feature_b: np.ndarray, pool: Thread
         return both
 
     both = np.zeros(len(feature_a), np.int64)
-    leaves = len(plan.bounds) - 1
+    leaves = len(layout.bounds) - 1
     with progress(leaves, "range", "support") as bar:
         for part in in_order(pool, count, ((leaf,) for leaf in range(leaves))):
             both += part
@@ -155,9 +155,9 @@ def correlate(
     Raises:
         InputError: the two were not collected over the same number of tokens; a file is damaged; no space for a temporary copy.
     """
-    plan = plan_sums(a, b, min_active)
+    layout = lay_out(a, b, min_active)
     with workers(threads) as pool:
-        return _table(plan, sums_by_tile(plan, range(len(plan.entries)), _selector(plan, floor), pool), pool)
+        return _table(layout, sums_by_tile(layout, range(len(layout.entries)), _selector(layout, floor), pool), pool)
 
 
 def correlate_part(a: Source, b: Source, part: int, parts: int, threads: int | None = None) -> Iterator[pa.RecordBatch]:
@@ -173,16 +173,16 @@ def correlate_part(a: Source, b: Source, part: int, parts: int, threads: int | N
     Yields:
         Schema `PARTIAL_SUMS`, ordered by feature; sums of zero are left out.
     """
-    plan = plan_sums(a, b)
+    layout = lay_out(a, b)
 
     def triples(first: int, last: int, sums: np.ndarray | None) -> pa.RecordBatch:
         row, column = np.nonzero(np.zeros((0, 0)) if sums is None else sums)
         values = np.zeros(0) if sums is None else sums[row, column]
         return pa.record_batch([(row + first).astype(np.int32), column.astype(np.int32), values], schema=PARTIAL_SUMS)
 
-    share = len(plan.entries) // parts
+    share = len(layout.entries) // parts
     with workers(threads) as pool:
-        yield from sums_by_tile(plan, range(part * share, (part + 1) * share), triples, pool)
+        yield from sums_by_tile(layout, range(part * share, (part + 1) * share), triples, pool)
 
 
 def merge_parts(
@@ -194,10 +194,10 @@ def merge_parts(
     min_active: int = 1,
 ) -> pa.Table:
     """What `correlate` returns, to the byte, from the files of all parts in order."""
-    plan = plan_sums(a, b, min_active)
+    layout = lay_out(a, b, min_active)
     tile = rows_of_a_tile(b.features)
     tiles = [(first, min(first + tile, a.features)) for first in range(0, a.features, tile)]
-    select = _selector(plan, floor)
+    select = _selector(layout, floor)
 
     def work(bounds: tuple[int, int], triples: tuple[tuple[np.ndarray, ...], ...]) -> _Found | None:
         first, last = bounds
@@ -210,7 +210,7 @@ def merge_parts(
 
     streams = [_by_tile(path, [last for _, last in tiles]) for path in paths]
     with workers(threads) as pool:
-        return _table(plan, in_order(pool, work, zip(tiles, zip(*streams, strict=True), strict=True)), pool)
+        return _table(layout, in_order(pool, work, zip(tiles, zip(*streams, strict=True), strict=True)), pool)
 
 
 def _by_tile(path: str | Path, ends: Sequence[int]) -> Iterator[tuple[np.ndarray, ...]]:

@@ -46,9 +46,9 @@ FEATURES = pa.schema(
         ("density", pa.float64()),
     ]
 )
-_OF_SIDE = [("parent", pa.string()), ("child", pa.string()), ("seed", pa.int64()), ("side", pa.string())]
+OF_SIDE = [("parent", pa.string()), ("child", pa.string()), ("seed", pa.int64()), ("side", pa.string())]
 CURVES = pa.schema(
-    _OF_SIDE + [(name, pa.float64()) for name in ("threshold", "persisting_share", "mutual_share", "one_to_one_share")]
+    OF_SIDE + [(name, pa.float64()) for name in ("threshold", "persisting_share", "mutual_share", "one_to_one_share")]
 )
 LINEAGES = pa.schema(
     [

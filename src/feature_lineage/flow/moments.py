@@ -27,7 +27,7 @@ class Moments(NamedTuple):
 
 def moments(activations: Source) -> Moments:
     """Mean and population standard deviation of each feature."""
-    return _survey(activations)[0]
+    return survey(activations)[0]
 
 
 def pearson(
@@ -48,7 +48,7 @@ def pearson(
     return (product - mean_a * mean_b) / (deviation_a * deviation_b)
 
 
-def _survey(source: Source) -> tuple[Moments, np.ndarray]:
+def survey(source: Source) -> tuple[Moments, np.ndarray]:
     """Moments, and the activations in each of `CELLS` token ranges; one pass.
 
     Over the active tokens first, each value taken less the feature's first one so that equal values leave exactly 0, pieces merged as
@@ -56,7 +56,7 @@ def _survey(source: Source) -> tuple[Moments, np.ndarray]:
     """
     count = source.features
     active, first, mean, squares = np.zeros(count, np.int64), np.zeros(count), np.zeros(count), np.zeros(count)
-    cells, bounds = np.zeros(CELLS, np.int64), _bounds(source.tokens, CELLS)
+    cells, bounds = np.zeros(CELLS, np.int64), even_bounds(source.tokens, CELLS)
     with progress(source.tokens, "tok", "moments") as bar:
         for token, feature, activation in source.pieces():
             cells += np.diff(np.searchsorted(token, bounds))
@@ -84,14 +84,14 @@ def _survey(source: Source) -> tuple[Moments, np.ndarray]:
     return Moments(active, share * mean, np.sqrt(squares / max(1, source.tokens))), cells
 
 
-def _bounds(tokens: int, ranges: int) -> np.ndarray:
+def even_bounds(tokens: int, ranges: int) -> np.ndarray:
     """Where equal token ranges begin, and the end of the last; int64 [ranges + 1]."""
     return np.arange(ranges + 1) * tokens // ranges
 
 
-def _centred(matrix: sparse.csr_array, found: Moments) -> sparse.csr_array:
+def centred(matrix: sparse.csr_array, found: Moments) -> sparse.csr_array:
     """The matrix with the few nearly constant features less their mean, so that nothing cancels in their sums."""
-    steady = np.flatnonzero(_steady(found))
+    steady = np.flatnonzero(is_steady(found))
     if not len(steady):
         return matrix
     keep = np.ones(matrix.shape[1])
@@ -103,5 +103,6 @@ def _centred(matrix: sparse.csr_array, found: Moments) -> sparse.csr_array:
     return sparse.csr_array(matrix @ sparse.diags_array(keep) + columns @ place)
 
 
-def _steady(found: Moments) -> np.ndarray:
+def is_steady(found: Moments) -> np.ndarray:
+    """Which features are so nearly constant that their sums are taken of values less the mean, bool [features]."""
     return (found.deviation > 0) & (found.mean > NEARLY_CONSTANT * found.deviation)

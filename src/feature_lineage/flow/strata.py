@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from feature_lineage.flow.fates import _OF_SIDE
+from feature_lineage.flow.fates import OF_SIDE
 
 STRATA = pa.schema(
     [
-        *_OF_SIDE,
+        *OF_SIDE,
         ("kind", pa.string()),
         ("stratum", pa.string()),
         ("features", pa.int64()),

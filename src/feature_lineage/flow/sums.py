@@ -17,7 +17,7 @@ from scipy import sparse
 
 from feature_lineage.errors import InputError
 from feature_lineage.features.activations import Source
-from feature_lineage.flow.moments import CELLS, Moments, _bounds, _centred, _survey
+from feature_lineage.flow.moments import CELLS, Moments, centred, even_bounds, survey
 from feature_lineage.flow.products import Copy, Product, in_order, multiplier, rows_between
 from feature_lineage.progress import progress
 from feature_lineage.store.writing import disk_faults_named
@@ -31,7 +31,7 @@ BLOCK_BYTES = 1 << 32  # dense sums kept while window after window is read
 Result = TypeVar("Result")
 
 
-class Plan(NamedTuple):
+class Layout(NamedTuple):
     """Both sides, their moments, and the leaves: where they begin and end, and the activations in each, the fuller side's."""
 
     a: Source
@@ -42,7 +42,7 @@ class Plan(NamedTuple):
     entries: np.ndarray
 
 
-def plan_sums(a: Source, b: Source, min_active: int = 1) -> Plan:
+def lay_out(a: Source, b: Source, min_active: int = 1) -> Layout:
     """Survey both sides and cut the sample into leaves.
 
     Args:
@@ -55,7 +55,7 @@ def plan_sums(a: Source, b: Source, min_active: int = 1) -> Plan:
     """
     if a.tokens != b.tokens:
         raise InputError(f"one side has {a.tokens:,} tokens, the other {b.tokens:,}; both must be of one sample")
-    (moments_a, cells_a), (moments_b, cells_b) = (_survey(side) for side in (a, b))
+    (moments_a, cells_a), (moments_b, cells_b) = (survey(side) for side in (a, b))
     moments_a, moments_b = (  # what fires too rarely correlates with nothing, like what is constant
         found._replace(deviation=np.where(found.active >= min_active, found.deviation, 0))
         for found in (moments_a, moments_b)
@@ -64,7 +64,7 @@ def plan_sums(a: Source, b: Source, min_active: int = 1) -> Plan:
     while True:
         entries = np.maximum(*(cells.reshape(leaves, -1).sum(1) for cells in (cells_a, cells_b)))
         if leaves == CELLS or entries.max() <= LEAF_ENTRIES:
-            return Plan(a, b, moments_a, moments_b, _bounds(a.tokens, leaves), entries)
+            return Layout(a, b, moments_a, moments_b, even_bounds(a.tokens, leaves), entries)
         leaves *= 2
 
 
@@ -120,7 +120,7 @@ def rows_of_a_tile(features: int) -> int:
 
 
 def sums_by_tile(
-    plan: Plan,
+    layout: Layout,
     leaves: range,
     finish: Callable[[int, int, np.ndarray | None], Result],
     pool: ThreadPoolExecutor,
@@ -130,15 +130,15 @@ def sums_by_tile(
     What is in memory: the activations of one window, and as many dense sums as `BLOCK_BYTES` allow; of a sample that fits into one
     window, the sums of one tile a thread.
     """
-    a, b = plan.a, plan.b
+    a, b = layout.a, layout.b
     with disk_faults_named(tempfile.gettempdir()), Copy() as copy_a, Copy() as copy_b:
         with progress(len(leaves), "range", "reading") as bar:
             for leaf in leaves:
-                first, last = plan.bounds[leaf : leaf + 2]
-                copy_a.append(_centred(a.read(first, last), plan.moments_a).T.tocsr())
-                copy_b.append(_centred(b.read(first, last), plan.moments_b))
+                first, last = layout.bounds[leaf : leaf + 2]
+                copy_a.append(centred(a.read(first, last), layout.moments_a).T.tocsr())
+                copy_b.append(centred(b.read(first, last), layout.moments_b))
                 bar.update()
-        windows = _windows(plan.entries[leaves.start : leaves.stop].tolist())
+        windows = _windows(layout.entries[leaves.start : leaves.stop].tolist())
         tile = rows_of_a_tile(b.features)
         levels = max(1, len(leaves).bit_length() - 1)  # sums that a tree holds between two leaves, at most
         block = a.features if len(windows) == 1 else max(1, BLOCK_BYTES // (8 * b.features * levels * tile)) * tile

@@ -55,7 +55,7 @@ class Findings:
     Attributes:
         summary: of the flows (`flow.summary.summarise_flows`).
         strata: persistence by kinds of features.
-        controls: `controls.summary.summarise`, or None.
+        controls: `controls.summary.summarise_controls`, or None.
         not_measured: why a control was not measured, by its name.
         baselines: rows of each baseline.
         categories: counts of features (`page.category_rows`), or None.

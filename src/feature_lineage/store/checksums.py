@@ -39,7 +39,7 @@ def sha256(path: str | Path) -> str:
 # that comes from the table.
 SEAL = "sha256"
 _DIGITS = 64
-_ZEROS = "0" * _DIGITS
+ZEROS = "0" * _DIGITS
 _LABELS = {
     ".safetensors": b'{"__metadata__":{"%s":"' % SEAL.encode(),
     ".parquet": SEAL.encode() + bytes([0x18, _DIGITS]),  # Thrift's "a string of 64 bytes"
@@ -81,7 +81,7 @@ def _hashes(path: Path) -> _Hashes:
             sealed = whole.copy()  # what lies before the place is read and hashed once
             held = file.read(_DIGITS)
             whole.update(held)
-            sealed.update(_ZEROS.encode())
+            sealed.update(ZEROS.encode())
             _update(file, whole, sealed)
             found = _Hashes(whole.hexdigest(), place, held.decode("latin-1"), sealed.hexdigest())
     if settled:
@@ -123,7 +123,7 @@ def seal(path: str | Path) -> None:
     if path.name.removesuffix(PARTIAL).endswith(".safetensors"):
         _sort_metadata(path)
     found = _hashes(path)
-    if found.place is None or found.expected is None or found.held != _ZEROS:
+    if found.place is None or found.expected is None or found.held != ZEROS:
         raise ValueError(f"{path}: has no place for its digest")
     with path.open("r+b") as file:
         file.seek(found.place)
@@ -143,11 +143,11 @@ def verify(path: str | Path, delete: str | Path | None = None) -> None:
     except FileNotFoundError:
         raise _missing(path) from None
     except OSError as error:
-        raise _damaged(path, str(error), delete) from error
+        raise damaged(path, str(error), delete) from error
     if found.held is None:
-        raise _damaged(path, "it holds no digest of itself: cut off, or written by an older version", delete)
+        raise damaged(path, "it holds no digest of itself: cut off, or written by an older version", delete)
     if found.held != found.expected:
-        raise _damaged(path, "it is not what was written", delete)
+        raise damaged(path, "it is not what was written", delete)
 
 
 def digests(folder: str | Path) -> dict[str, str]:
@@ -156,7 +156,7 @@ def digests(folder: str | Path) -> dict[str, str]:
     return {file.name: sha256(file) for file in files}
 
 
-def _foreign(path: Path) -> bool:
+def is_foreign(path: Path) -> bool:
     """Whether a safetensors or JSON file was made by somebody else: it can be read and holds neither a digest nor provenance."""
     try:
         if path.suffix == ".json":
@@ -173,12 +173,13 @@ def _missing(path: Path) -> InputError:
     return InputError(f"{path}: this input file is missing")
 
 
-def _damaged(path: Path, why: str, delete: str | Path | None = None) -> InputError:
+def damaged(path: Path, why: str, delete: str | Path | None = None) -> InputError:
+    """What is raised for an artefact that is not what was written; `delete` names what is to be deleted, if not the file alone."""
     return InputError(f"{path}: cannot be read, it is truncated or damaged ({why}); delete {delete or 'it'}")
 
 
 @contextmanager
-def _whole(path: Path, delete: str | Path | None = None) -> Iterator[None]:
+def verified(path: Path, delete: str | Path | None = None) -> Iterator[None]:
     """Verify `path` and turn what its reader may still raise into an error that names it."""
     verify(path, delete)
     try:
@@ -186,10 +187,11 @@ def _whole(path: Path, delete: str | Path | None = None) -> Iterator[None]:
     except FileNotFoundError:
         raise _missing(path) from None
     except (pa.ArrowException, SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, str(error), delete) from error
+        raise damaged(path, str(error), delete) from error
 
 
-def _without_seal(path: Path) -> dict[str, Any]:
+def without_seal(path: Path) -> dict[str, Any]:
+    """What a JSON artefact holds, its digest left out."""
     content = json.loads(path.read_text(encoding="utf-8"))
     del content[KEY][SEAL]
     return content

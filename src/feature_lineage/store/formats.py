@@ -15,20 +15,20 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from feature_lineage.errors import InputError
-from feature_lineage.store.checksums import _ZEROS, KEY, SEAL, _damaged, _foreign, _whole, _without_seal, seal, sha256
+from feature_lineage.store.checksums import KEY, SEAL, ZEROS, damaged, is_foreign, seal, sha256, verified, without_seal
 from feature_lineage.store.writing import staged
 
 
 def read_provenance(path: str | Path) -> dict[str, Any]:
     """The provenance inside a Parquet, safetensors or JSON file."""
     path = Path(path)
-    with _whole(path):
+    with verified(path):
         if path.suffix == ".parquet":
             return json.loads(pq.read_schema(path).metadata[KEY.encode()])
         if path.suffix == ".safetensors":
             with safe_open(path, "np") as tensors:
                 return json.loads(tensors.metadata()[KEY])
-        return _without_seal(path)[KEY]
+        return without_seal(path)[KEY]
 
 
 def verify_files(path: str | Path) -> None:
@@ -38,14 +38,14 @@ def verify_files(path: str | Path) -> None:
         InputError: names the file that is missing or not what was written.
     """
     path = Path(path)
-    if _foreign(path):
+    if is_foreign(path):
         return
     for name, digest in read_provenance(path).get("files", {}).items():
         file = path.with_name(name)
         if not file.exists():
             raise InputError(f"{file}: this input file is missing; delete {path}")
         if sha256(file) != digest:
-            raise _damaged(file, "it is not what was written", f"it and {path}")
+            raise damaged(file, "it is not what was written", f"it and {path}")
 
 
 def write_table(
@@ -63,19 +63,19 @@ def table_writer(path: str | Path, schema: pa.Schema, record: dict[str, Any]) ->
     schema = schema.with_metadata({KEY: json.dumps(record, sort_keys=True)})
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         yield writer
-        writer.add_key_value_metadata({SEAL: _ZEROS})
+        writer.add_key_value_metadata({SEAL: ZEROS})
     seal(path)
 
 
 def read_table(path: str | Path, columns: list[str] | None = None, delete: str | Path | None = None) -> pa.Table:
     """Read a Parquet file; raises `InputError` that names it if it is missing, damaged or lacks a column, and what to `delete`."""
-    with _whole(Path(path), delete):
+    with verified(Path(path), delete):
         return pq.read_table(path, columns=columns, partitioning=None)
 
 
 def read_batches(path: str | Path, columns: list[str], rows: int = 1 << 16) -> Iterator[pa.RecordBatch]:
     """Stream a Parquet file in record batches of at most `rows` rows, none across row groups."""
-    with _whole(Path(path)), pq.ParquetFile(path) as file:
+    with verified(Path(path)), pq.ParquetFile(path) as file:
         for group in range(
             file.num_row_groups
         ):  # one at a time: pyarrow keeps all the bytes of those that it iterates over
@@ -87,7 +87,7 @@ def read_range(path: str | Path, columns: list[str], first: int, last: int) -> p
 
     Row groups outside of the range are not read.
     """
-    with _whole(Path(path)), pq.ParquetFile(path) as file:
+    with verified(Path(path)), pq.ParquetFile(path) as file:
         place = file.schema_arrow.get_field_index(columns[0])
         groups = []
         for number in range(file.num_row_groups):
@@ -101,7 +101,7 @@ def read_range(path: str | Path, columns: list[str], first: int, last: int) -> p
 
 def write_json(path: str | Path, content: dict[str, Any], record: dict[str, Any]) -> None:
     """Write a JSON object, provenance under its own key."""
-    content = {key: value for key, value in content.items() if key != KEY} | {KEY: record | {SEAL: _ZEROS}}
+    content = {key: value for key, value in content.items() if key != KEY} | {KEY: record | {SEAL: ZEROS}}
     with staged(path) as temporary:
         try:
             text = json.dumps(content, indent=2, allow_nan=False)
@@ -115,8 +115,8 @@ def write_json(path: str | Path, content: dict[str, Any], record: dict[str, Any]
 
 def read_json(path: str | Path, delete: str | Path | None = None) -> dict[str, Any]:
     """Read a JSON object; raises `InputError` that names the file, and what to `delete`."""
-    with _whole(Path(path), delete):
-        return _without_seal(Path(path))
+    with verified(Path(path), delete):
+        return without_seal(Path(path))
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray], record: dict[str, Any]) -> None:
@@ -128,10 +128,10 @@ def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray], record: d
 
 def tensor_metadata(record: dict[str, Any]) -> dict[str, str]:
     """The metadata of a safetensors file, with a place for its digest; `seal` the file once it is written."""
-    return {SEAL: _ZEROS, "format": "pt", KEY: json.dumps(record, sort_keys=True)}
+    return {SEAL: ZEROS, "format": "pt", KEY: json.dumps(record, sort_keys=True)}
 
 
 def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     """Read a safetensors file; raises `InputError` that names it."""
-    with _whole(Path(path)), safe_open(path, "np") as tensors:
+    with verified(Path(path)), safe_open(path, "np") as tensors:
         return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118

@@ -12,7 +12,7 @@ from typing import Any
 
 from feature_lineage.errors import InputError
 from feature_lineage.store.checksums import sha256
-from feature_lineage.store.writing import _remove, disk_faults_named
+from feature_lineage.store.writing import disk_faults_named, remove
 
 CLOCKS = 600.0  # seconds that the clocks of a cluster's machines may differ by
 _PACKAGES = (
@@ -71,7 +71,7 @@ def checkpoint_folder(output: str | Path, record: dict[str, Any]) -> Path:
     folder = output.parent / f".{output.name}.checkpoints" / record["digest"][:16]
     for other in folder.parent.glob("*"):
         if other != folder:
-            _remove(other)
+            remove(other)
     with disk_faults_named(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -22,7 +22,7 @@ def staged(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = path.parent / f".{path.name}{PARTIAL}"
-    _remove(temporary)
+    remove(temporary)
     try:
         with disk_faults_named(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def staged(path: str | Path) -> Iterator[Path]:
             else:
                 temporary.replace(path)
     finally:
-        _remove(temporary)
+        remove(temporary)
 
 
 # In the words of the system and SQLite, whose files may lie on another disk than the artefact.
@@ -100,7 +100,8 @@ def _free(path: Path) -> int:
     return shutil.disk_usage(path).free
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file or folder, which others may be removing too; what a link leads to stays."""
     if path.is_dir() and not path.is_symlink():  # what a link leads to is not ours
         with suppress(FileNotFoundError):  # somebody else removes it too
             shutil.rmtree(path)

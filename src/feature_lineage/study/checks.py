@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from feature_lineage.study import hook_points as hooks
 from feature_lineage.study.keys import GENERATIONS, MergedModel, PretrainedModel, TrainedModel, TrainedTokenizer
 from feature_lineage.study.measures import FeatureCase, PatternCase
-from feature_lineage.study.types import LARGEST, _Hidden
+from feature_lineage.study.types import LARGEST, Hidden
 
 if TYPE_CHECKING:
     from feature_lineage.study.study import Study
@@ -250,7 +250,7 @@ def _endpoint_has_an_address(study: Study) -> Iterator[Problem]:
     except ValueError:
         whole = False
     if not whole:
-        yield "interpretation.base_url", _Hidden(), "an address: https://host[:port]/path"
+        yield "interpretation.base_url", Hidden(), "an address: https://host[:port]/path"
 
 
 def _costs_are_bounded(study: Study) -> Iterator[Problem]:

@@ -15,7 +15,7 @@ from feature_lineage.study import hook_points as hooks
 from feature_lineage.study.keys import CORPORA, MODELS, TOKENIZERS
 from feature_lineage.study.measures import CASES
 from feature_lineage.study.study import Study
-from feature_lineage.study.types import _PLACE_PATTERN, NAME_PATTERN, StudyError, _Hidden
+from feature_lineage.study.types import NAME_PATTERN, PLACE_PATTERN, Hidden, StudyError
 
 
 def each_key_once(paths: Iterable[str | Path], study: str | None = None) -> None:
@@ -139,7 +139,7 @@ def _problem(entry: Any) -> tuple[str, Any, str]:
     unknown = entry["type"] == "extra_forbidden"
     secret = loc[:1] == ["interpretation"] or (unknown and _SECRET.search(str(loc[-1])))
     if secret and isinstance(entry["input"], str | list):
-        entry = entry | {"input": _Hidden()}
+        entry = entry | {"input": Hidden()}
     kinds, at = _KINDS.get(str(loc[0]) if loc else "", ({}, 0))
     if len(loc) > at and loc[at] in kinds:
         del loc[at]
@@ -167,7 +167,7 @@ def _problem(entry: Any) -> tuple[str, Any, str]:
         near = "-".join(re.findall(r"[A-Za-z0-9]+(?:[._][A-Za-z0-9]+)*", str(entry["input"])))[:64].rstrip("._-")
         hint = f", such as {near}" if near else ""
         return key, entry["input"], f"a name of letters and digits, with single . - or _ between them{hint}"
-    if kind == "string_pattern_mismatch" and entry["ctx"]["pattern"] == _PLACE_PATTERN:
+    if kind == "string_pattern_mismatch" and entry["ctx"]["pattern"] == PLACE_PATTERN:
         return key, entry["input"], "a text of one line, without control characters"
     return key, entry["input"], entry["msg"].removeprefix("Input should be ")
 

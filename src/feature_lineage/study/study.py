@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from feature_lineage.study.checks import problems
 from feature_lineage.study.keys import CORPORA, MODELS, TOKENIZERS, FineTunedModel, MergedModel, TrainedModel, Training
 from feature_lineage.study.measures import CASES, Autoencoder, Controls, Flow, Interpretation
-from feature_lineage.study.types import Block, Name, Seed, _by_key
+from feature_lineage.study.types import Block, Name, Seed, by_key
 
 
 class Study(Block):
@@ -34,13 +34,13 @@ class Study(Block):
         gt=0,
         description="Validation tokens per corpus wherever a model or an autoencoder is evaluated; all there are if fewer.",
     )
-    corpora: dict[Name, _by_key(CORPORA)] = Field(min_length=1, description="Documents, by name of the corpus.")
-    tokenizer: _by_key(TOKENIZERS) = Field(description="The tokenizer that all models share.")
-    models: dict[Name, _by_key(MODELS)] = Field(min_length=1, description="The lineage, by name of the model.")
+    corpora: dict[Name, by_key(CORPORA)] = Field(min_length=1, description="Documents, by name of the corpus.")
+    tokenizer: by_key(TOKENIZERS) = Field(description="The tokenizer that all models share.")
+    models: dict[Name, by_key(MODELS)] = Field(min_length=1, description="The lineage, by name of the model.")
     autoencoder: Autoencoder = Field(default_factory=Autoencoder, description="The autoencoder of every model.")
     flow: Flow = Field(default_factory=Flow, description="How features are compared.")
     controls: Controls = Field(default_factory=Controls, description="What the flow is held against.")
-    cases: dict[Name, _by_key(CASES)] = Field(
+    cases: dict[Name, by_key(CASES)] = Field(
         {}, description="Features to follow down the lineage, by name of the case."
     )
     interpretation: Interpretation = Field(

@@ -29,8 +29,8 @@ NAME_PATTERN = r"^[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=64)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 # A path, a name on the hub: what goes into messages, addresses and calls of the system, so on one line and without NUL.
-_PLACE_PATTERN = r"^[^\x00-\x1f\x7f]+$"
-Place = Annotated[str, StringConstraints(pattern=_PLACE_PATTERN, max_length=4096)]
+PLACE_PATTERN = r"^[^\x00-\x1f\x7f]+$"
+Place = Annotated[str, StringConstraints(pattern=PLACE_PATTERN, max_length=4096)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 LARGEST = 10**15  # of any number; more is a slip, and some would not fit into 64 bits
 
@@ -65,7 +65,7 @@ class Block(BaseModel):
         return value
 
 
-def _by_key(kinds: dict[str, type[Block]]) -> Any:
+def by_key(kinds: dict[str, type[Block]]) -> Any:
     """The type of a block whose class is told by the first of these keys that it has."""
 
     def choose(value: Any) -> str | None:
@@ -78,7 +78,7 @@ def _by_key(kinds: dict[str, type[Block]]) -> Any:
     return Annotated[union, Discriminator(choose, custom_error_type="kind", custom_error_message=message)]
 
 
-class _Hidden:
+class Hidden:
     """Stands for a text that may be a key, put where the name of its variable belongs."""
 
     def __repr__(self) -> str:

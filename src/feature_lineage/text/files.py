@@ -23,7 +23,8 @@ class Document(NamedTuple):
     license: str | None
 
 
-def _not_a_file(pattern: str) -> str:
+def not_a_file(pattern: str) -> str:
+    """Why a pattern names no file, in a phrase."""
     if not os.path.lexists(pattern):
         return "no such file"
     path = Path(pattern)
@@ -69,10 +70,10 @@ _BEGINNINGS = {
     b"\xfe\xff": ("text in UTF-16", "convert it to UTF-8"),
     b"version https://git-lfs.": ("a Git LFS pointer, not the file itself", "fetch it with `git lfs pull`"),
 }
-_READ = 1 << 20  # bytes
+READ = 1 << 20  # bytes
 
 
-def _kind(path: Path) -> str:
+def kind_of(path: Path) -> str:
     """The suffix that tells how a file is read, in lower case and without that of a packed file."""
     name = path.name.lower()
     for suffix in PACKED:
@@ -87,7 +88,7 @@ def _check_beginning(path: Path) -> None:
     with path.open("rb") as file:
         found = [("is", beginning) for beginning in _starting(file.read(longest)) if beginning != named]
     if not found and suffix in PACKED:
-        with _open(path) as file:
+        with opened(path) as file:
             found = [("holds", beginning) for beginning in _starting(file.read(longest))]
     for verb, beginning in found:
         kind, remedy = _BEGINNINGS[beginning]
@@ -116,13 +117,15 @@ def _readable(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _open(path: Path) -> Any:
+def opened(path: Path) -> Any:
+    """A file open for reading bytes, decompressed."""
     if path.suffix.lower() == ".gz":
         return gzip.open(path)
     return pa.CompressedInputStream(pa.OSFile(str(path)), "zstd") if path.suffix.lower() == ".zst" else path.open("rb")
 
 
-def _remedy(names: Iterable[str], text: str) -> str:
+def remedy_for(names: Iterable[str], text: str) -> str:
+    """What to do about a column that is not there, in a phrase."""
     if "." in text and text.partition(".")[0] in names:
         return "a key inside another cannot be read, move it to the top"
     return "set the corpus's `text`"

@@ -9,8 +9,8 @@ from typing import Any
 from feature_lineage.errors import InputError
 from feature_lineage.places import is_path, wrong_folder
 from feature_lineage.progress import logger
-from feature_lineage.text.files import TABLES, Document, _kind
-from feature_lineage.text.tables import _document, _rows
+from feature_lineage.text.files import TABLES, Document, kind_of
+from feature_lineage.text.tables import document_of, rows_of
 
 
 def huggingface_documents(
@@ -42,12 +42,12 @@ def huggingface_documents(
             _warn_of_others(builder, Path(huggingface))
         files = _table_files(builder, split) if local else []
         if files:
-            documents = (row[1:] for path in files for row in _rows(path, text, f"{path} of data set {huggingface}"))
+            documents = (row[1:] for path in files for row in rows_of(path, text, f"{path} of data set {huggingface}"))
         else:
             documents = _streamed(builder, huggingface, split, text)
         row = -1
         for row, (value, license) in enumerate(documents):
-            yield _document(value, f"{huggingface}:{split}:{row}", license, text)
+            yield document_of(value, f"{huggingface}:{split}:{row}", license, text)
         if row < 0:
             raise InputError(f"{named}: cannot be read (it has no rows); check the folder, `subset` and `split`")
     except InputError:
@@ -61,16 +61,16 @@ def _table_files(builder: Any, split: str) -> list[Path]:
     """The files of a split of a local data set, if all are tables: read here, shards whose other columns differ do not matter."""
     files = [Path(file) for file in (builder.config.data_files or {}).get(split, [])]
     usual = getattr(builder.config, "field", None) is None and getattr(builder.config, "sep", None) in (None, ",", "\t")
-    return files if usual and all(file.is_file() and _kind(file) in TABLES for file in files) else []
+    return files if usual and all(file.is_file() and kind_of(file) in TABLES for file in files) else []
 
 
 def _warn_of_others(builder: Any, folder: Path) -> None:
     """Tell of tables in a folder that are not read: of several formats, the data sets' own rules take the one with most files."""
-    read = {_kind(Path(file)) for files in (builder.config.data_files or {}).values() for file in files}
+    read = {kind_of(Path(file)) for files in (builder.config.data_files or {}).values() for file in files}
     others = [
         path
         for path in sorted(folder.rglob("*"))
-        if _kind(path) in {*TABLES} - read and not path.name.startswith(("dataset_", "state.", "."))
+        if kind_of(path) in {*TABLES} - read and not path.name.startswith(("dataset_", "state.", "."))
     ]
     if read and others:
         logger.warning(

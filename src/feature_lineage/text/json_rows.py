@@ -10,25 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from feature_lineage.errors import InputError
-from feature_lineage.text.files import _READ, _open, _remedy
+from feature_lineage.text.files import READ, opened, remedy_for
 
 
-def _json_rows(path: Path, text: str, label: str) -> Iterator[tuple[int, Any, Any]]:
+def json_rows(path: Path, text: str, label: str) -> Iterator[tuple[int, Any, Any]]:
     """Of a `.json`, which holds an array, lines, or one object over several lines."""
-    with _open(path) as stream:
+    with opened(path) as stream:
         start = b""
-        while not start.strip(_BLANK) and (chunk := stream.read(_READ)):
+        while not start.strip(_BLANK) and (chunk := stream.read(READ)):
             start += chunk
         if start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
             for number, entry in enumerate(_json_items(path, stream, start), start=1):
                 yield _json_row(entry, number, text, f"{label}: item {number}")
             return
-    with _open(path) as stream:
+    with opened(path) as stream:
         first = next((line for line in _lines(stream) if line.strip(_BLANK)), b"")
     try:
         json.loads(first.decode("utf-8-sig"))
     except (ValueError, RecursionError):
-        with _open(path) as stream:
+        with opened(path) as stream:
             content = stream.read()
         try:
             entry = json.loads(content.decode("utf-8-sig"))
@@ -37,7 +37,7 @@ def _json_rows(path: Path, text: str, label: str) -> Iterator[tuple[int, Any, An
         else:
             yield _json_row(entry, 1, text, label)
             return
-    yield from _json_lines(path, text, label)
+    yield from json_lines(path, text, label)
 
 
 _BLANK = b" \t\r\n" + codecs.BOM_UTF8
@@ -83,13 +83,14 @@ def _json_items(path: Path, stream: Any, start: bytes) -> Iterator[Any]:
             yield entry
             at, number = stop, number + 1
         else:
-            chunk = stream.read(max(_READ, len(text) - at))
+            chunk = stream.read(max(READ, len(text) - at))
             ended = not chunk
             text, at = text[at:] + decode(chunk, ended), 0
 
 
-def _json_lines(path: Path, text: str, label: str) -> Iterator[tuple[int, Any, Any]]:
-    with _open(path) as stream:
+def json_lines(path: Path, text: str, label: str) -> Iterator[tuple[int, Any, Any]]:
+    """Of each line that holds an object: its number from 1, its text and its licence."""
+    with opened(path) as stream:
         for number, line in enumerate(_lines(stream), start=1):
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
@@ -120,7 +121,7 @@ def _json_row(entry: Any, number: int, text: str, where: str) -> tuple[int, Any,
         )
     if text not in entry:
         raise InputError(
-            f"{where}: has no key {text!r}, only {', '.join(map(repr, entry)) or 'nothing'}; {_remedy(entry, text)}"
+            f"{where}: has no key {text!r}, only {', '.join(map(repr, entry)) or 'nothing'}; {remedy_for(entry, text)}"
         )
     return number, entry[text], entry.get("license")
 
@@ -128,7 +129,7 @@ def _json_row(entry: Any, number: int, text: str, where: str) -> tuple[int, Any,
 def _lines(stream: Any) -> Iterator[bytes]:
     """Lines of a binary stream that need not be iterable (pyarrow's is not, for compressed input)."""
     rest = b""
-    while chunk := stream.read(max(_READ, len(rest))):
+    while chunk := stream.read(max(READ, len(rest))):
         *lines, rest = (rest + chunk).split(b"\n")
         yield from lines
     if rest:

@@ -14,7 +14,7 @@ from typing import Any
 
 from feature_lineage.errors import InputError
 from feature_lineage.progress import logger
-from feature_lineage.text.files import TABLES, Document, _kind, _not_a_file
+from feature_lineage.text.files import TABLES, Document, kind_of, not_a_file
 from feature_lineage.text.huggingface import huggingface_documents
 from feature_lineage.text.tables import file_documents
 
@@ -100,9 +100,7 @@ def files_documents(files: str | list[str], text: str = "text", split_on: str | 
         candidates = [pattern] if os.path.lexists(pattern) else glob.glob(pattern, recursive=True)
         found = [path for path in candidates if Path(path).is_file()]
         if not found:
-            raise InputError(
-                f"{pattern}: {_not_a_file(pattern)}; check the corpus's `files` (relative to {Path.cwd()})"
-            )
+            raise InputError(f"{pattern}: {not_a_file(pattern)}; check the corpus's `files` (relative to {Path.cwd()})")
         paths.update(found)
     once = {os.path.realpath(path): path for path in sorted(paths, reverse=True)}
     yield from _each_file([(Path(path), path) for path in sorted(once.values())], text, split_on)
@@ -110,7 +108,7 @@ def files_documents(files: str | list[str], text: str = "text", split_on: str | 
 
 def _each_file(files: Sequence[tuple[Path, str]], text: str, split_on: str | None) -> Iterator[Document]:
     split = split_on is None
-    texts = [path for path, _ in files if _kind(path) not in TABLES]
+    texts = [path for path, _ in files if kind_of(path) not in TABLES]
     if texts and len(texts) < len(files):
         logger.warning(
             "%d of %d files are no tables, so each is read as one text, %s the first; name the files more closely if that is not meant",

@@ -17,16 +17,16 @@ import pyarrow.parquet as pq
 from feature_lineage.errors import InputError
 from feature_lineage.text.files import (
     _OTHERS,
-    _READ,
+    READ,
     TABLES,
     Document,
     _check_beginning,
-    _kind,
-    _open,
     _readable,
-    _remedy,
+    kind_of,
+    opened,
+    remedy_for,
 )
-from feature_lineage.text.json_rows import _json_lines, _json_rows
+from feature_lineage.text.json_rows import json_lines, json_rows
 
 
 def file_documents(path: Path, source: str, text: str = "text", split_on: str | None = None) -> Iterator[Document]:
@@ -40,17 +40,17 @@ def file_documents(path: Path, source: str, text: str = "text", split_on: str | 
         InputError: missing, truncated, not text, not UTF-8, without the column `text`, or `text` or `split_on` cannot apply; names the
             file (and line).
     """
-    if _kind(path) in TABLES:
+    if kind_of(path) in TABLES:
         if split_on is not None:
             raise InputError(
                 f"{path}: each row is a document, so `split_on` cannot apply; name plain-text files in a corpus of their own"
             )
-        for place, value, license in _rows(path, text):
-            yield _document(value, f"{source}:{place}", license, text)
+        for place, value, license in rows_of(path, text):
+            yield document_of(value, f"{source}:{place}", license, text)
         return
-    if _kind(path) in _OTHERS:
+    if kind_of(path) in _OTHERS:
         raise InputError(
-            f"{path}: cannot be read as text ({_kind(path)}); convert it to text, JSON lines, CSV or Parquet, plain, .gz or .zst, or leave it out"
+            f"{path}: cannot be read as text ({kind_of(path)}); convert it to text, JSON lines, CSV or Parquet, plain, .gz or .zst, or leave it out"
         )
     with _readable(path):
         _check_beginning(path)
@@ -58,7 +58,7 @@ def file_documents(path: Path, source: str, text: str = "text", split_on: str | 
             raise InputError(
                 f"{path}: is plain text without columns, so `text` = {text!r} cannot apply; remove the key or leave the file out"
             )
-        with _open(path) as stream:
+        with opened(path) as stream:
             if split_on is None:
                 yield Document(_plain(path, stream.read().decode("utf-8"), text), source, None)
             else:
@@ -100,7 +100,7 @@ def _parts(stream: Any, separator: str) -> Iterator[tuple[str, str]]:
     """`:<number>` and text of each part between the separators, read piece by piece; what is blank after the last is none."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     rest, done, number = "", 0, 0
-    while chunk := stream.read(max(_READ, len(rest))):
+    while chunk := stream.read(max(READ, len(rest))):
         held = len(decoder.getstate()[0])
         try:
             *parts, rest = (rest + decoder.decode(chunk)).split(separator)
@@ -116,13 +116,13 @@ def _parts(stream: Any, separator: str) -> Iterator[tuple[str, str]]:
         yield f":{number}" * bool(number), rest
 
 
-def _rows(path: Path, text: str, label: str | None = None) -> Iterator[tuple[int, Any, Any]]:
+def rows_of(path: Path, text: str, label: str | None = None) -> Iterator[tuple[int, Any, Any]]:
     """Of each document of a table: its place in the file (JSON: line or item from 1, others: row from 0), its text and its licence."""
-    kind, label = _kind(path), label or str(path)
-    readers = {".parquet": _parquet_rows, ".json": _json_rows, ".csv": _csv_rows, ".tsv": _csv_rows}
+    kind, label = kind_of(path), label or str(path)
+    readers = {".parquet": _parquet_rows, ".json": json_rows, ".csv": _csv_rows, ".tsv": _csv_rows}
     with _readable(path):
         _check_beginning(path)
-        yield from readers.get(kind, _json_lines)(path, text, label)
+        yield from readers.get(kind, json_lines)(path, text, label)
 
 
 def _parquet_rows(path: Path, text: str, label: str) -> Iterator[tuple[int, Any, Any]]:
@@ -140,8 +140,8 @@ def _parquet_rows(path: Path, text: str, label: str) -> Iterator[tuple[int, Any,
 
 def _csv_rows(path: Path, text: str, label: str) -> Iterator[tuple[int, Any, Any]]:
     csv.field_size_limit(sys.maxsize)
-    with _open(path) as stream:
-        delimiter = "\t" if _kind(path) == ".tsv" else ","
+    with opened(path) as stream:
+        delimiter = "\t" if kind_of(path) == ".tsv" else ","
         lines = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", newline=""), delimiter=delimiter, strict=True)
         try:
             names = next(lines, [])
@@ -171,7 +171,7 @@ def _csv_rows(path: Path, text: str, label: str) -> Iterator[tuple[int, Any, Any
 def _check_column(names: Sequence[str], text: str, label: str, hint: str | None = None) -> None:
     if text not in names:
         raise InputError(
-            f"{label}: has no column {text!r}, only {', '.join(names) or 'nothing'}; {hint or _remedy(names, text)}"
+            f"{label}: has no column {text!r}, only {', '.join(names) or 'nothing'}; {hint or remedy_for(names, text)}"
         )
     if twice := [name for name in (text, "license") if names.count(name) > 1]:
         raise InputError(f"{label}: has two columns {twice[0]!r}; rename one of them")
@@ -186,7 +186,8 @@ def _header_hint(names: Sequence[str], delimiter: str) -> str:
     return "set the corpus's `text`, or add a first line that names the columns"
 
 
-def _document(value: Any, source: str, license: Any, column: str) -> Document:
+def document_of(value: Any, source: str, license: Any, column: str) -> Document:
+    """A row as a document; one without text is empty."""
     value = "" if value is None else value
     if not isinstance(value, str):
         raise InputError(f"{source}: column {column!r} holds {type(value).__name__}, not text; set the corpus's `text`")

@@ -19,8 +19,9 @@ from feature_lineage.store.checksums import sha256
 # Imported once, by the process that all jobs are forked from.
 HEAVY = ["numpy", "pandas", "scipy.sparse", "pyarrow.parquet", "torch", "transformers", "transformer_lens.model_bridge", "openai",
          "snakemake.iocontainers", "snakemake.logging", *(f"feature_lineage.{name}" for name in (
-             "autoencoder_training", "bootstrap", "browser", "contexts", "corpora", "correlation", "endpoint", "features",
-             "interpretation", "language_model", "merge", "report", "tokens", "training"))]  # fmt: skip
+             "autoencoders.training", "explanations.client", "explanations.scores", "features.collect", "flow.bootstrap",
+             "flow.correlation", "meaning.contexts", "models.merge", "models.training", "report.browser", "report.page",
+             "text.corpora", "text.shards"))]  # fmt: skip
 END = "######## snakemake preamble end #########"
 SECONDS = 240
 
