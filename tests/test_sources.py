@@ -89,7 +89,7 @@ def test_a_table_is_read_by_its_column(tmp_path, monkeypatch, name, pack):
     ]
     assert list(files_documents(str(path))) == expected
     for module in (files, json_rows, tables):
-        monkeypatch.setattr(module, "_READ", 7)  # reads end within lines, items, characters and numbers
+        monkeypatch.setattr(module, "READ", 7)  # reads end within lines, items, characters and numbers
     assert list(files_documents(str(path))) == expected
 
 
@@ -415,7 +415,7 @@ STORIES = ["Once upon a time.\n\nThe end.", "Another é story 日本.", "  inden
 @pytest.mark.parametrize("between", ["<|endoftext|>", "\n\n\n", "é日"])
 def test_a_file_is_split_where_its_documents_end(tmp_path, monkeypatch, pack, read, between):
     for module in (json_rows, tables):
-        monkeypatch.setattr(module, "_READ", read)
+        monkeypatch.setattr(module, "READ", read)
     path = tmp_path / f"stories.txt{pack}"
     path.write_bytes(packed(f"\r\n{between}\n".join(STORIES).encode(), pack))
     found = list(files_documents(str(path), split_on=between))
@@ -453,7 +453,7 @@ def test_a_table_cannot_be_split(tmp_path):
 
 def test_a_damaged_file_of_many_documents_is_named(tmp_path, monkeypatch):
     for module in (json_rows, tables):
-        monkeypatch.setattr(module, "_READ", 4)
+        monkeypatch.setattr(module, "READ", 4)
     content = "one<end>日本<end>".encode() + b"\xe9<end>"
     (tmp_path / "a.txt").write_bytes(content)
     with pytest.raises(InputError, match=rf"a\.txt: not UTF-8 .* at byte {content.index(0xE9, 14)}"):
