@@ -23,7 +23,7 @@ from feature_lineage.controls import neurons as neurons_module
 from feature_lineage.errors import InputError
 from feature_lineage.features.activations import ActivationFile
 from feature_lineage.flow.correlation import PARTIAL_SUMS, merge_parts
-from feature_lineage.meaning.cases import _contexts, read_flow, read_sample
+from feature_lineage.meaning.cases import _contexts, read_fates, read_sample
 from feature_lineage.meaning.contexts import collect_contexts
 from feature_lineage.models.checkpoint import load_model
 from feature_lineage.models.hooks import load_hooked
@@ -75,7 +75,7 @@ def parts(path: Path) -> pa.Table:
 
 
 def flow(path: Path) -> object:
-    return read_flow(path.parent / "features.parquet", path.parent / "lineages.parquet")
+    return read_fates(path.parent / "features.parquet", path.parent / "lineages.parquet")
 
 
 def tokenized(path: Path) -> int:

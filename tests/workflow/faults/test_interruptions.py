@@ -62,10 +62,12 @@ def endpoint():
 @pytest.fixture(scope="module")
 def all_jobs(study, tmp_path_factory, endpoint) -> dict[str, Job]:
     """The jobs of a copy of the study, the long ones longer."""
-    found = jobs(study.copy(tmp_path_factory.mktemp("interrupted") / "study").root)
+    place = study.copy(tmp_path_factory.mktemp("interrupted") / "study")
+    place.edit("workflow/scripts/train_autoencoder.py", "Watch(stop=stop)", "Watch(stop=stop, checkpoint_seconds=0.0)")
+    found = jobs(place.root)
     for name in ("train_model base", "train_model coder"):
         found[name].given.params.training.update(tokens=12_000, evaluations=8)
-    found["train_autoencoder base 0"].given.params.autoencoder.update(tokens=8000, checkpoint_seconds=0.0)
+    found["train_autoencoder base 0"].given.params.autoencoder.update(tokens=8000)
     change(found["bootstrap_flow validation base 0 coder 0"].given, replicates=200)
     whole = found[CORRELATE].given
     part = Snakemake(

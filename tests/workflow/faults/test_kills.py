@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -27,7 +28,10 @@ def checkpoints(root: Path) -> dict[str, int]:
     models = [
         int(path.parent.name.split("-")[1]) for path in root.glob("results/tiny/models/.long.checkpoints/*/*/whole")
     ]
-    saes = [path.stat().st_mtime_ns for path in root.glob("results/tiny/saes/base/.seed0.checkpoints/*/*.safetensors")]
+    saes = []
+    for path in root.glob("results/tiny/saes/base/.seed0.checkpoints/*/*.safetensors"):
+        with suppress(FileNotFoundError):  # between two checkpoints there is a moment without one
+            saes.append(path.stat().st_mtime_ns)
     return {"train_model": max(models, default=0), "train_autoencoder": max(saes, default=0)}
 
 
