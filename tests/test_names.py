@@ -71,7 +71,7 @@ def test_rules_lie_in_the_files_of_the_librarys_rooms(project):
     assert {path.stem for path in (project / "workflow" / "rules").glob("*.smk")} <= rooms | {"common"}
 
 
-def test_what_is_called_draw_is_drawn_by_nobody(project):
+def test_no_function_is_called_draw(project):
     """Pictures are plotted and samples sampled: `draw` meant both."""
     for path in (project / "src").rglob("*.py"):
         names = [

@@ -136,10 +136,6 @@ class Plan:
             if self.study.controls.linear_merge and isinstance(block, MergedModel)
         }
 
-    def merged_otherwise(self, method: str) -> list[str]:
-        """Merged models beside which there is a merge by `method`."""
-        return [name for name, other in self.other_merges.items() if other == method]
-
     @cached_property
     def baselines(self) -> list[str]:
         """Controls with a table of their own, `controls/<name>.parquet`, outside the summary."""
