@@ -10,6 +10,7 @@ rule collect_features:
     output:
         activations="<results>/features/{model}/seed{seed}/{sample}/activations.parquet",
         statistics="<results>/features/{model}/seed{seed}/{sample}/statistics.parquet",
+        quality="<results>/features/{model}/seed{seed}/{sample}/quality.json",
     log:
         "<logs>/collect_features/{model}.seed{seed}.{sample}.log",
     benchmark:
@@ -25,3 +26,22 @@ rule collect_features:
         code=code("collect_features"),
     script:
         "../scripts/collect_features.py"
+
+
+# A dictionary on another model than its own: what drift is measured on.
+use rule collect_features as collect_reading with:
+    input:
+        model=lambda w: checkpoint_files(w.model),
+        weights="<results>/saes/{dictionary}/seed{seed}/sae_weights.safetensors",
+        config="<results>/saes/{dictionary}/seed{seed}/cfg.json",
+        sample="<results>/samples/{sample}.safetensors",
+    output:
+        activations="<results>/readings/{dictionary}--{model}/seed{seed}/{sample}/activations.parquet",
+        statistics="<results>/readings/{dictionary}--{model}/seed{seed}/{sample}/statistics.parquet",
+        quality="<results>/readings/{dictionary}--{model}/seed{seed}/{sample}/quality.json",
+    log:
+        "<logs>/collect_reading/{dictionary}--{model}.seed{seed}.{sample}.log",
+    benchmark:
+        "<benchmarks>/collect_reading/{dictionary}--{model}.seed{seed}.{sample}.tsv"
+    wildcard_constraints:
+        dictionary=one_of(study.models),

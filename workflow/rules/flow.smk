@@ -153,3 +153,35 @@ rule summarise_flows:
         code=code("summarise_flows"),
     script:
         "../scripts/summarise_flows.py"
+
+
+# --- drift: one dictionary reads both models of an edge ---
+
+
+rule measure_drift:
+    input:
+        own="<results>/features/{dictionary}/seed{seed}/{sample}/activations.parquet",
+        other="<results>/readings/{dictionary}--{model}/seed{seed}/{sample}/activations.parquet",
+        sample="<results>/samples/{sample}.safetensors",
+    output:
+        drift="<results>/readings/{dictionary}--{model}/seed{seed}/{sample}/drift.parquet",
+        curve="<results>/readings/{dictionary}--{model}/seed{seed}/{sample}/curve.parquet",
+    log:
+        "<logs>/measure_drift/{dictionary}--{model}.seed{seed}.{sample}.log",
+    benchmark:
+        "<benchmarks>/measure_drift/{dictionary}--{model}.seed{seed}.{sample}.tsv"
+    wildcard_constraints:
+        dictionary=one_of(study.models),
+    conda:
+        CONDA
+    threads: 1
+    resources:
+        **needs("measure_drift"),
+    params:
+        seed=study.seed,
+        replicates=study.flow.bootstrap,
+        floor=study.flow.floor,
+        min_active=study.flow.min_active,
+        code=code("measure_drift"),
+    script:
+        "../scripts/measure_drift.py"

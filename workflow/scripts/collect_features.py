@@ -6,11 +6,12 @@ from typing import Any
 import torch
 
 from feature_lineage.autoencoders.autoencoder import load_autoencoder
+from feature_lineage.autoencoders.evaluation import Evaluation
 from feature_lineage.devices import device
 from feature_lineage.features.collect import ACTIVATIONS, STATISTICS, Statistics, collect_features
 from feature_lineage.jobs.job import job
 from feature_lineage.models.hooks import load_hooked
-from feature_lineage.store.formats import read_tensors, write_table
+from feature_lineage.store.formats import read_tensors, write_json, write_table
 from feature_lineage.store.provenance import provenance
 
 
@@ -26,9 +27,12 @@ def main(smk: Any) -> None:
             "tokens": tokens.size,
             "features": len(autoencoder.b_enc),
         }
-        batches = collect_features(bridge, smk.params.hook, autoencoder, tokens)
+        quality = Evaluation(*autoencoder.W_enc.shape, autoencoder.b_enc.device)
+        batches = collect_features(bridge, smk.params.hook, autoencoder, tokens, quality)
         write_table(smk.output.activations, statistics.counting(batches), ACTIVATIONS, record)
         write_table(smk.output.statistics, statistics.table(), STATISTICS, record)
+        found = {name: quality.result()[name] for name in ("tokens", "l0", "variance_explained")}
+        write_json(smk.output.quality, found, record)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ needs no second dictionary: token by token, a feature's activations on the two m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,17 +15,13 @@ import pyarrow as pa
 from scipy import sparse
 
 from feature_lineage.features.activations import ActivationFile, activation_blocks
-from feature_lineage.flow.bootstrap import resample
+from feature_lineage.flow.bootstrap import MEMORY, resample
+from feature_lineage.flow.matching import thresholds
 from feature_lineage.flow.moments import moments
 from feature_lineage.progress import progress
 
-SIDES = ("parent", "child")
-DRIFT = pa.schema(
+FEATURES = pa.schema(
     [
-        ("parent", pa.string()),
-        ("child", pa.string()),
-        ("seed", pa.int64()),
-        ("side", pa.string()),  # whose dictionary reads both models
         ("feature", pa.int32()),
         ("active", pa.int64()),  # tokens on which it fires on its own model,
         ("active_other", pa.int64()),  # on the other,
@@ -34,6 +30,20 @@ DRIFT = pa.schema(
         ("density_ratio", pa.float64()),
         ("mean_ratio", pa.float64()),
         ("jaccard", pa.float64()),
+    ]
+)
+# `side`, parent or child, says whose dictionary reads both models.
+DRIFT = pa.schema(
+    [("parent", pa.string()), ("child", pa.string()), ("seed", pa.int64()), ("side", pa.string()), *FEATURES]
+)
+REPLICATES = pa.schema([("replicate", pa.int32()), ("living", pa.int64()), ("kept", pa.int64())])
+CURVES = pa.schema(
+    [
+        ("dictionary", pa.string()),
+        ("model", pa.string()),
+        ("seed", pa.int64()),
+        ("threshold", pa.float64()),
+        ("kept_share", pa.float64()),
     ]
 )
 L0_OFF = 0.5  # a reading is poor where its L0 is off by more than this share of the own model's,
@@ -63,7 +73,7 @@ def poor(own: Quality, other: Quality) -> list[str]:
     return found
 
 
-def measure_drift(own: str | Path, other: str | Path) -> list[dict[str, Any]]:
+def measure_drift(own: str | Path, other: str | Path) -> pa.Table:
     """What each feature of a dictionary does on another model.
 
     Args:
@@ -71,7 +81,7 @@ def measure_drift(own: str | Path, other: str | Path) -> list[dict[str, Any]]:
         other: its activations on the other model, over the same tokens.
 
     Returns:
-        A row for each feature, the columns of `DRIFT` from `feature` on. `r`: Pearson correlation over all tokens between the two; None
+        A row for each feature, schema `FEATURES`. `r`: Pearson correlation over all tokens between the two; None
         where the feature never changes on one of them. `density_ratio` and `mean_ratio`: share of tokens on which it fires, and mean
         activation where it does, on the other model over its own; None where it never fires on its own, `mean_ratio` also where it
         never fires on the other. `jaccard`: tokens on which it fires on both over those on which it fires on either.
@@ -95,12 +105,11 @@ def measure_drift(own: str | Path, other: str | Path) -> list[dict[str, Any]]:
             "mean_ratio": (b.mean / b.active) / (a.mean / a.active),
             "jaccard": both / either,
         }
-    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-    return [{name: _number(value) for name, value in zip(columns, row, strict=True)} for row in rows]
-
-
-def _number(value: float) -> float | None:
-    return value if np.isfinite(value) else None
+    missing = {name: ~np.isfinite(column) for name, column in columns.items()}
+    return pa.table(
+        [pa.array(column, FEATURES.field(name).type, mask=missing[name]) for name, column in columns.items()],
+        schema=FEATURES,
+    )
 
 
 def _shared(
@@ -162,44 +171,107 @@ def is_new(readings: Mapping[str, pa.Table], threshold: float) -> np.ndarray:
     return ~np.logical_or.reduce([is_kept(table, threshold) for table in readings.values()])
 
 
-class Replicates(NamedTuple):
-    """In each replicate, how many features live on their own model and how many of these are kept; int64 [replicates]."""
-
-    living: np.ndarray
-    kept: np.ndarray
-
-    def interval(self, level: float = 0.95) -> tuple[float, float] | None:
-        """Percentile interval of the kept share; None if no replicate has a living feature."""
-        there = self.living > 0
-        if not there.any():
-            return None
-        shares = self.kept[there] / self.living[there]
-        low, high = np.quantile(shares, [(1 - level) / 2, (1 + level) / 2])
-        return float(low), float(high)
-
-
-def resample_drift(
-    own: str | Path,
-    other: str | Path,
-    document: np.ndarray,
-    sampled: np.ndarray,
-    threshold: float,
-    min_active: int,
-    features: Iterable[int] | None = None,
-) -> Replicates:
-    """Count kept features in samples whose documents are sampled again (`bootstrap.sample_documents`).
+def bootstrap_drift(
+    own: str | Path, other: str | Path, document: np.ndarray, sampled: np.ndarray, threshold: float, min_active: int
+) -> pa.Table:
+    """Count kept features in samples whose documents are sampled again.
 
     Args:
-        own, other: see `measure_drift`.
-        document: document of each token, int [tokens].
-        sampled: how often each replicate has each document, [documents, replicates].
+        own: see `measure_drift`.
+        other: see `measure_drift`.
+        document: document of each token, int [tokens] (`bootstrap.number_documents`).
+        sampled: how often each replicate has each document, [documents, replicates] (`bootstrap.sample_documents`).
         threshold: of r.
         min_active: tokens of the replicate on which a living feature fires on its own model.
-        features: those to count, all by default.
+
+    Returns:
+        One row a replicate, schema `REPLICATES`.
     """
-    count = ActivationFile(own).features
-    chosen = np.arange(count) if features is None else np.asarray(list(features), np.int64)
-    found = resample(own, other, chosen, chosen, document, sampled)
-    alive = found.active_a[chosen] >= max(1, min_active)
-    kept = alive & (np.nan_to_num(found.r, nan=-1.0) > threshold)
-    return Replicates(alive.sum(0), kept.sum(0))
+    features = np.arange(ActivationFile(own).features)
+    counts = []
+    for part in np.array_split(sampled, -(-8 * 9 * len(features) * sampled.shape[1] // MEMORY), axis=1):
+        found = resample(own, other, features, features, document, part)
+        alive = found.active_a >= max(1, min_active)
+        counts.append([alive.sum(0), (alive & (np.nan_to_num(found.r, nan=-1.0) > threshold)).sum(0)])
+    columns = np.concatenate(counts, axis=1) if counts else np.zeros((2, 0), np.int64)
+    return pa.table([np.arange(sampled.shape[1], dtype=np.int32), *columns], schema=REPLICATES)
+
+
+def kept_interval(replicates: pa.Table, level: float = 0.95) -> tuple[float, float] | None:
+    """Percentile interval of the kept share; None if no replicate has a living feature."""
+    living, kept = replicates["living"].to_numpy(), replicates["kept"].to_numpy()
+    there = living > 0
+    if not there.any():
+        return None
+    low, high = np.quantile(kept[there] / living[there], [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+class Reading(NamedTuple):
+    """A dictionary on its own model and on another: the drift of its features, how well it reads each, and replicates, if there are any."""
+
+    dictionary: str
+    model: str
+    seed: int
+    drift: pa.Table
+    own: Quality
+    other: Quality
+    replicates: pa.Table | None = None
+
+
+def summarise_drift(
+    readings: Sequence[Reading], edges: Sequence[tuple[str, str]], threshold: float, min_active: int
+) -> tuple[pa.Table, list[dict[str, Any]]]:
+    """Drift along every edge, feature by feature and counted.
+
+    Args:
+        readings: along each edge the parent's dictionary on the child and the child's on the parent, of each seed.
+        edges: (parent, child).
+        threshold: of r.
+        min_active: tokens on which a living feature fires on its own model.
+
+    Returns:
+        Rows of `DRIFT`, and a row for each edge, seed and side: of `living` features `kept` (of the child's dictionary: those that are
+        already there on the parent) and their share with its interval; the child's `new` ones, which no parent has; how well the
+        dictionary reads either model, and why it reads the other one poorly, if it does.
+    """
+    found = {(one.dictionary, one.model, one.seed): one for one in readings}
+    tables, rows = [], []
+    for seed in dict.fromkeys(one.seed for one in readings):
+        for parent, child in edges:
+            for side, dictionary, model in (("parent", parent, child), ("child", child, parent)):
+                one = found[dictionary, model, seed]
+                alive = is_alive(one.drift, min_active)
+                kept = int((alive & is_kept(one.drift, threshold)).sum())
+                row = {"parent": parent, "child": child, "seed": seed, "side": side}
+                tables.append(_with(one.drift, row))
+                interval = kept_interval(one.replicates) if one.replicates is not None else None
+                row |= {"features": len(alive), "living": int(alive.sum()), "kept": kept}
+                row |= {"share": kept / int(alive.sum()) if alive.any() else None, "interval": interval, "new": None}
+                if side == "child":
+                    there = {p: found[child, p, seed].drift for p, c in edges if c == child}
+                    row["new"] = int((alive & is_new(there, threshold)).sum())
+                row |= {"own": one.own._asdict(), "other": one.other._asdict(), "poor": poor(one.own, one.other)}
+                rows.append(row)
+    return pa.concat_tables(tables or [DRIFT.empty_table()]), rows
+
+
+def _with(table: pa.Table, row: Mapping[str, Any]) -> pa.Table:
+    """Rows of `FEATURES` as rows of `DRIFT`."""
+    columns = [
+        pa.array([row[name]] * table.num_rows, DRIFT.field(name).type) for name in ("parent", "child", "seed", "side")
+    ]
+    return pa.table([*columns, *table.columns], schema=DRIFT)
+
+
+def drift_curves(readings: Sequence[Reading], min_active: int) -> pa.Table:
+    """Share of the living features of each reading that are kept, as a function of the threshold; schema `CURVES`."""
+    rows = []
+    for one in readings:
+        alive = is_alive(one.drift, min_active)
+        r = np.nan_to_num(one.drift["r"].to_numpy(zero_copy_only=False).astype(np.float64)[alive], nan=-1.0)
+        for threshold in thresholds(0.0):
+            share = float((r > threshold).mean()) if alive.any() else None
+            row = {"dictionary": one.dictionary, "model": one.model, "seed": one.seed}
+            rows.append(row | {"threshold": threshold, "kept_share": share})
+    return pa.Table.from_pylist(rows, CURVES)
