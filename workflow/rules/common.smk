@@ -225,6 +225,14 @@ def all_features(file):
     ]
 
 
+def readings(file):
+    """A file of each reading of a dictionary on the other model of an edge, seed by seed."""
+    return [
+        f"<results>/readings/{dictionary}--{model}/seed{seed}/{SAMPLE}/{file}"
+        for dictionary, model, seed in plan.readings
+    ]
+
+
 def shown_features(file):
     """A file of each autoencoder that a reader looks into: those of the first seed."""
     return expand(

@@ -162,10 +162,8 @@ rule measure_drift:
     input:
         own="<results>/features/{dictionary}/seed{seed}/{sample}/activations.parquet",
         other="<results>/readings/{dictionary}--{model}/seed{seed}/{sample}/activations.parquet",
-        sample="<results>/samples/{sample}.safetensors",
     output:
         drift="<results>/readings/{dictionary}--{model}/seed{seed}/{sample}/drift.parquet",
-        curve="<results>/readings/{dictionary}--{model}/seed{seed}/{sample}/curve.parquet",
     log:
         "<logs>/measure_drift/{dictionary}--{model}.seed{seed}.{sample}.log",
     benchmark:
@@ -178,10 +176,65 @@ rule measure_drift:
     resources:
         **needs("measure_drift"),
     params:
-        seed=study.seed,
-        replicates=study.flow.bootstrap,
-        floor=study.flow.floor,
-        min_active=study.flow.min_active,
         code=code("measure_drift"),
     script:
         "../scripts/measure_drift.py"
+
+
+rule bootstrap_drift:
+    input:
+        own="<results>/features/{dictionary}/seed{seed}/{sample}/activations.parquet",
+        other="<results>/readings/{dictionary}--{model}/seed{seed}/{sample}/activations.parquet",
+        sample="<results>/samples/{sample}.safetensors",
+    output:
+        replicates="<results>/readings/{dictionary}--{model}/seed{seed}/{sample}/replicates.parquet",
+    log:
+        "<logs>/bootstrap_drift/{dictionary}--{model}.seed{seed}.{sample}.log",
+    benchmark:
+        "<benchmarks>/bootstrap_drift/{dictionary}--{model}.seed{seed}.{sample}.tsv"
+    wildcard_constraints:
+        dictionary=one_of(study.models),
+    conda:
+        CONDA
+    threads: 1
+    resources:
+        **needs("bootstrap_drift"),
+    params:
+        seed=study.seed,
+        replicates=study.flow.bootstrap,
+        threshold=study.flow.threshold,
+        min_active=study.flow.min_active,
+        code=code("bootstrap_drift"),
+    script:
+        "../scripts/bootstrap_drift.py"
+
+
+rule summarise_drift:
+    input:
+        drift=readings("drift.parquet"),
+        own=[
+            f"<results>/features/{dictionary}/seed{seed}/{SAMPLE}/quality.json"
+            for dictionary, _, seed in plan.readings
+        ],
+        other=readings("quality.json"),
+        replicates=readings("replicates.parquet") if study.flow.bootstrap else [],
+    output:
+        drift="<results>/flows/drift.parquet",
+        curves="<results>/flows/drift_curves.parquet",
+        summary="<results>/flows/drift.json",
+    log:
+        "<logs>/summarise_drift.log",
+    benchmark:
+        "<benchmarks>/summarise_drift.tsv"
+    localrule: True
+    conda:
+        CONDA
+    threads: 1
+    params:
+        readings=plan.readings,
+        edges=study.edges(),
+        threshold=study.flow.threshold,
+        min_active=study.flow.min_active,
+        code=code("summarise_drift"),
+    script:
+        "../scripts/summarise_drift.py"
