@@ -2,19 +2,22 @@
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from scipy import sparse
 
 from feature_lineage.features import activations as reader
 from feature_lineage.features.collect import ACTIVATIONS
-from feature_lineage.flow import drift
+from feature_lineage.flow import drift as module
 from feature_lineage.flow.bootstrap import sample_documents
 from feature_lineage.flow.drift import (
     DRIFT,
     Quality,
     Reading,
     bootstrap_drift,
+    drift,
     drift_curves,
+    drift_table,
     is_alive,
     is_kept,
     is_new,
@@ -74,7 +77,7 @@ def plain(own, other):
 
 def test_each_measure_is_its_definition(pair):
     paths, dense = pair
-    found = measure_drift(*paths).to_pylist()
+    found = drift(*paths).to_pylist()
     assert [row["feature"] for row in found] == list(range(FEATURES))
     for row, expected in zip(found, plain(*dense), strict=True):
         for name, value in expected.items():
@@ -85,9 +88,16 @@ def test_each_measure_is_its_definition(pair):
     assert found[6]["r"] == pytest.approx(np.corrcoef(dense[0][:, 6], dense[1][:, 6])[0, 1], abs=1e-6)
 
 
+def test_both_sides_are_the_two_readings(pair):
+    paths, _ = pair
+    found = measure_drift(paths, paths[::-1])
+    for side, expected in (("parent", drift(*paths)), ("child", drift(*paths[::-1]))):
+        assert found.filter(pc.equal(found["side"], side)).drop(["side"]).equals(expected)
+
+
 def test_a_copy_keeps_everything(pair):
     paths, dense = pair
-    table = measure_drift(paths[0], paths[0])
+    table = drift(paths[0], paths[0])
     for row, x in zip(table.to_pylist(), dense[0].T, strict=True):
         if np.ptp(x) > 0:
             assert row["r"] == pytest.approx(1, abs=1e-12)
@@ -99,7 +109,7 @@ def test_a_copy_keeps_everything(pair):
 
 def test_what_is_silent_on_a_side_is_not_kept_and_what_is_rare_does_not_live(pair):
     paths, dense = pair
-    found = measure_drift(*paths)
+    found = drift(*paths)
     assert not is_kept(found, -0.99)[[0, 1, 2, 3]].any() and is_kept(found, 0.8)[[4, 5]].all()
     assert is_alive(found, 2).tolist() == [int((x > 0).sum()) >= 2 for x in dense[0].T]
     assert not is_alive(found, 0)[[0, 2]].any()
@@ -115,11 +125,18 @@ def test_a_feature_of_a_merge_is_new_if_no_parent_has_it():
     assert is_new({"left": readings["left"]}, 0.8).tolist() == [False, True, True, True]
 
 
+def counted(paths, *arguments):
+    """The parent's side of replicates; the child's is the same seen from there."""
+    found = bootstrap_drift(paths, paths[::-1], *arguments)
+    assert found.equals(pa.concat_tables([found.filter(pc.equal(found["side"], side)) for side in ("parent", "child")]))
+    return found.filter(pc.equal(found["side"], "parent")).drop(["side"])
+
+
 def test_replicates_are_counted_on_repeated_documents(pair):
     paths, (own, other) = pair
     document = np.repeat(np.arange(20), TOKENS // 20)
     sampled = sample_documents(np.zeros(20, int), 15, seed=3)
-    found = bootstrap_drift(*paths, document, sampled, 0.7, 5)
+    found = counted(paths, document, sampled, 0.7, 5)
     for k, (living, kept) in enumerate(zip(*(found[name].to_pylist() for name in ("living", "kept")), strict=True)):
         rows = np.concatenate([np.flatnonzero(document == d) for d in range(20) for _ in range(sampled[d, k])])
         x, y = own[rows], other[rows]
@@ -133,33 +150,36 @@ def test_replicates_are_counted_on_repeated_documents(pair):
         assert (living, kept) == (alive.sum(), (np.delete(alive, 6) & same).sum())
     shares = found["kept"].to_numpy() / found["living"].to_numpy()
     assert kept_interval(found) == tuple(np.quantile(shares, [0.025, 0.975]))
-    assert kept_interval(bootstrap_drift(*paths, document, sampled, 0.7, TOKENS * 100)) is None
+    assert kept_interval(counted(paths, document, sampled, 0.7, TOKENS * 100)) is None
 
 
 def test_replicates_in_turns_are_the_same(pair, monkeypatch):
     paths, _ = pair
     document = np.repeat(np.arange(20), TOKENS // 20)
     sampled = sample_documents(np.zeros(20, int), 15, seed=3)
-    whole = bootstrap_drift(*paths, document, sampled, 0.7, 5)
-    monkeypatch.setattr(drift, "MEMORY", 8 * 9 * FEATURES * 4)
-    assert bootstrap_drift(*paths, document, sampled, 0.7, 5).equals(whole)
+    whole = counted(paths, document, sampled, 0.7, 5)
+    monkeypatch.setattr(module, "MEMORY", 8 * 9 * FEATURES * 4)
+    assert counted(paths, document, sampled, 0.7, 5).equals(whole)
 
 
 def test_a_diamond_is_counted_edge_by_edge(pair):
     """base -> left, right -> both, all with the same two readings: what is counted is what the tables hold."""
     paths, _ = pair
     edges = [("base", "left"), ("base", "right"), ("left", "both"), ("right", "both")]
-    table, swapped = measure_drift(*paths), measure_drift(*paths[::-1])
+    table, swapped = drift(*paths), drift(*paths[::-1])
     good, bad = Quality(10.0, 0.9), Quality(10.0, 0.1)
     readings = [
         reading
-        for parent, child in edges
-        for reading in (Reading(parent, child, 0, table, good, good), Reading(child, parent, 0, swapped, good, bad))
+        for edge in edges
+        for reading in (
+            Reading(*edge, 0, "parent", table, good, good),
+            Reading(*edge, 0, "child", swapped, good, bad),
+        )
     ]
-    rows, counts = summarise_drift(readings, edges, 0.8, 2)
+    rows, counts = drift_table(readings), summarise_drift(readings, 0.8, 2)
     assert rows.schema == DRIFT and rows.num_rows == 2 * len(edges) * FEATURES
     assert [(row["parent"], row["child"], row["side"]) for row in counts] == [
-        (*e, s) for e in edges for s in ("parent", "child")
+        (*edge, side) for edge in edges for side in ("parent", "child")
     ]
     for row in counts:
         one = table if row["side"] == "parent" else swapped

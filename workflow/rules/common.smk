@@ -226,10 +226,18 @@ def all_features(file):
 
 
 def readings(file):
-    """A file of each reading of a dictionary on the other model of an edge, seed by seed."""
+    """A file of both readings along an edge: the parent's dictionary on the child, the child's on the parent."""
     return [
-        f"<results>/readings/{dictionary}--{model}/seed{seed}/{SAMPLE}/{file}"
-        for dictionary, model, seed in plan.readings
+        f"<results>/readings/{{parent}}--{{child}}/seed{{seed}}/{{sample}}/{side}.{file}"
+        for side in ("parent", "child")
+    ]
+
+
+def edge_readings(file):
+    """A file of the readings along every edge, seed by seed."""
+    return [
+        f"<results>/readings/{parent}--{child}/seed{seed}/{SAMPLE}/{file}"
+        for (parent, child), seed in plan.each_seed(study.edges())
     ]
 
 

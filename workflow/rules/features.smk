@@ -28,20 +28,27 @@ rule collect_features:
         "../scripts/collect_features.py"
 
 
-# A dictionary on another model than its own: what drift is measured on.
-use rule collect_features as collect_reading with:
+# Along an edge, the parent's dictionary on the child (`parent.…`) and the child's on the parent (`child.…`).
+use rule collect_features as collect_readings with:
     input:
-        model=lambda w: checkpoint_files(w.model),
-        weights="<results>/saes/{dictionary}/seed{seed}/sae_weights.safetensors",
-        config="<results>/saes/{dictionary}/seed{seed}/cfg.json",
+        model=lambda w: checkpoint_files(w.child) + checkpoint_files(w.parent),
+        weights=[
+            "<results>/saes/{parent}/seed{seed}/sae_weights.safetensors",
+            "<results>/saes/{child}/seed{seed}/sae_weights.safetensors",
+        ],
+        config=[
+            "<results>/saes/{parent}/seed{seed}/cfg.json",
+            "<results>/saes/{child}/seed{seed}/cfg.json",
+        ],
         sample="<results>/samples/{sample}.safetensors",
     output:
-        activations="<results>/readings/{dictionary}--{model}/seed{seed}/{sample}/activations.parquet",
-        statistics="<results>/readings/{dictionary}--{model}/seed{seed}/{sample}/statistics.parquet",
-        quality="<results>/readings/{dictionary}--{model}/seed{seed}/{sample}/quality.json",
+        activations=readings("activations.parquet"),
+        statistics=readings("statistics.parquet"),
+        quality=readings("quality.json"),
     log:
-        "<logs>/collect_reading/{dictionary}--{model}.seed{seed}.{sample}.log",
+        "<logs>/collect_readings/{parent}--{child}.seed{seed}.{sample}.log",
     benchmark:
-        "<benchmarks>/collect_reading/{dictionary}--{model}.seed{seed}.{sample}.tsv"
+        "<benchmarks>/collect_readings/{parent}--{child}.seed{seed}.{sample}.tsv"
     wildcard_constraints:
-        dictionary=one_of(study.models),
+        parent=one_of(study.models),
+        child=one_of(study.models),

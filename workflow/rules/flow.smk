@@ -160,16 +160,17 @@ rule summarise_flows:
 
 rule measure_drift:
     input:
-        own="<results>/features/{dictionary}/seed{seed}/{sample}/activations.parquet",
-        other="<results>/readings/{dictionary}--{model}/seed{seed}/{sample}/activations.parquet",
+        own=[
+            "<results>/features/{parent}/seed{seed}/{sample}/activations.parquet",
+            "<results>/features/{child}/seed{seed}/{sample}/activations.parquet",
+        ],
+        other=readings("activations.parquet"),
     output:
-        drift="<results>/readings/{dictionary}--{model}/seed{seed}/{sample}/drift.parquet",
+        drift="<results>/readings/{parent}--{child}/seed{seed}/{sample}/drift.parquet",
     log:
-        "<logs>/measure_drift/{dictionary}--{model}.seed{seed}.{sample}.log",
+        "<logs>/measure_drift/{parent}--{child}.seed{seed}.{sample}.log",
     benchmark:
-        "<benchmarks>/measure_drift/{dictionary}--{model}.seed{seed}.{sample}.tsv"
-    wildcard_constraints:
-        dictionary=one_of(study.models),
+        "<benchmarks>/measure_drift/{parent}--{child}.seed{seed}.{sample}.tsv"
     conda:
         CONDA
     threads: 1
@@ -183,17 +184,18 @@ rule measure_drift:
 
 rule bootstrap_drift:
     input:
-        own="<results>/features/{dictionary}/seed{seed}/{sample}/activations.parquet",
-        other="<results>/readings/{dictionary}--{model}/seed{seed}/{sample}/activations.parquet",
+        own=[
+            "<results>/features/{parent}/seed{seed}/{sample}/activations.parquet",
+            "<results>/features/{child}/seed{seed}/{sample}/activations.parquet",
+        ],
+        other=readings("activations.parquet"),
         sample="<results>/samples/{sample}.safetensors",
     output:
-        replicates="<results>/readings/{dictionary}--{model}/seed{seed}/{sample}/replicates.parquet",
+        replicates="<results>/readings/{parent}--{child}/seed{seed}/{sample}/replicates.parquet",
     log:
-        "<logs>/bootstrap_drift/{dictionary}--{model}.seed{seed}.{sample}.log",
+        "<logs>/bootstrap_drift/{parent}--{child}.seed{seed}.{sample}.log",
     benchmark:
-        "<benchmarks>/bootstrap_drift/{dictionary}--{model}.seed{seed}.{sample}.tsv"
-    wildcard_constraints:
-        dictionary=one_of(study.models),
+        "<benchmarks>/bootstrap_drift/{parent}--{child}.seed{seed}.{sample}.tsv"
     conda:
         CONDA
     threads: 1
@@ -211,13 +213,18 @@ rule bootstrap_drift:
 
 rule summarise_drift:
     input:
-        drift=readings("drift.parquet"),
-        own=[
-            f"<results>/features/{dictionary}/seed{seed}/{SAMPLE}/quality.json"
-            for dictionary, _, seed in plan.readings
+        drift=edge_readings("drift.parquet"),
+        replicates=edge_readings("replicates.parquet") if study.flow.bootstrap else [],
+        own_parent=[
+            f"<results>/features/{parent}/seed{seed}/{SAMPLE}/quality.json"
+            for (parent, _), seed in plan.each_seed(study.edges())
         ],
-        other=readings("quality.json"),
-        replicates=readings("replicates.parquet") if study.flow.bootstrap else [],
+        own_child=[
+            f"<results>/features/{child}/seed{seed}/{SAMPLE}/quality.json"
+            for (_, child), seed in plan.each_seed(study.edges())
+        ],
+        other_parent=edge_readings("parent.quality.json"),
+        other_child=edge_readings("child.quality.json"),
     output:
         drift="<results>/flows/drift.parquet",
         curves="<results>/flows/drift_curves.parquet",
@@ -231,8 +238,7 @@ rule summarise_drift:
         CONDA
     threads: 1
     params:
-        readings=plan.readings,
-        edges=study.edges(),
+        edges=[(*edge, seed) for edge, seed in plan.each_seed(study.edges())],
         threshold=study.flow.threshold,
         min_active=study.flow.min_active,
         code=code("summarise_drift"),

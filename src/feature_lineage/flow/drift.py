@@ -32,20 +32,13 @@ FEATURES = pa.schema(
         ("jaccard", pa.float64()),
     ]
 )
-# `side`, parent or child, says whose dictionary reads both models.
-DRIFT = pa.schema(
-    [("parent", pa.string()), ("child", pa.string()), ("seed", pa.int64()), ("side", pa.string()), *FEATURES]
-)
-REPLICATES = pa.schema([("replicate", pa.int32()), ("living", pa.int64()), ("kept", pa.int64())])
-CURVES = pa.schema(
-    [
-        ("dictionary", pa.string()),
-        ("model", pa.string()),
-        ("seed", pa.int64()),
-        ("threshold", pa.float64()),
-        ("kept_share", pa.float64()),
-    ]
-)
+SIDES = ("parent", "child")  # whose dictionary reads both models of an edge
+_SIDE = ("side", pa.string())
+SIDED = pa.schema([_SIDE, *FEATURES])
+REPLICATES = pa.schema([_SIDE, ("replicate", pa.int32()), ("living", pa.int64()), ("kept", pa.int64())])
+_EDGE = [("parent", pa.string()), ("child", pa.string()), ("seed", pa.int64())]
+DRIFT = pa.schema([*_EDGE, *SIDED])
+CURVES = pa.schema([*_EDGE, _SIDE, ("threshold", pa.float64()), ("kept_share", pa.float64())])
 L0_OFF = 0.5  # a reading is poor where its L0 is off by more than this share of the own model's,
 EXPLAINED = 0.8  # or where it explains less than this share of the variance that it explains there
 
@@ -73,7 +66,21 @@ def poor(own: Quality, other: Quality) -> list[str]:
     return found
 
 
-def measure_drift(own: str | Path, other: str | Path) -> pa.Table:
+def measure_drift(own: Sequence[str | Path], other: Sequence[str | Path]) -> pa.Table:
+    """`drift` of the parent's dictionary and of the child's, schema `SIDED`.
+
+    Args:
+        own: activations of each of the two on its own model.
+        other: activations of each on the other's.
+    """
+    return pa.concat_tables(_of_side(side, drift(*files)) for side, *files in zip(SIDES, own, other, strict=True))
+
+
+def _of_side(side: str, table: pa.Table) -> pa.Table:
+    return table.add_column(0, pa.field(*_SIDE), pa.array([side] * table.num_rows, pa.string()))
+
+
+def drift(own: str | Path, other: str | Path) -> pa.Table:
     """What each feature of a dictionary does on another model.
 
     Args:
@@ -172,9 +179,14 @@ def is_new(readings: Mapping[str, pa.Table], threshold: float) -> np.ndarray:
 
 
 def bootstrap_drift(
-    own: str | Path, other: str | Path, document: np.ndarray, sampled: np.ndarray, threshold: float, min_active: int
+    own: Sequence[str | Path],
+    other: Sequence[str | Path],
+    document: np.ndarray,
+    sampled: np.ndarray,
+    threshold: float,
+    min_active: int,
 ) -> pa.Table:
-    """Count kept features in samples whose documents are sampled again.
+    """Count kept features of the parent's dictionary and of the child's in samples whose documents are sampled again.
 
     Args:
         own: see `measure_drift`.
@@ -185,8 +197,15 @@ def bootstrap_drift(
         min_active: tokens of the replicate on which a living feature fires on its own model.
 
     Returns:
-        One row a replicate, schema `REPLICATES`.
+        A row for each side and replicate, schema `REPLICATES`.
     """
+    found = [_counted(*files, document, sampled, threshold, min_active) for files in zip(own, other, strict=True)]
+    return pa.concat_tables(_of_side(side, table) for side, table in zip(SIDES, found, strict=True))
+
+
+def _counted(
+    own: str | Path, other: str | Path, document: np.ndarray, sampled: np.ndarray, threshold: float, min_active: int
+) -> pa.Table:
     features = np.arange(ActivationFile(own).features)
     counts = []
     for part in np.array_split(sampled, -(-8 * 9 * len(features) * sampled.shape[1] // MEMORY), axis=1):
@@ -194,7 +213,7 @@ def bootstrap_drift(
         alive = found.active_a >= max(1, min_active)
         counts.append([alive.sum(0), (alive & (np.nan_to_num(found.r, nan=-1.0) > threshold)).sum(0)])
     columns = np.concatenate(counts, axis=1) if counts else np.zeros((2, 0), np.int64)
-    return pa.table([np.arange(sampled.shape[1], dtype=np.int32), *columns], schema=REPLICATES)
+    return pa.table([np.arange(sampled.shape[1], dtype=np.int32), *columns], schema=pa.schema(list(REPLICATES)[1:]))
 
 
 def kept_interval(replicates: pa.Table, level: float = 0.95) -> tuple[float, float] | None:
@@ -208,60 +227,58 @@ def kept_interval(replicates: pa.Table, level: float = 0.95) -> tuple[float, flo
 
 
 class Reading(NamedTuple):
-    """A dictionary on its own model and on another: the drift of its features, how well it reads each, and replicates, if there are any."""
+    """One side of an edge: the drift of a dictionary's features (schema `FEATURES`), how well it reads each model, and replicates, if any."""
 
-    dictionary: str
-    model: str
+    parent: str
+    child: str
     seed: int
+    side: str
     drift: pa.Table
     own: Quality
     other: Quality
     replicates: pa.Table | None = None
 
+    @property
+    def place(self) -> dict[str, Any]:
+        """Edge, seed and side."""
+        return {name: getattr(self, name) for name in ("parent", "child", "seed", "side")}
 
-def summarise_drift(
-    readings: Sequence[Reading], edges: Sequence[tuple[str, str]], threshold: float, min_active: int
-) -> tuple[pa.Table, list[dict[str, Any]]]:
-    """Drift along every edge, feature by feature and counted.
+
+def summarise_drift(readings: Sequence[Reading], threshold: float, min_active: int) -> list[dict[str, Any]]:
+    """Drift along every edge, counted.
 
     Args:
-        readings: along each edge the parent's dictionary on the child and the child's on the parent, of each seed.
-        edges: (parent, child).
+        readings: both sides of every edge, of each seed.
         threshold: of r.
         min_active: tokens on which a living feature fires on its own model.
 
     Returns:
-        Rows of `DRIFT`, and a row for each edge, seed and side: of `living` features `kept` (of the child's dictionary: those that are
-        already there on the parent) and their share with its interval; the child's `new` ones, which no parent has; how well the
-        dictionary reads either model, and why it reads the other one poorly, if it does.
+        A row for each reading: of `living` features `kept` (of the child's dictionary: those that are already there on the parent) and
+        their share with its interval; of the child's side its `new` ones, which no parent has; how well the dictionary reads either
+        model, and why it reads the other one poorly, if it does.
     """
-    found = {(one.dictionary, one.model, one.seed): one for one in readings}
-    tables, rows = [], []
-    for seed in dict.fromkeys(one.seed for one in readings):
-        for parent, child in edges:
-            for side, dictionary, model in (("parent", parent, child), ("child", child, parent)):
-                one = found[dictionary, model, seed]
-                alive = is_alive(one.drift, min_active)
-                kept = int((alive & is_kept(one.drift, threshold)).sum())
-                row = {"parent": parent, "child": child, "seed": seed, "side": side}
-                tables.append(_with(one.drift, row))
-                interval = kept_interval(one.replicates) if one.replicates is not None else None
-                row |= {"features": len(alive), "living": int(alive.sum()), "kept": kept}
-                row |= {"share": kept / int(alive.sum()) if alive.any() else None, "interval": interval, "new": None}
-                if side == "child":
-                    there = {p: found[child, p, seed].drift for p, c in edges if c == child}
-                    row["new"] = int((alive & is_new(there, threshold)).sum())
-                row |= {"own": one.own._asdict(), "other": one.other._asdict(), "poor": poor(one.own, one.other)}
-                rows.append(row)
-    return pa.concat_tables(tables or [DRIFT.empty_table()]), rows
+    rows = []
+    for one in readings:
+        alive = is_alive(one.drift, min_active)
+        kept, living = int((alive & is_kept(one.drift, threshold)).sum()), int(alive.sum())
+        row = one.place | {"features": len(alive), "living": living, "kept": kept}
+        row |= {"share": kept / living if living else None, "new": None}
+        row["interval"] = None if one.replicates is None else kept_interval(one.replicates)
+        if one.side == "child":
+            beside = [r for r in readings if (r.child, r.seed, r.side) == (one.child, one.seed, "child")]
+            row["new"] = int((alive & is_new({r.parent: r.drift for r in beside}, threshold)).sum())
+        row |= {"own": one.own._asdict(), "other": one.other._asdict(), "poor": poor(one.own, one.other)}
+        rows.append(row)
+    return rows
 
 
-def _with(table: pa.Table, row: Mapping[str, Any]) -> pa.Table:
-    """Rows of `FEATURES` as rows of `DRIFT`."""
-    columns = [
-        pa.array([row[name]] * table.num_rows, DRIFT.field(name).type) for name in ("parent", "child", "seed", "side")
-    ]
-    return pa.table([*columns, *table.columns], schema=DRIFT)
+def drift_table(readings: Sequence[Reading]) -> pa.Table:
+    """All readings, feature by feature; schema `DRIFT`."""
+    tables = [DRIFT.empty_table()]
+    for one in readings:
+        columns = [pa.array([value] * one.drift.num_rows, DRIFT.field(name).type) for name, value in one.place.items()]
+        tables.append(pa.table([*columns, *one.drift.columns], schema=DRIFT))
+    return pa.concat_tables(tables)
 
 
 def drift_curves(readings: Sequence[Reading], min_active: int) -> pa.Table:
@@ -272,6 +289,5 @@ def drift_curves(readings: Sequence[Reading], min_active: int) -> pa.Table:
         r = np.nan_to_num(one.drift["r"].to_numpy(zero_copy_only=False).astype(np.float64)[alive], nan=-1.0)
         for threshold in thresholds(0.0):
             share = float((r > threshold).mean()) if alive.any() else None
-            row = {"dictionary": one.dictionary, "model": one.model, "seed": one.seed}
-            rows.append(row | {"threshold": threshold, "kept_share": share})
+            rows.append(one.place | {"threshold": threshold, "kept_share": share})
     return pa.Table.from_pylist(rows, CURVES)

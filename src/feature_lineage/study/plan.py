@@ -82,12 +82,6 @@ class Plan:
         parents = self.study.parents(model)
         return parents[0] if parents and self.study.autoencoder.init == "parent" else None
 
-    @cached_property
-    def readings(self) -> list[tuple[str, str, int]]:
-        """(dictionary, model, seed) of each dictionary on the other model of an edge: the parent's on the child, the child's on the parent."""
-        pairs = [pair for parent, child in self.study.edges() for pair in ((parent, child), (child, parent))]
-        return [(*pair, seed) for pair, seed in self.each_seed(pairs)]
-
     def judged(self, model: str) -> bool:
         """Whether a dictionary that falls short is warned of: of an untrained model, that is a finding."""
         return model not in self.untrained
