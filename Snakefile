@@ -85,6 +85,7 @@ rule flows:
         "<results>/flows/summary.json",
         "<results>/flows/sankey.json",
         "<results>/flows/categories.parquet",
+        "<results>/flows/drift.json",
 
 
 rule controls:

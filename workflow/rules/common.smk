@@ -225,6 +225,22 @@ def all_features(file):
     ]
 
 
+def readings(file):
+    """A file of both readings along an edge: the parent's dictionary on the child, the child's on the parent."""
+    return [
+        f"<results>/readings/{{parent}}--{{child}}/seed{{seed}}/{{sample}}/{side}.{file}"
+        for side in ("parent", "child")
+    ]
+
+
+def edge_readings(file):
+    """A file of the readings along every edge, seed by seed."""
+    return [
+        f"<results>/readings/{parent}--{child}/seed{seed}/{SAMPLE}/{file}"
+        for (parent, child), seed in plan.each_seed(study.edges())
+    ]
+
+
 def shown_features(file):
     """A file of each autoencoder that a reader looks into: those of the first seed."""
     return expand(

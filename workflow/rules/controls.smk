@@ -299,6 +299,7 @@ use rule collect_features as collect_started with:
     output:
         activations="<results>/features/{parent}--{child}/seed{seed}/{sample}/activations.parquet",
         statistics="<results>/features/{parent}--{child}/seed{seed}/{sample}/statistics.parquet",
+        quality="<results>/features/{parent}--{child}/seed{seed}/{sample}/quality.json",
     log:
         "<logs>/collect_started/{parent}--{child}.seed{seed}.{sample}.log",
     benchmark:

@@ -10,6 +10,7 @@ rule collect_features:
     output:
         activations="<results>/features/{model}/seed{seed}/{sample}/activations.parquet",
         statistics="<results>/features/{model}/seed{seed}/{sample}/statistics.parquet",
+        quality="<results>/features/{model}/seed{seed}/{sample}/quality.json",
     log:
         "<logs>/collect_features/{model}.seed{seed}.{sample}.log",
     benchmark:
@@ -25,3 +26,29 @@ rule collect_features:
         code=code("collect_features"),
     script:
         "../scripts/collect_features.py"
+
+
+# Along an edge, the parent's dictionary on the child (`parent.…`) and the child's on the parent (`child.…`).
+use rule collect_features as collect_readings with:
+    input:
+        model=lambda w: checkpoint_files(w.child) + checkpoint_files(w.parent),
+        weights=[
+            "<results>/saes/{parent}/seed{seed}/sae_weights.safetensors",
+            "<results>/saes/{child}/seed{seed}/sae_weights.safetensors",
+        ],
+        config=[
+            "<results>/saes/{parent}/seed{seed}/cfg.json",
+            "<results>/saes/{child}/seed{seed}/cfg.json",
+        ],
+        sample="<results>/samples/{sample}.safetensors",
+    output:
+        activations=readings("activations.parquet"),
+        statistics=readings("statistics.parquet"),
+        quality=readings("quality.json"),
+    log:
+        "<logs>/collect_readings/{parent}--{child}.seed{seed}.{sample}.log",
+    benchmark:
+        "<benchmarks>/collect_readings/{parent}--{child}.seed{seed}.{sample}.tsv"
+    wildcard_constraints:
+        parent=one_of(study.models),
+        child=one_of(study.models),

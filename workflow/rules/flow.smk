@@ -153,3 +153,94 @@ rule summarise_flows:
         code=code("summarise_flows"),
     script:
         "../scripts/summarise_flows.py"
+
+
+# --- drift: one dictionary reads both models of an edge ---
+
+
+rule measure_drift:
+    input:
+        own=[
+            "<results>/features/{parent}/seed{seed}/{sample}/activations.parquet",
+            "<results>/features/{child}/seed{seed}/{sample}/activations.parquet",
+        ],
+        other=readings("activations.parquet"),
+    output:
+        drift="<results>/readings/{parent}--{child}/seed{seed}/{sample}/drift.parquet",
+    log:
+        "<logs>/measure_drift/{parent}--{child}.seed{seed}.{sample}.log",
+    benchmark:
+        "<benchmarks>/measure_drift/{parent}--{child}.seed{seed}.{sample}.tsv"
+    conda:
+        CONDA
+    threads: 1
+    resources:
+        **needs("measure_drift"),
+    params:
+        code=code("measure_drift"),
+    script:
+        "../scripts/measure_drift.py"
+
+
+rule bootstrap_drift:
+    input:
+        own=[
+            "<results>/features/{parent}/seed{seed}/{sample}/activations.parquet",
+            "<results>/features/{child}/seed{seed}/{sample}/activations.parquet",
+        ],
+        other=readings("activations.parquet"),
+        sample="<results>/samples/{sample}.safetensors",
+    output:
+        replicates="<results>/readings/{parent}--{child}/seed{seed}/{sample}/replicates.parquet",
+    log:
+        "<logs>/bootstrap_drift/{parent}--{child}.seed{seed}.{sample}.log",
+    benchmark:
+        "<benchmarks>/bootstrap_drift/{parent}--{child}.seed{seed}.{sample}.tsv"
+    conda:
+        CONDA
+    threads: 1
+    resources:
+        **needs("bootstrap_drift"),
+    params:
+        seed=study.seed,
+        replicates=study.flow.bootstrap,
+        threshold=study.flow.threshold,
+        min_active=study.flow.min_active,
+        code=code("bootstrap_drift"),
+    script:
+        "../scripts/bootstrap_drift.py"
+
+
+rule summarise_drift:
+    input:
+        drift=edge_readings("drift.parquet"),
+        replicates=edge_readings("replicates.parquet") if study.flow.bootstrap else [],
+        own_parent=[
+            f"<results>/features/{parent}/seed{seed}/{SAMPLE}/quality.json"
+            for (parent, _), seed in plan.each_seed(study.edges())
+        ],
+        own_child=[
+            f"<results>/features/{child}/seed{seed}/{SAMPLE}/quality.json"
+            for (_, child), seed in plan.each_seed(study.edges())
+        ],
+        other_parent=edge_readings("parent.quality.json"),
+        other_child=edge_readings("child.quality.json"),
+    output:
+        drift="<results>/flows/drift.parquet",
+        curves="<results>/flows/drift_curves.parquet",
+        summary="<results>/flows/drift.json",
+    log:
+        "<logs>/summarise_drift.log",
+    benchmark:
+        "<benchmarks>/summarise_drift.tsv"
+    localrule: True
+    conda:
+        CONDA
+    threads: 1
+    params:
+        edges=[(*edge, seed) for edge, seed in plan.each_seed(study.edges())],
+        threshold=study.flow.threshold,
+        min_active=study.flow.min_active,
+        code=code("summarise_drift"),
+    script:
+        "../scripts/summarise_drift.py"

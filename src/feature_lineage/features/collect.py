@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 
 from feature_lineage.autoencoders.autoencoder import SparseAutoencoder
+from feature_lineage.autoencoders.evaluation import Evaluation
 from feature_lineage.devices import windows_at_once
 from feature_lineage.models.hooks import activations
 from feature_lineage.progress import progress
@@ -23,12 +24,13 @@ STATISTICS = pa.schema(
         ("max", pa.float64()),
     ]
 )
+QUALITY_TOKENS = 20_000  # on which a reading's quality is measured
 ACTIVATIONS = pa.schema([("token", pa.int32()), ("feature", pa.int32()), ("activation", pa.float32())])
 
 
 @torch.no_grad()
 def collect_features(
-    bridge: Any, hook: str, autoencoder: SparseAutoencoder, tokens: np.ndarray
+    bridge: Any, hook: str, autoencoder: SparseAutoencoder, tokens: np.ndarray, quality: Evaluation | None = None
 ) -> Iterator[pa.RecordBatch]:
     """Non-zero feature activations of a sample, ordered by token, then feature; schema `ACTIVATIONS`.
 
@@ -37,12 +39,17 @@ def collect_features(
         hook: hook point.
         autoencoder: the model's autoencoder, on the same device.
         tokens: the sample, [windows, length]; token `t` of window `w` has the number `w * length + t`.
+        quality: counts how well the activations are reconstructed, on about `QUALITY_TOKENS` tokens spread over the sample.
     """
     batch = windows_at_once(autoencoder.b_enc.device, tokens.shape[1], len(autoencoder.b_enc))
+    every = max(1, tokens.size // QUALITY_TOKENS)
     with progress(tokens.size, "tok") as bar:
         for first in range(0, len(tokens), batch):
             part = tokens[first : first + batch].astype(np.int64)
-            found = autoencoder.encode(activations(bridge, hook, part))
+            x = activations(bridge, hook, part)
+            found = autoencoder.encode(x)
+            if quality is not None and (first // batch) % every == 0:
+                quality.add(x, found, autoencoder.decode(found))
             row, feature = found.nonzero(as_tuple=True)
             columns = [row + first * tokens.shape[1], feature, found[row, feature]]
             arrays = [pa.array(c.cpu().numpy(), field.type) for c, field in zip(columns, ACTIVATIONS, strict=True)]

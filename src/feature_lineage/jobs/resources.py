@@ -231,6 +231,16 @@ def _bootstrap_flow(s: _Sizes) -> _Need:
     return _Need(4 * 2**29 + 200 * 2**14 * s.active, 1e-8 * s.entries * s.study.flow.bootstrap)
 
 
+def _measure_drift(s: _Sizes) -> _Need:
+    """Blocks of both sides, a few numbers for each feature."""
+    return _Need(4 * 2**28 + 400 * 2**14 * s.active + 200 * s.features, 3e-7 * s.entries)
+
+
+def _bootstrap_drift(s: _Sizes) -> _Need:
+    """Of each feature one pair, in as many replicates as `bootstrap.MEMORY` holds."""
+    return _Need(4 * 2**29 + 400 * 2**14 * s.active, 1e-8 * s.entries * s.study.flow.bootstrap)
+
+
 def _read_sample(s: _Sizes) -> _Need:
     """What goes through the activations block by block: features × vocabulary in tiles, and some numbers for each feature, for each of its
     contexts and for each token of the sample.
@@ -291,6 +301,8 @@ _NEEDS: dict[str, Callable[[_Sizes], _Need]] = {
     "correlate_neurons": _correlate_neurons,
     "correlate_published": _correlate_published,
     "bootstrap_flow": _bootstrap_flow,
+    "measure_drift": _measure_drift,
+    "bootstrap_drift": _bootstrap_drift,
     "weigh_tokens": _read_sample,
     "collect_contexts": _read_sample,
     "categorise_features": _categorise_features,
