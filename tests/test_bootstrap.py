@@ -158,7 +158,7 @@ def test_counts_of_each_replicate_by_hand(files, monkeypatch, min_active, memory
 def test_candidates_are_pairs_near_the_threshold_and_each_features_best():
     pairs = [(0, 0, 0.9), (0, 1, 0.6), (0, 2, 0.59), (1, 0, 0.3), (2, 2, 0.7), (3, 3, 0.1), (1, 3, 0.05)]
     rows = [{"feature_a": a, "feature_b": b, "r": r, "both": 1, "either": 1} for a, b, r in pairs]
-    a, b = module._candidates(pa.Table.from_pylist(rows, CORRELATIONS), 0.6)
+    a, b = module.near_pairs(pa.Table.from_pylist(rows, CORRELATIONS), 0.8)
     assert set(zip(a.tolist(), b.tolist(), strict=True)) == {(0, 0), (0, 1), (2, 2), (1, 0), (3, 3)}
 
 

@@ -156,7 +156,7 @@ def bootstrap_flow(
     Returns:
         One row a replicate, schema `REPLICATES`.
     """
-    feature_a, feature_b = _candidates(correlations, threshold - MARGIN)
+    feature_a, feature_b = near_pairs(correlations, threshold)
     rows = len(feature_a) + sum(5 * read_provenance(path)["features"] for path in (parent, child))
     counts = []
     turns = -(-8 * rows * drawn.shape[1] // MEMORY)
@@ -173,9 +173,14 @@ def bootstrap_flow(
     return pa.table([np.arange(drawn.shape[1], dtype=np.int32), *columns], schema=REPLICATES)
 
 
-def _candidates(correlations: pa.Table, least: float) -> tuple[np.ndarray, np.ndarray]:
+def near_pairs(correlations: pa.Table, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs that can be a feature's match in other documents than the sample's: from `MARGIN` below the threshold on, and each best.
+
+    Returns:
+        The first and the second feature of each, both int [pairs].
+    """
     a, b, r = (correlations[name].to_numpy() for name in ("feature_a", "feature_b", "r"))
-    keep = r >= least
+    keep = r >= threshold - MARGIN
     for own in (a, b):
         best = np.full(own.max(initial=-1) + 1, -np.inf)
         np.maximum.at(best, own, r)

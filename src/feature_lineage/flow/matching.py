@@ -37,6 +37,19 @@ def _best(own: np.ndarray, other: np.ndarray, r: np.ndarray, count: int) -> Matc
     return Match(best, highest)
 
 
+def strongest(feature: np.ndarray, r: np.ndarray, count: int) -> np.ndarray:
+    """Highest r of each feature's pairs, float64 [count, ...]; NaN for none.
+
+    Args:
+        feature: of each pair, int [pairs].
+        r: of each pair, float64 [pairs, ...]; NaN is left out.
+        count: of features.
+    """
+    best = np.full((count, *r.shape[1:]), -np.inf)
+    np.maximum.at(best, feature, np.where(np.isnan(r), -np.inf, r))
+    return np.where(np.isneginf(best), np.nan, best)
+
+
 def mutual_best(down: Match, up: Match) -> np.ndarray:
     """Whether each feature of the parent is the best match of its own best match, bool [parent features]."""
     found = np.flatnonzero(down.best >= 0)
