@@ -5,8 +5,9 @@ Tokens of one document are not independent, so documents are drawn anew and not 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,7 @@ REPLICATES = pa.schema(
 )
 MARGIN = 0.2  # pairs whose r is further below the threshold are left out, unless they are a feature's best
 MEMORY = 1 << 29  # bytes of sums held at once: replicates that need more are done in turns
+DENSE = 1 << 24  # sums of a block of tokens, documents × features, beyond which they are kept sparse
 CONSTANT = 1e-12  # of the mean square: a variance below is rounding
 
 
@@ -93,30 +95,93 @@ def resample(
         document: document of each token, int [tokens].
         drawn: how often each replicate draws each document, [documents, replicates].
     """
+    found = resample_together([a, b], [Comparison(0, 1, (feature_a, feature_b))], document, drawn)
+    return Resampled(*found.active, *found.r)
+
+
+class Comparison(NamedTuple):
+    """Pairs of features of two of several files of activations: the places of the files, and the features of each pair, both int [pairs];
+    without them each feature is paired with that of its own number."""
+
+    a: int
+    b: int
+    pairs: tuple[np.ndarray, np.ndarray] | None = None
+
+
+class Together(NamedTuple):
+    """Features of each file and pairs of each comparison in each replicate: see `Resampled`."""
+
+    active: list[np.ndarray]
+    r: list[np.ndarray]
+
+
+def resample_together(
+    files: Sequence[str | Path], comparisons: Sequence[Comparison], document: np.ndarray, drawn: np.ndarray
+) -> Together:
+    """`resample` for several comparisons of several files of one sample, each read once.
+
+    Args:
+        files: activations, files of `collect.collect_features`.
+        comparisons: what is correlated.
+        document: document of each token, int [tokens].
+        drawn: how often each replicate draws each document, [documents, replicates].
+    """
     drawn = drawn.astype(np.float64)
-    sums: list[Any] = [0.0] * 7
-    blocks = zip(activation_blocks(a, len(document)), activation_blocks(b, len(document)), strict=True)
+    replicates = drawn.shape[1]
+    sums = [np.zeros((3, read_provenance(path)["features"], replicates)) for path in files]
+    products = [np.zeros((len(c.pairs[0]) if c.pairs else len(sums[c.a][0]), replicates)) for c in comparisons]
     with progress(len(document), "tok") as bar:
-        for (first, rows_a), (_, rows_b) in blocks:
-            here, place = np.unique(document[first : first + rows_a.shape[0]], return_inverse=True)
-            to_document = sparse.csr_array(
-                (np.ones(len(place)), (place, np.arange(len(place)))), shape=(len(here), len(place))
-            )
-            side_a, side_b = rows_a.tocsc(), rows_b.tocsc()
-            products = side_a[:, feature_a].multiply(side_b[:, feature_b])
-            terms = (side_a > 0, side_a, side_a.power(2), side_b > 0, side_b, side_b.power(2), products)
-            for k, term in enumerate(terms):
-                sums[k] += (to_document @ term).T @ drawn[here]
-            bar.update(rows_a.shape[0])
-    tokens = np.bincount(document, minlength=len(drawn)) @ drawn
-    active_a, sum_a, squares_a, active_b, sum_b, squares_b, r = sums
-    mean_a, deviation_a = _mean_and_deviation(sum_a, squares_a, tokens)
-    mean_b, deviation_b = _mean_and_deviation(sum_b, squares_b, tokens)
-    for first in range(0, len(r), 1 << 10):
-        part = slice(first, first + (1 << 10))
-        i, j = feature_a[part], feature_b[part]
-        r[part] = pearson(r[part] / tokens, mean_a[i], mean_b[j], deviation_a[i], deviation_b[j])
-    return Resampled(active_a, active_b, r)
+        for blocks in zip(*(activation_blocks(path, len(document)) for path in files), strict=True):
+            first, matrices = blocks[0][0], [matrix for _, matrix in blocks]
+            tokens = matrices[0].shape[0]
+            here, place = np.unique(document[first : first + tokens], return_inverse=True)
+            weights = drawn[here]
+            for total, matrix in zip(sums, matrices, strict=True):
+                at, feature = place[np.repeat(np.arange(tokens), np.diff(matrix.indptr))], matrix.indices
+                for part, values in zip(total, (matrix.data > 0, matrix.data, matrix.data**2), strict=True):
+                    _add_documents(part, at, feature, values, weights)
+            for total, one in zip(products, comparisons, strict=True):
+                a, b = matrices[one.a], matrices[one.b]
+                found = (a.multiply(b) if one.pairs is None else _pair_products(a, b, *one.pairs)).tocoo()
+                _add_documents(total, place[found.row], found.col, found.data, weights)
+            bar.update(tokens)
+    size = np.bincount(document, minlength=len(drawn)) @ drawn
+    active = [total[0] for total in sums]
+    moments = [_mean_and_deviation(total[1], total[2], size) for total in sums]
+    for r, one in zip(products, comparisons, strict=True):
+        every = np.arange(len(r))
+        i, j = one.pairs or (every, every)
+        (mean_a, deviation_a), (mean_b, deviation_b) = moments[one.a], moments[one.b]
+        for begin in range(0, len(r), 1 << 10):
+            part = slice(begin, begin + (1 << 10))
+            k, m = i[part], j[part]
+            r[part] = pearson(r[part] / size, mean_a[k], mean_b[m], deviation_a[k], deviation_b[m])
+    return Together(active, products)
+
+
+def _pair_products(a: sparse.csr_array, b: sparse.csr_array, i: np.ndarray, j: np.ndarray) -> sparse.csc_array:
+    """Products of the activations of pairs of features, [tokens, pairs]."""
+    return sparse.csc_array(a.tocsc()[:, i].multiply(b.tocsc()[:, j]))
+
+
+def _add_documents(
+    total: np.ndarray, document: np.ndarray, column: np.ndarray, values: np.ndarray, weights: np.ndarray
+) -> None:
+    """Add the sum over documents, each as often as it is drawn, to each column's total.
+
+    Args:
+        total: float64 [columns, replicates].
+        document: of each value, int [values].
+        column: of each value, int [values].
+        values: [values].
+        weights: how often each replicate draws each document, float64 [documents, replicates].
+    """
+    shape = len(weights), len(total)
+    if shape[0] * shape[1] <= DENSE:
+        place = document * shape[1] + column
+        total += np.bincount(place, values, shape[0] * shape[1]).reshape(shape).T @ weights
+    else:
+        total += sparse.csr_array(sparse.coo_array((values, (document, column)), shape=shape)).T @ weights
 
 
 def _mean_and_deviation(total: np.ndarray, squares: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

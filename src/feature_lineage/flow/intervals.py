@@ -63,25 +63,28 @@ def bootstrap_verdicts(
     if not any(table["reproducible"].null_count for table in sides):
         stable = [own & (numbers(table, "reproducible") > 0) for own, table in zip(alive, sides, strict=True)]
         groups.append((REPRODUCIBLE, drawn.held_out, limits.half_active, stable))
+    rows = sum(9 * len(own) for own in alive) + (0 if pairs is None else len(pairs[0]))
+    turns = max(1, -(-8 * rows * len(groups) * drawn.whole.shape[1] // MEMORY))
+    counts: dict[str, list[np.ndarray]] = {features: [] for features, *_ in groups}
+    for parts in zip(*(np.array_split(documents, turns, axis=1) for _, documents, *_ in groups), strict=True):
+        resampled = resample_sides(activations, pairs, drawn.document, np.concatenate(parts, axis=1))
+        for place, (features, _, least, chosen) in enumerate(groups):
+            here = slice(place * parts[0].shape[1], (place + 1) * parts[0].shape[1])
+            counts[features].append(_counts(resampled, here, chosen, least, limits.threshold))
     tables = [REPLICATES.empty_table()]
-    for features, documents, least, chosen in groups:
-        rows = sum(9 * len(own) for own in alive) + (0 if pairs is None else len(pairs[0]))
-        counts = [
-            _counts(resample_sides(activations, pairs, drawn.document, part), chosen, least, limits.threshold)
-            for part in np.array_split(documents, max(1, -(-8 * rows * documents.shape[1] // MEMORY)), axis=1)
-        ]
-        for side, found in zip(activations.sides, np.concatenate(counts, axis=2), strict=True):
-            number = np.arange(documents.shape[1], dtype=np.int32)
+    for features, found in counts.items():
+        for side, columns in zip(activations.sides, np.concatenate(found, axis=2), strict=True):
+            number = np.arange(columns.shape[1], dtype=np.int32)
             names = [pa.array([name] * len(number)) for name in (side, features)]
-            tables.append(pa.table([*names, number, *found], schema=REPLICATES))
+            tables.append(pa.table([*names, number, *columns], schema=REPLICATES))
     return pa.concat_tables(tables)
 
 
-def _counts(sides: list[Resampled], chosen: list[np.ndarray], least: int, threshold: float) -> np.ndarray:
-    """Living features and those with each verdict, int64 [sides, 1 + verdicts, replicates]."""
+def _counts(sides: list[Resampled], here: slice, chosen: list[np.ndarray], least: int, threshold: float) -> np.ndarray:
+    """Living features among those chosen and those with each verdict, in some replicates: int64 [sides, 1 + verdicts, replicates]."""
     found = []
     for side, among in zip(sides, chosen, strict=True):
-        words = verdict(side.r, np.nan_to_num(side.match_r, nan=-1.0) > threshold, threshold)
-        living = (side.active >= max(1, least)) & among[:, None]
+        words = verdict(side.r[:, here], np.nan_to_num(side.match_r[:, here], nan=-1.0) > threshold, threshold)
+        living = (side.active[:, here] >= max(1, least)) & among[:, None]
         found.append([living.sum(0), *((living & (words == place)).sum(0) for place in range(len(VERDICTS)))])
     return np.array(found)

@@ -10,8 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from feature_lineage.features.activations import ActivationFile
-from feature_lineage.flow.bootstrap import near_pairs, resample
+from feature_lineage.flow.bootstrap import Comparison, near_pairs, resample_together
 from feature_lineage.flow.direction import Directions, best_cosines, pair_cosines, pw_mcc
 from feature_lineage.flow.drift import DRIFT, drift
 from feature_lineage.flow.matching import Match, best_matches, strongest
@@ -239,18 +238,16 @@ def resample_sides(
         document: document of each token, int [tokens].
         drawn: how often each replicate draws each document, int [documents, replicates].
     """
-    found = []
-    for own, other in zip(activations.own, activations.other, strict=True):
-        features = np.arange(ActivationFile(own).features)
-        side = resample(own, other, features, features, document, drawn)
-        found.append(Resampled(side.active_a, side.r, np.full_like(side.r, np.nan)))
+    count = len(activations.own)
+    comparisons = [Comparison(place, count + place) for place in range(count)]
     if pairs is not None:
-        r = resample(*activations.own, *pairs, document, drawn).r
-        found = [
-            side._replace(match_r=strongest(feature, r, len(side.r)))
-            for side, feature in zip(found, pairs, strict=True)
-        ]
-    return found
+        comparisons.append(Comparison(0, 1, pairs))
+    active, r = resample_together([*activations.own, *activations.other], comparisons, document, drawn)
+    if pairs is None:
+        best = [np.full_like(side, np.nan) for side in r]
+    else:
+        best = [strongest(feature, r[-1], len(side)) for feature, side in zip(pairs, r, strict=False)]
+    return [Resampled(*side) for side in zip(active, r, best, strict=False)]
 
 
 def _dictionaries(directions: Sequence[Directions], best: tuple[Match, Match] | None) -> dict[str, float]:
