@@ -85,13 +85,13 @@ rule flows:
         "<results>/flows/summary.json",
         "<results>/flows/sankey.json",
         "<results>/flows/categories.parquet",
-        "<results>/flows/drift.json",
 
 
 rule controls:
     input:
         CONTROLS,
         BASELINES,
+        PLACEBO,
         started_evaluations(),
         expand(
             "<results>/saes/{model}/seed{seed}/evaluation.json",

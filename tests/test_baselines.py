@@ -16,9 +16,9 @@ from feature_lineage.controls.baselines import (
     compare_baseline,
     compare_merges,
     compare_transfers,
-    relative_distance,
 )
 from feature_lineage.flow.correlation import CORRELATIONS
+from feature_lineage.models.distance import relative_distance
 from feature_lineage.models.hooks import activations
 from feature_lineage.models.merge import angles, merge_states, tensor_table
 from feature_lineage.study.loading import load_study
@@ -186,8 +186,8 @@ def test_two_merges_side_by_side(tiny_model):
 def test_distance_is_over_all_tensors_in_float64():
     a = {"x": np.array([3.0, 0], np.float32), "y": np.array([[4.0]], np.float32)}
     b = {"x": np.array([3.0, 0], np.float32), "y": np.array([[4.0 + 1e-5]])}
-    assert relative_distance(a, a) == 0
-    assert relative_distance(a, b) == pytest.approx(1e-5 / 5, rel=1e-6)
+    assert relative_distance(a, a, a) == 0
+    assert relative_distance(a, b, a) == pytest.approx(1e-5 / 5, rel=1e-6)
 
 
 # --- the study ---------------------------------------------------------------------------------------------

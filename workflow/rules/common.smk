@@ -225,20 +225,37 @@ def all_features(file):
     ]
 
 
-def readings(file):
-    """A file of both readings along an edge: the parent's dictionary on the child, the child's on the parent."""
+def verdicts(pairs, file):
+    """A file of the verdicts on some pairs, seed by seed."""
     return [
-        f"<results>/readings/{{parent}}--{{child}}/seed{{seed}}/{{sample}}/{side}.{file}"
-        for side in ("parent", "child")
+        f"<results>/flows/verdicts/{SAMPLE}/{parent}--{child}.seed{seed}/{file}"
+        for (parent, child), seed in plan.each_seed(pairs)
+        if study.flow.bootstrap or file != "replicates.parquet"
     ]
 
 
-def edge_readings(file):
-    """A file of the readings along every edge, seed by seed."""
-    return [
-        f"<results>/readings/{parent}--{child}/seed{seed}/{SAMPLE}/{file}"
-        for (parent, child), seed in plan.each_seed(study.edges())
-    ]
+def both_sides(path):
+    """A file of the autoencoder of each side of a pair: of the first model's alone, if the other has none or does not read back."""
+
+    def files(w):
+        sides = [(w.parent, w.child), (w.child, w.parent)]
+        return [
+            path.format(own=own, other=other, seed=w.seed, sample=w.sample)
+            for own, other in sides[: 1 + plan.reads_back(w.parent, w.child)]
+        ]
+
+    return files
+
+
+def between(w):
+    """Correlations of the two autoencoders of a pair, if they are compared."""
+    path = f"<results>/correlations/{w.sample}/{w.parent}.seed{w.seed}--{w.child}.seed{w.seed}.parquet"
+    return [path] if plan.reads_back(w.parent, w.child) else []
+
+
+def with_stability(path):
+    """The same as `both_sides`, if autoencoders of one model are compared with each other."""
+    return both_sides(path) if "ceiling" in plan.measured else []
 
 
 def shown_features(file):
@@ -288,6 +305,7 @@ INTERPRETATIONS = [
     for model in study.order()
 ]
 CONTROLS = ["<results>/controls/summary.json"] if plan.summed_up else []
+PLACEBO = ["<results>/controls/placebo.parquet"] if plan.placebos else []
 BASELINES = expand("<results>/controls/{name}.parquet", name=plan.baselines)
 FIGURES = {
     "sankey": "<results>/flows/sankey.json",

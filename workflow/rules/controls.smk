@@ -199,6 +199,56 @@ rule build_model:
         "../scripts/build_model.py"
 
 
+# --- placebos: roots that are trained on with their own corpora ---
+
+
+use rule train_model as train_placebo with:
+    input:
+        train=lambda w: tokens(study.own_corpora(w.model), "train"),
+        validation=lambda w: tokens(study.own_corpora(w.model), "validation"),
+        tokenizer="<results>/tokenizer/tokenizer.json",
+        tokenizer_config="<results>/tokenizer/tokenizer_config.json",
+        parent=parent_files,
+        like=lambda w: tokens(plan.placebo_for(w.model)["train"], "train"),
+    log:
+        "<logs>/train_placebo/{model}.log",
+    benchmark:
+        "<benchmarks>/train_placebo/{model}.tsv"
+    wildcard_constraints:
+        model=one_of(plan.placebos),
+    params:
+        balance=lambda w: study.models[plan.placebos[w.model].root].balance,
+        training=lambda w: plan.fine_tune(w.model).training.model_dump(),
+        placebo_for=lambda w: plan.placebo_for(w.model),
+        architecture=None,
+
+
+rule measure_placebo:
+    input:
+        verdicts=verdicts(plan.placebo_pairs, "judged.parquet"),
+        replicates=verdicts(plan.placebo_pairs, "replicates.parquet"),
+        about=verdicts(plan.placebo_pairs, "about.json"),
+        weights="<results>/flows/weights.parquet",
+    output:
+        table="<results>/controls/placebo.parquet",
+    log:
+        "<logs>/measure_placebo.log",
+    benchmark:
+        "<benchmarks>/measure_placebo.tsv"
+    localrule: True
+    conda:
+        CONDA
+    threads: 1
+    params:
+        compared=plan.each_seed(plan.placebo_pairs),
+        fine_tunes={name: one.fine_tunes for name, one in plan.placebos.items()},
+        threshold=study.flow.threshold,
+        min_active=study.flow.min_active,
+        code=code("measure_placebo"),
+    script:
+        "../scripts/measure_placebo.py"
+
+
 # --- the parent's autoencoder on the child, as it is ---
 
 

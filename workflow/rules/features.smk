@@ -28,27 +28,18 @@ rule collect_features:
         "../scripts/collect_features.py"
 
 
-# Along an edge, the parent's dictionary on the child (`parent.…`) and the child's on the parent (`child.…`).
+# One dictionary on another model: what it reads there, beside what it reads on its own.
 use rule collect_features as collect_readings with:
     input:
-        model=lambda w: checkpoint_files(w.child) + checkpoint_files(w.parent),
-        weights=[
-            "<results>/saes/{parent}/seed{seed}/sae_weights.safetensors",
-            "<results>/saes/{child}/seed{seed}/sae_weights.safetensors",
-        ],
-        config=[
-            "<results>/saes/{parent}/seed{seed}/cfg.json",
-            "<results>/saes/{child}/seed{seed}/cfg.json",
-        ],
+        model=lambda w: checkpoint_files(w.read),
+        weights="<results>/saes/{model}/seed{seed}/sae_weights.safetensors",
+        config="<results>/saes/{model}/seed{seed}/cfg.json",
         sample="<results>/samples/{sample}.safetensors",
     output:
-        activations=readings("activations.parquet"),
-        statistics=readings("statistics.parquet"),
-        quality=readings("quality.json"),
+        activations="<results>/readings/{model}--{read}/seed{seed}/{sample}/activations.parquet",
+        statistics="<results>/readings/{model}--{read}/seed{seed}/{sample}/statistics.parquet",
+        quality="<results>/readings/{model}--{read}/seed{seed}/{sample}/quality.json",
     log:
-        "<logs>/collect_readings/{parent}--{child}.seed{seed}.{sample}.log",
+        "<logs>/collect_readings/{model}--{read}.seed{seed}.{sample}.log",
     benchmark:
-        "<benchmarks>/collect_readings/{parent}--{child}.seed{seed}.{sample}.tsv"
-    wildcard_constraints:
-        parent=one_of(study.models),
-        child=one_of(study.models),
+        "<benchmarks>/collect_readings/{model}--{read}.seed{seed}.{sample}.tsv"

@@ -94,17 +94,169 @@ rule bootstrap_flow:
         "../scripts/bootstrap_flow.py"
 
 
+# --- what became of each feature: one dictionary on two models, and whether another of the same model has it, too ---
+
+
+rule measure_stability:
+    input:
+        activations=expand(
+            "<results>/features/{{model}}/seed{seed}/{{sample}}/activations.parquet",
+            seed=study.autoencoder.seeds,
+        ),
+        statistics=expand(
+            "<results>/features/{{model}}/seed{seed}/{{sample}}/statistics.parquet",
+            seed=study.autoencoder.seeds,
+        ),
+        weights=expand(
+            "<results>/saes/{{model}}/seed{seed}/sae_weights.safetensors",
+            seed=study.autoencoder.seeds,
+        ),
+        correlations=[
+            f"<results>/correlations/{{sample}}/{{model}}.seed{a}--{{model}}.seed{b}.parquet"
+            for a, b in plan.seed_pairs
+        ],
+        sample="<results>/samples/{sample}.safetensors",
+    output:
+        stability="<results>/flows/stability/{sample}/{model}.parquet",
+        cosines="<results>/flows/stability/{sample}/{model}.json",
+    log:
+        "<logs>/measure_stability/{sample}.{model}.log",
+    benchmark:
+        "<benchmarks>/measure_stability/{sample}.{model}.tsv"
+    conda:
+        CONDA
+    threads: 1
+    resources:
+        **needs("measure_stability"),
+    params:
+        seeds=study.autoencoder.seeds,
+        seed_pairs=plan.seed_pairs,
+        threshold=study.flow.threshold,
+        min_active=study.flow.min_active,
+        code=code("measure_stability"),
+    script:
+        "../scripts/measure_stability.py"
+
+
+rule judge_features:
+    input:
+        own=both_sides(
+            "<results>/features/{own}/seed{seed}/{sample}/activations.parquet"
+        ),
+        other=both_sides(
+            "<results>/readings/{own}--{other}/seed{seed}/{sample}/activations.parquet"
+        ),
+        correlations=between,
+        weights=both_sides("<results>/saes/{own}/seed{seed}/sae_weights.safetensors"),
+        stability=with_stability("<results>/flows/stability/{sample}/{own}.parquet"),
+        cosines=with_stability("<results>/flows/stability/{sample}/{own}.json"),
+        own_quality=both_sides(
+            "<results>/features/{own}/seed{seed}/{sample}/quality.json"
+        ),
+        other_quality=both_sides(
+            "<results>/readings/{own}--{other}/seed{seed}/{sample}/quality.json"
+        ),
+        sample="<results>/samples/{sample}.safetensors",
+    output:
+        judged="<results>/flows/verdicts/{sample}/{parent}--{child}.seed{seed}/judged.parquet",
+        about="<results>/flows/verdicts/{sample}/{parent}--{child}.seed{seed}/about.json",
+    log:
+        "<logs>/judge_features/{sample}.{parent}--{child}.seed{seed}.log",
+    benchmark:
+        "<benchmarks>/judge_features/{sample}.{parent}--{child}.seed{seed}.tsv"
+    conda:
+        CONDA
+    threads: 1
+    resources:
+        **needs("judge_features"),
+    params:
+        seed=lambda w: int(w.seed),
+        threshold=study.flow.threshold,
+        min_active=study.flow.min_active,
+        code=code("judge_features"),
+    script:
+        "../scripts/judge_features.py"
+
+
+rule bootstrap_verdicts:
+    input:
+        own=both_sides(
+            "<results>/features/{own}/seed{seed}/{sample}/activations.parquet"
+        ),
+        other=both_sides(
+            "<results>/readings/{own}--{other}/seed{seed}/{sample}/activations.parquet"
+        ),
+        correlations=between,
+        judged="<results>/flows/verdicts/{sample}/{parent}--{child}.seed{seed}/judged.parquet",
+        sample="<results>/samples/{sample}.safetensors",
+    output:
+        replicates="<results>/flows/verdicts/{sample}/{parent}--{child}.seed{seed}/replicates.parquet",
+    log:
+        "<logs>/bootstrap_verdicts/{sample}.{parent}--{child}.seed{seed}.log",
+    benchmark:
+        "<benchmarks>/bootstrap_verdicts/{sample}.{parent}--{child}.seed{seed}.tsv"
+    conda:
+        CONDA
+    threads: 1
+    resources:
+        **needs("bootstrap_verdicts"),
+    params:
+        seed=study.seed,
+        replicates=study.flow.bootstrap,
+        threshold=study.flow.threshold,
+        min_active=study.flow.min_active,
+        code=code("bootstrap_verdicts"),
+    script:
+        "../scripts/bootstrap_verdicts.py"
+
+
+rule compare_weights:
+    input:
+        parents=[
+            f"<results>/models/{parent}/model.safetensors"
+            for parent, _ in [*study.edges(), *plan.placebo_pairs]
+        ],
+        children=[
+            f"<results>/models/{child}/model.safetensors"
+            for _, child in [*study.edges(), *plan.placebo_pairs]
+        ],
+    output:
+        weights="<results>/flows/weights.parquet",
+    log:
+        "<logs>/compare_weights.log",
+    benchmark:
+        "<benchmarks>/compare_weights.tsv"
+    conda:
+        CONDA
+    threads: 1
+    resources:
+        **needs("compare_weights"),
+    params:
+        pairs=[*study.edges(), *plan.placebo_pairs],
+        hook=study.autoencoder.hook,
+        code=code("compare_weights"),
+    script:
+        "../scripts/compare_weights.py"
+
+
+# --- counted ---
+
+
 rule trace_flows:
     input:
         correlations=seed_correlations(study.edges()),
         statistics=seed_statistics(study.order()),
         tokens=all_features("tokens.parquet"),
+        verdicts=verdicts([*study.edges(), *plan.passed_down], "judged.parquet"),
+        placebos=verdicts(plan.placebo_pairs, "judged.parquet"),
     output:
         counts="<results>/flows/counts.parquet",
         features="<results>/flows/features.parquet",
         lineages="<results>/flows/lineages.parquet",
         curves="<results>/flows/curves.parquet",
         strata="<results>/flows/strata.parquet",
+        drift="<results>/flows/drift.parquet",
+        drift_curves="<results>/flows/drift_curves.parquet",
     log:
         "<logs>/trace_flows.log",
     benchmark:
@@ -118,6 +270,8 @@ rule trace_flows:
         seeds=study.autoencoder.seeds,
         models=study.order(),
         edges=study.edges(),
+        passed_down=plan.passed_down,
+        placebos=plan.placebo_pairs,
         threshold=study.flow.threshold,
         floor=study.flow.floor,
         min_active=study.flow.min_active,
@@ -136,8 +290,17 @@ rule summarise_flows:
             for path in seed_correlations(study.edges())
             if study.flow.bootstrap
         ],
+        verdicts=verdicts(study.edges(), "judged.parquet"),
+        replicates=verdicts(study.edges(), "replicates.parquet"),
+        about=verdicts(study.edges(), "about.json"),
+        placebo_verdicts=verdicts(plan.placebo_pairs, "judged.parquet"),
+        placebo_replicates=verdicts(plan.placebo_pairs, "replicates.parquet"),
+        placebo_about=verdicts(plan.placebo_pairs, "about.json"),
+        placebo=PLACEBO,
+        weights="<results>/flows/weights.parquet",
     output:
         edges="<results>/flows/edges.parquet",
+        verdicts="<results>/flows/verdicts.parquet",
         summary="<results>/flows/summary.json",
     log:
         "<logs>/summarise_flows.log",
@@ -149,98 +312,14 @@ rule summarise_flows:
     threads: 1
     params:
         models=study.order(),
+        compared=plan.each_seed(study.edges()),
+        placebos=plan.each_seed(plan.placebo_pairs),
+        placebo_of={
+            child: plan.placebo(parent, child) for parent, child in study.edges()
+        },
+        no_placebo=plan.no_placebo,
         threshold=study.flow.threshold,
+        min_active=study.flow.min_active,
         code=code("summarise_flows"),
     script:
         "../scripts/summarise_flows.py"
-
-
-# --- drift: one dictionary reads both models of an edge ---
-
-
-rule measure_drift:
-    input:
-        own=[
-            "<results>/features/{parent}/seed{seed}/{sample}/activations.parquet",
-            "<results>/features/{child}/seed{seed}/{sample}/activations.parquet",
-        ],
-        other=readings("activations.parquet"),
-    output:
-        drift="<results>/readings/{parent}--{child}/seed{seed}/{sample}/drift.parquet",
-    log:
-        "<logs>/measure_drift/{parent}--{child}.seed{seed}.{sample}.log",
-    benchmark:
-        "<benchmarks>/measure_drift/{parent}--{child}.seed{seed}.{sample}.tsv"
-    conda:
-        CONDA
-    threads: 1
-    resources:
-        **needs("measure_drift"),
-    params:
-        code=code("measure_drift"),
-    script:
-        "../scripts/measure_drift.py"
-
-
-rule bootstrap_drift:
-    input:
-        own=[
-            "<results>/features/{parent}/seed{seed}/{sample}/activations.parquet",
-            "<results>/features/{child}/seed{seed}/{sample}/activations.parquet",
-        ],
-        other=readings("activations.parquet"),
-        sample="<results>/samples/{sample}.safetensors",
-    output:
-        replicates="<results>/readings/{parent}--{child}/seed{seed}/{sample}/replicates.parquet",
-    log:
-        "<logs>/bootstrap_drift/{parent}--{child}.seed{seed}.{sample}.log",
-    benchmark:
-        "<benchmarks>/bootstrap_drift/{parent}--{child}.seed{seed}.{sample}.tsv"
-    conda:
-        CONDA
-    threads: 1
-    resources:
-        **needs("bootstrap_drift"),
-    params:
-        seed=study.seed,
-        replicates=study.flow.bootstrap,
-        threshold=study.flow.threshold,
-        min_active=study.flow.min_active,
-        code=code("bootstrap_drift"),
-    script:
-        "../scripts/bootstrap_drift.py"
-
-
-rule summarise_drift:
-    input:
-        drift=edge_readings("drift.parquet"),
-        replicates=edge_readings("replicates.parquet") if study.flow.bootstrap else [],
-        own_parent=[
-            f"<results>/features/{parent}/seed{seed}/{SAMPLE}/quality.json"
-            for (parent, _), seed in plan.each_seed(study.edges())
-        ],
-        own_child=[
-            f"<results>/features/{child}/seed{seed}/{SAMPLE}/quality.json"
-            for (_, child), seed in plan.each_seed(study.edges())
-        ],
-        other_parent=edge_readings("parent.quality.json"),
-        other_child=edge_readings("child.quality.json"),
-    output:
-        drift="<results>/flows/drift.parquet",
-        curves="<results>/flows/drift_curves.parquet",
-        summary="<results>/flows/drift.json",
-    log:
-        "<logs>/summarise_drift.log",
-    benchmark:
-        "<benchmarks>/summarise_drift.tsv"
-    localrule: True
-    conda:
-        CONDA
-    threads: 1
-    params:
-        edges=[(*edge, seed) for edge, seed in plan.each_seed(study.edges())],
-        threshold=study.flow.threshold,
-        min_active=study.flow.min_active,
-        code=code("summarise_drift"),
-    script:
-        "../scripts/summarise_drift.py"

@@ -8,7 +8,7 @@ import torch
 
 from feature_lineage.jobs.job import job, stop_signal
 from feature_lineage.models.checkpoint import build_model, load_model, save_model
-from feature_lineage.models.training import CURVE, Data, train_model
+from feature_lineage.models.training import CURVE, Data, placebo_schedule, train_model
 from feature_lineage.store.formats import write_table
 from feature_lineage.store.provenance import checkpoint_folder, provenance
 from feature_lineage.study.keys import Training
@@ -25,20 +25,18 @@ def main(smk: Any) -> None:
         else:
             model = load_model(Path(smk.input.parent[0]).parent)
         checkpoints = checkpoint_folder(output, record)
-        curve = train_model(
-            model,
-            Data(
-                token_directories(smk.params.train, smk.input.train),
-                token_directories(smk.params.validation, smk.input.validation),
-                balance=smk.params.balance == "tokens",
-                evaluation_tokens=smk.params.evaluation_tokens,
-            ),
-            checkpoints,
-            Training(**smk.params.training),
-            output.name,
-            smk.params.seed,
-            stop,
+        data = Data(
+            token_directories(smk.params.train, smk.input.train),
+            token_directories(smk.params.validation, smk.input.validation),
+            balance=smk.params.balance == "tokens",
+            evaluation_tokens=smk.params.evaluation_tokens,
         )
+        training = Training(**smk.params.training)
+        if fine_tune := smk.params.get("placebo_for"):
+            corpora = token_directories(fine_tune["train"], smk.input.like)
+            like = Data(corpora, {}, fine_tune["balance"] == "tokens", 0) if corpora else None
+            training = placebo_schedule(training, like, data)
+        curve = train_model(model, data, checkpoints, training, output.name, smk.params.seed, stop)
         save_model(model, tokenizer, output, record)
         write_table(smk.output.curve, curve, CURVE, record)
         shutil.rmtree(checkpoints.parent, ignore_errors=True)

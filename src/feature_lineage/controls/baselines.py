@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from feature_lineage.controls.sides import SIDES, sides
+from feature_lineage.models.distance import relative_distance
 
 _PAIR = [("parent", pa.string()), ("child", pa.string()), ("seed", pa.int64())]
 PERSISTENCE = pa.schema(
@@ -102,7 +103,7 @@ def compare_merges(slerp: Merged, linear: Merged) -> list[dict[str, Any]]:
     whole: dict[str, Any] = {
         "slerp_share": float(tensors["elements"][tensors["branch"] == "slerp"].sum() / tensors["elements"].sum()),
         "largest_angle": float(tensors["angle"].max()),
-        "distance": relative_distance(slerp.state, linear.state),
+        "distance": relative_distance(slerp.state, linear.state, slerp.state),
     }
     both = {"slerp": slerp, "linear": linear}
     for method, found in both.items():
@@ -116,9 +117,3 @@ def compare_merges(slerp: Merged, linear: Merged) -> list[dict[str, Any]]:
         }
         for corpus in slerp.corpora
     ]
-
-
-def relative_distance(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> float:
-    """|a - b| / |a|, the Euclidean norm over all tensors of two state dicts; float64."""
-    apart = sum(float(np.square(a[name].astype(np.float64) - b[name]).sum()) for name in a)
-    return float(np.sqrt(apart / sum(float(np.square(tensor.astype(np.float64)).sum()) for tensor in a.values())))

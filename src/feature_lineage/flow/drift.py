@@ -37,7 +37,7 @@ class Quality(NamedTuple):
     """How a dictionary reads a model: mean number of active features per token, share of the activations' variance explained."""
 
     l0: float
-    variance_explained: float
+    variance_explained: float | None  # None where the activations never change
 
 
 def poor(own: Quality, other: Quality) -> list[str]:
@@ -48,7 +48,8 @@ def poor(own: Quality, other: Quality) -> list[str]:
     found = []
     if abs(other.l0 - own.l0) > L0_OFF * own.l0:
         found.append(f"L0 is {other.l0:.1f} where it is {own.l0:.1f} on its own model")
-    if other.variance_explained < EXPLAINED * own.variance_explained:
+    known = own.variance_explained is not None and other.variance_explained is not None
+    if known and other.variance_explained < EXPLAINED * own.variance_explained:
         found.append(
             f"it explains {other.variance_explained:.0%} of the variance where it explains {own.variance_explained:.0%} of its own "
             "model's"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from feature_lineage.flow.bootstrap import MEMORY, near_pairs
 from feature_lineage.flow.verdicts import (
+    SIDES,
     VERDICTS,
     Activations,
     Limits,
@@ -22,6 +23,20 @@ from feature_lineage.flow.verdicts import (
 
 LEVEL = 0.95
 ALL, REPRODUCIBLE = "all", "reproducible"
+_OF_PLACEBO = ("placebo_share", "placebo_low", "placebo_high", "difference", "difference_low", "difference_high")
+ROWS = pa.schema(
+    [
+        ("parent", pa.string()),
+        ("child", pa.string()),
+        ("seed", pa.int64()),
+        ("side", pa.string()),
+        ("features", pa.string()),
+    ]
+    + [("living", pa.int64()), ("verdict", pa.string()), ("count", pa.int64())]
+    + [(name, pa.float64()) for name in ("share", "low", "high")]
+    + [("placebo", pa.string())]
+    + [(name, pa.float64()) for name in _OF_PLACEBO]
+)
 REPLICATES = pa.schema(
     [("side", pa.string()), ("features", pa.string()), ("replicate", pa.int32()), ("living", pa.int64())]
     + [(name, pa.int64()) for name in VERDICTS]
@@ -88,3 +103,102 @@ def _counts(sides: list[Resampled], here: slice, chosen: list[np.ndarray], least
         living = (side.active[:, here] >= max(1, least)) & among[:, None]
         found.append([living.sum(0), *((living & (words == place)).sum(0) for place in range(len(VERDICTS)))])
     return np.array(found)
+
+
+class Compared(NamedTuple):
+    """An edge or a placebo with its verdicts (schema `verdicts.JUDGED`) and, if there are any, replicates (schema `REPLICATES`)."""
+
+    parent: str
+    child: str
+    seed: int
+    judged: pa.Table
+    replicates: pa.Table | None = None
+
+    def sides(self) -> list[str]:
+        """Whose dictionaries there are, the parent's first."""
+        return [side for side in SIDES if pc.any(pc.equal(self.judged["side"], side)).as_py()]
+
+    def groups(self) -> list[str]:
+        """Groups of features that verdicts are counted in."""
+        return [ALL] if self.judged["reproducible"].null_count else [ALL, REPRODUCIBLE]
+
+    def counts(self, side: str, features: str) -> dict[str, int]:
+        """Living features and those with each verdict."""
+        table = self.judged.filter(pc.equal(self.judged["side"], side))
+        if features == REPRODUCIBLE:
+            table = table.filter(table["reproducible"])
+            words = table["held_out_verdict"].filter(table["verdict"].is_valid())
+        else:
+            words = table["verdict"]
+        found = {word: pc.sum(pc.equal(words, word)).as_py() or 0 for word in VERDICTS}
+        return {"living": sum(found.values())} | found
+
+    def shares(self, side: str, features: str, word: str) -> np.ndarray | None:
+        """Share of the living features with a verdict in each replicate, float64 [replicates], NaN where none lives; None without any."""
+        if self.replicates is None:
+            return None
+        wanted = pc.and_(pc.equal(self.replicates["side"], side), pc.equal(self.replicates["features"], features))
+        table = self.replicates.filter(wanted)
+        living = table["living"].to_numpy().astype(np.float64)
+        return np.divide(table[word].to_numpy(), living, out=np.full(len(living), np.nan), where=living > 0)
+
+
+def count_verdicts(one: Compared, placebo: Compared | None = None) -> list[dict[str, Any]]:
+    """Verdicts of an edge, counted, beside those of its placebo.
+
+    Args:
+        one: the edge.
+        placebo: its placebo, of the same seed; None if it has none.
+
+    Returns:
+        A row of `ROWS` for each side, group of features and verdict. `low` and `high`: percentile interval over replicates at `LEVEL`,
+        extended to the share where that lies outside, which a match can bring about: the best of many is raised by noise. `difference`
+        is the share less the placebo's; its interval is that of the differences in the same replicates. A placebo without dictionaries
+        of its own finds nothing (`placebo_share` of `found` is None) and has no child's side.
+    """
+    rows = []
+    for side in one.sides():
+        beside = placebo if placebo is not None and side in placebo.sides() else None
+        for features in one.groups():
+            counts = one.counts(side, features)
+            against = None if beside is None else beside.counts(side, features)
+            for word in VERDICTS:
+                row = {"parent": one.parent, "child": one.child, "seed": one.seed, "side": side, "features": features}
+                row |= {
+                    "living": counts["living"],
+                    "verdict": word,
+                    "count": counts[word],
+                    "share": _share(counts, word),
+                }
+                row["low"], row["high"] = _interval(one.shares(side, features, word), row["share"])
+                row |= dict.fromkeys(_OF_PLACEBO) | {"placebo": None if placebo is None else placebo.child}
+                if against is not None and (word != "found" or len(beside.sides()) > 1):
+                    row |= _beside(row["share"], _share(against, word), one, beside, (side, features, word))
+                rows.append(row)
+    return rows
+
+
+def _beside(
+    share: float | None, other: float | None, one: Compared, placebo: Compared, place: tuple[str, str, str]
+) -> dict[str, float | None]:
+    """The columns `_OF_PLACEBO`."""
+    found: dict[str, float | None] = dict.fromkeys(_OF_PLACEBO) | {"placebo_share": other}
+    own, others = one.shares(*place), placebo.shares(*place)
+    found["placebo_low"], found["placebo_high"] = _interval(others, other)
+    if share is not None and other is not None:
+        found["difference"] = share - other
+        between = None if own is None or others is None else own - others
+        found["difference_low"], found["difference_high"] = _interval(between, share - other)
+    return found
+
+
+def _share(counts: dict[str, int], word: str) -> float | None:
+    return counts[word] / counts["living"] if counts["living"] else None
+
+
+def _interval(shares: np.ndarray | None, share: float | None) -> tuple[float | None, float | None]:
+    """Percentile interval of a share that contains it; None without replicates in which it is there."""
+    if shares is None or share is None or not (there := shares[~np.isnan(shares)]).size:
+        return None, None
+    low, high = np.quantile(there, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return min(float(low), share), max(float(high), share)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_lineage.flow.bootstrap import interval
+from feature_lineage.flow.drift import Quality, poor
 from feature_lineage.flow.fates import EDGES
+from feature_lineage.flow.intervals import ALL, Compared, count_verdicts
+from feature_lineage.flow.verdicts import SIDES, numbers
 
 
 def with_intervals(edges: pa.Table, replicates: Sequence[pa.Table]) -> pa.Table:
@@ -59,3 +63,75 @@ def _bands(lineages: pa.Table) -> list[dict[str, Any]]:
             key = (row["chain"][0]["model"], row["model"], row["origin"])
             counts[key] = counts.get(key, 0) + 1
     return [{"parent": p, "child": c, "origin": o, "features": n} for (p, c, o), n in counts.items()]
+
+
+def about_edge(
+    readings: Sequence[tuple[Quality, Quality]], cosines: Mapping[str, float], same_model: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What is said of an edge as a whole, beside its features' verdicts.
+
+    Args:
+        readings: how well each dictionary reads its own model and the other, the parent's first.
+        cosines: of the two dictionaries (`verdicts.Judged`).
+        same_model: of the parent's dictionaries among themselves (`stability.Stability`); None if there is one.
+
+    Returns:
+        `readings`: for each side `own`, `other` and why the other is read poorly (`drift.poor`). `cosines`: `pw_mcc` and
+        `mean_max_cosine`, the same between the parent's dictionaries as `ceiling_…`, and `high`; None where unknown.
+    """
+    names = ("pw_mcc", "mean_max_cosine")
+    pairs = same_model["pairs"] if same_model else []
+    return {
+        "readings": [
+            {"side": side, "own": own._asdict(), "other": other._asdict(), "poor": poor(own, other)}
+            for side, (own, other) in zip(SIDES, readings, strict=False)
+        ],
+        "cosines": {name: cosines.get(name) for name in names}
+        | {f"ceiling_{name}": float(np.mean([pair[name] for pair in pairs])) if pairs else None for name in names}
+        | {"high": same_model["high"] if same_model else None},
+    }
+
+
+def new_features(edges: Sequence[Compared]) -> dict[tuple[str, int], np.ndarray]:
+    """Which features of each child are new, by child and seed, bool [features]: they live, and on no parent are they kept."""
+    found: dict[tuple[str, int], np.ndarray] = {}
+    for one in edges:
+        words = one.judged.filter(pc.equal(one.judged["side"], "child"))["verdict"]
+        here = pc.and_(words.is_valid(), pc.not_equal(words, "kept").fill_null(False)).to_numpy()
+        found[one.child, one.seed] = found.get((one.child, one.seed), True) & here
+    return found
+
+
+def summarise_verdicts(
+    edges: Sequence[Compared], placebos: Mapping[tuple[str, int], Compared], placebo_of: Mapping[str, str | None]
+) -> dict[str, Any]:
+    """What became of the features of each edge, counted, beside its placebo.
+
+    Args:
+        edges: every edge, of each seed.
+        placebos: by name and seed.
+        placebo_of: placebo of each child, None where it has none.
+
+    Returns:
+        `verdicts` (rows of `intervals.ROWS`), `new` (of each child's living features those that are kept on no parent), `stability`
+        (of each side's living features the reproducible ones, and the median `margin`).
+    """
+    verdicts, stability = [], []
+    for one in edges:
+        verdicts += count_verdicts(one, placebos.get((placebo_of[one.child] or "", one.seed)))
+        for side in SIDES:
+            table = one.judged.filter(pc.equal(one.judged["side"], side))
+            table = table.filter(table["verdict"].is_valid())
+            if table["reproducible"].null_count == 0 and table.num_rows:
+                margin = float(np.median(numbers(table, "margin")))
+                reproducible = pc.sum(table["reproducible"]).as_py()
+                place = {"parent": one.parent, "child": one.child, "seed": one.seed, "side": side}
+                stability.append(place | {"living": table.num_rows, "reproducible": reproducible, "margin": margin})
+    new = []
+    for (child, seed), found in new_features(edges).items():
+        living = next(one.counts("child", ALL)["living"] for one in edges if (one.child, one.seed) == (child, seed))
+        count = int(found.sum())
+        new.append(
+            {"child": child, "seed": seed, "living": living, "new": count, "share": count / living if living else None}
+        )
+    return {"verdicts": verdicts, "new": new, "stability": stability}

@@ -231,14 +231,29 @@ def _bootstrap_flow(s: _Sizes) -> _Need:
     return _Need(4 * 2**29 + 200 * 2**14 * s.active, 1e-8 * s.entries * s.study.flow.bootstrap)
 
 
-def _measure_drift(s: _Sizes) -> _Need:
-    """Blocks of both sides, a few numbers for each feature."""
-    return _Need(4 * 2**28 + 400 * 2**14 * s.active + 200 * s.features, 3e-7 * s.entries)
+def _measure_stability(s: _Sizes) -> _Need:
+    """Both dictionaries' directions and all cosines between them, in float64; pairs of features in half of the documents."""
+    pairs = len(s.study.autoencoder.seeds) * (len(s.study.autoencoder.seeds) - 1) / 2
+    memory = 2 * s.weights * len(s.study.autoencoder.seeds) + 3 * 8 * s.features**2 + 4 * 2**29
+    return _Need(memory, pairs * (2e-7 * s.entries + 2e-6 * s.features**2))
 
 
-def _bootstrap_drift(s: _Sizes) -> _Need:
-    """Of each feature one pair, in as many replicates as `bootstrap.MEMORY` holds."""
-    return _Need(4 * 2**29 + 400 * 2**14 * s.active, 1e-8 * s.entries * s.study.flow.bootstrap)
+def _judge_features(s: _Sizes) -> _Need:
+    """The same for one pair of dictionaries, and blocks of the sample of four readings."""
+    once = _measure_stability(s)
+    return _Need(
+        4 * s.weights + 3 * 8 * s.features**2 + 4 * 2**29, 1e-6 * s.entries + 2e-6 * s.features**2 + once.seconds
+    )
+
+
+def _bootstrap_verdicts(s: _Sizes) -> _Need:
+    """Sums of all replicates or of as many as `bootstrap.MEMORY` holds, of four readings, in each step of their correlation."""
+    return _Need(4 * 2**29 + 400 * 2**14 * s.active, 4e-8 * s.entries * s.study.flow.bootstrap)
+
+
+def _compare_weights(s: _Sizes) -> _Need:
+    """Two models, and two copies of their largest tensor in float64."""
+    return _Need(4 * FLOAT * s.parameters, 0)
 
 
 def _read_sample(s: _Sizes) -> _Need:
@@ -301,8 +316,10 @@ _NEEDS: dict[str, Callable[[_Sizes], _Need]] = {
     "correlate_neurons": _correlate_neurons,
     "correlate_published": _correlate_published,
     "bootstrap_flow": _bootstrap_flow,
-    "measure_drift": _measure_drift,
-    "bootstrap_drift": _bootstrap_drift,
+    "measure_stability": _measure_stability,
+    "judge_features": _judge_features,
+    "bootstrap_verdicts": _bootstrap_verdicts,
+    "compare_weights": _compare_weights,
     "weigh_tokens": _read_sample,
     "collect_contexts": _read_sample,
     "categorise_features": _categorise_features,
@@ -353,12 +370,13 @@ def request(study: Study, step: str, model: str | None = None, attempt: int = 1)
 def _sizes(study: Study, model: str | None) -> _Sizes:
     own = isinstance(study.tokenizer, TrainedTokenizer)
     vocabulary = study.tokenizer.vocab_size if own else VOCABULARY
-    if model not in {*study.models, *study.untrained()}:
+    if model not in {*study.models, *study.untrained(), *study.placebos()}:
         every = [_sizes(study, name) for name in study.models]
         return max(every, key=lambda sizes: (sizes.parameters, sizes.features))
     (root, *_) = study.roots(model)
     block = study.models[study.untrained().get(root, root)]
-    trained = getattr(study.models.get(model), "training", None)
+    schedule = study.placebos()[model].fine_tunes[0] if model in study.placebos() else model
+    trained = getattr(study.models.get(schedule), "training", None)
     if isinstance(block, TrainedModel):
         return _Sizes(study, block.architecture, vocabulary, trained)
     if (found := published_shape(block.pretrained)) is None:

@@ -168,6 +168,25 @@ class Data:
     evaluation_tokens: int
 
 
+def placebo_schedule(schedule: Training, like: Data | None, own: Data) -> Training:
+    """A fine-tune's schedule for other corpora: as many steps of as many tokens.
+
+    Args:
+        schedule: of the fine-tune.
+        like: what that is trained on, if it takes all tokens that there are.
+        own: what is trained on here; where it has fewer tokens than that, they are passed more often.
+    """
+
+    def tokens(data: Data) -> int:
+        windows = Windows(data.train, schedule.block)
+        return len(windows.sample(None, 0, "", data.balance)) * schedule.block
+
+    asked = schedule.tokens if like is None else tokens(like)
+    assert asked is not None
+    there = min(asked, tokens(own))
+    return schedule.model_copy(update={"tokens": there, "epochs": schedule.epochs * asked / there})
+
+
 def train_model(
     model: PreTrainedModel,
     data: Data,

@@ -74,6 +74,14 @@ def _untrained_models_can_be_made(study: Study) -> Iterator[Problem]:
             yield f"models.{name}", name, "another name: with controls.untrained, a model of this name is made"
 
 
+def _placebos_can_be_made(study: Study) -> Iterator[Problem]:
+    for name in study.placebos():
+        if name in study.models:
+            yield f"models.{name}", name, "another name: with controls.placebo, a model of this name is made"
+    if study.controls.placebo_autoencoders and not study.placebos():
+        yield "controls.placebo_autoencoders", True, "false without controls.placebo, or where no model is fine-tuned"
+
+
 def _parents_are_known(study: Study) -> Iterator[Problem]:
     for name, model in study.models.items():
         key = f"models.{name}." + ("parents" if isinstance(model, MergedModel) else "parent")
@@ -274,6 +282,7 @@ OF_NAMES: tuple[Check, ...] = (
     _parents_are_known,
 )
 OF_VALUES: tuple[Check, ...] = (
+    _placebos_can_be_made,
     _cases_name_what_there_is,
     _models_fit_their_roots,
     _hook_points_exist,

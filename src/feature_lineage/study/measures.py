@@ -160,6 +160,22 @@ class Controls(Block):
         description="Compare the models of each edge with one side's activations shifted: what matches by chance, and the threshold "
         "that holds false matches at 1 %. Takes three times as long as the edge's own correlations.",
     )
+    placebo: bool = Field(
+        True,
+        description="Train each root on with its own corpora, by each fine-tune's schedule (`<root>-placebo-<fine-tune>`, one for each "
+        "schedule), and read it with the root's autoencoders: what of an edge's numbers a training without new data brings about, too. "
+        "Costs a training as long as the fine-tune's.",
+    )
+    placebo_autoencoders: bool = Field(
+        False,
+        description="Train autoencoders of the placebos too, so that their features are matched as along an edge. Needs `placebo`; "
+        "costs an autoencoder per placebo and seed.",
+    )
+    same_corpora: bool = Field(
+        False,
+        description="Where a child's autoencoder has seen more corpora than its parent's, train another one of the parent on all that the "
+        "child's has seen, and match that with the child's. Costs an autoencoder per such edge and seed.",
+    )
     neurons: bool = Field(
         True,
         description="Compare the raw activations at the hook in place of features.",

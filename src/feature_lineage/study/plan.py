@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from itertools import combinations
 from typing import Any
 
 from feature_lineage.study.keys import FineTunedModel, MergedModel, PretrainedModel, TrainedModel
-from feature_lineage.study.study import Study
+from feature_lineage.study.study import Placebo, Study
 from feature_lineage.study.types import Block
 
 SWITCHES = ("ceiling", "alignment_null", "neurons", "as_published")  # controls that `controls/summary.json` sums up
@@ -64,8 +65,8 @@ class Plan:
 
     @cached_property
     def seed_pairs(self) -> list[tuple[int, int]]:
-        """Seeds that the ceiling compares: the first with each other."""
-        return [(self.first_seed, other) for other in self.study.autoencoder.seeds[1:]]
+        """Seeds whose autoencoders of one model are compared: each pair once."""
+        return list(combinations(self.study.autoencoder.seeds, 2))
 
     def each_seed(self, names: Iterable[Any]) -> list[tuple[Any, int]]:
         """Each of some names with each seed, seed by seed."""
@@ -110,6 +111,68 @@ class Plan:
     def untrained(self) -> dict[str, str]:
         """Root that each untrained model has the architecture of, by the untrained model's name."""
         return self.study.untrained()
+
+    @cached_property
+    def placebos(self) -> dict[str, Placebo]:
+        """Placebos by name."""
+        return self.study.placebos()
+
+    def placebo(self, parent: str, child: str) -> str | None:
+        """The placebo that an edge is compared with, if it has one."""
+        return next((name for name, one in self.placebos.items() if child in one.fine_tunes), None)
+
+    def fine_tune(self, placebo: str) -> FineTunedModel:
+        """The fine-tune whose schedule a placebo has."""
+        block = self.study.models[self.placebos[placebo].fine_tunes[0]]
+        assert isinstance(block, FineTunedModel)
+        return block
+
+    def placebo_for(self, placebo: str) -> dict[str, Any]:
+        """Corpora of the fine-tune, if its schedule takes all tokens that they have (`train`, else empty), and their `balance`."""
+        block = self.fine_tune(placebo)
+        return {"train": block.train if block.training.tokens is None else [], "balance": block.balance}
+
+    @cached_property
+    def no_placebo(self) -> list[tuple[str, str, str]]:
+        """(parent, child, reason) of the edges without a placebo."""
+
+        def reason(child: str) -> str:
+            if child in self.merged:
+                return "a merge is no training"
+            if not self.study.controls.placebo:
+                return "controls.placebo is false"
+            return "it comes from several roots"
+
+        return [(*edge, reason(edge[1])) for edge in self.study.edges() if self.placebo(*edge) is None]
+
+    @cached_property
+    def placebo_pairs(self) -> list[tuple[str, str]]:
+        """(root, placebo), compared as the edges are."""
+        return [(one.root, name) for name, one in self.placebos.items()]
+
+    @cached_property
+    def passed_down(self) -> list[tuple[str, str]]:
+        """(root, descendant) beyond the root's children: the root's autoencoders read them too, so that its features can be traced."""
+        edges = self.study.edges()
+        roots = [name for name in self.study.order() if not self.study.parents(name)]
+        pairs = [(root, name) for name in self.study.order() for root in roots if root in self.study.ancestors(name)]
+        return [(root, name) for root, name in pairs if root != name and (root, name) not in edges]
+
+    def has_autoencoder(self, model: str) -> bool:
+        """Whether a model has autoencoders of its own."""
+        return model not in self.placebos or self.study.controls.placebo_autoencoders
+
+    def reads_back(self, parent: str, child: str) -> bool:
+        """Whether the child's autoencoders read the parent as the parent's read the child."""
+        return (parent, child) not in self.passed_down and self.has_autoencoder(child)
+
+    @cached_property
+    def corpora_differ(self) -> list[str]:
+        """`parent--child` of the edges of `controls.same_corpora`: the child's autoencoder has seen corpora that the parent's has not."""
+        if not self.study.controls.same_corpora:
+            return []
+        seen = self.study.seen_corpora
+        return [f"{a}--{b}" for a, b in self.study.edges() if set(seen(b)) - set(seen(a))]
 
     @cached_property
     def started(self) -> list[str]:
@@ -159,7 +222,8 @@ class Plan:
     @cached_property
     def compared(self) -> list[str]:
         """Everything whose features are correlated."""
-        return [*self.study.models, *self.untrained, *self.started]
+        own = self.placebos if self.study.controls.placebo_autoencoders else []
+        return [*self.study.models, *self.untrained, *self.started, *own]
 
     # --- the report ---
 

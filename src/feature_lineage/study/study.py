@@ -6,6 +6,7 @@ and `config/README.md` are written from it (`python -m feature_lineage.study.ref
 
 from __future__ import annotations
 
+from typing import NamedTuple
 from zlib import crc32
 
 from pydantic import Field, model_validator
@@ -15,6 +16,13 @@ from feature_lineage.study.checks import problems
 from feature_lineage.study.keys import CORPORA, MODELS, TOKENIZERS, FineTunedModel, MergedModel, TrainedModel, Training
 from feature_lineage.study.measures import CASES, Autoencoder, Controls, Flow, Interpretation
 from feature_lineage.study.types import Block, Name, Seed, by_key
+
+
+class Placebo(NamedTuple):
+    """A root that is trained on with its own corpora, and the fine-tunes whose schedule that training has."""
+
+    root: str
+    fine_tunes: tuple[str, ...]
 
 
 class Study(Block):
@@ -61,12 +69,28 @@ class Study(Block):
             return {}
         return {f"{name}-untrained": name for name, block in self.models.items() if isinstance(block, TrainedModel)}
 
+    def placebos(self) -> dict[str, Placebo]:
+        """The models of `controls.placebo`, one for each root and schedule of a fine-tune; they are in no list of models or edges."""
+        found: dict[tuple[str, str], Placebo] = {}
+        for name in self.order() if self.controls.placebo else ():
+            block, roots = self.models[name], self.roots(name)
+            if isinstance(block, FineTunedModel) and len(roots) == 1:
+                corpora = block.train if block.training.tokens is None else None
+                schedule = f"{block.training.model_dump_json()} {corpora} {block.balance if corpora else None}"
+                before = found.get((roots[0], schedule), Placebo(roots[0], ()))
+                found[roots[0], schedule] = before._replace(fine_tunes=(*before.fine_tunes, name))
+        return {f"{root}-placebo-{one.fine_tunes[0]}": one for (root, _), one in found.items()}
+
     def _configured(self, model: str) -> Block:
-        """What the configuration says of a model; of an untrained one, what it says of its root."""
-        return self.models[self.untrained().get(model, model)]
+        """What the configuration says of a model; of an untrained one or a placebo, what it says of its root."""
+        if model in self.models:
+            return self.models[model]
+        return self.models[self.placebos()[model].root if model in self.placebos() else self.untrained()[model]]
 
     def parents(self, model: str) -> list[str]:
         """Models that `model` comes from directly: none, one or two."""
+        if model not in self.models and model in self.placebos():
+            return [self.placebos()[model].root]
         block = self._configured(model)
         if isinstance(block, MergedModel):
             return list(block.parents)
