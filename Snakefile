@@ -95,7 +95,7 @@ rule controls:
         started_evaluations(),
         expand(
             "<results>/saes/{model}/seed{seed}/evaluation.json",
-            model=plan.untrained,
+            model=plan.beside,
             seed=study.autoencoder.seeds,
         ),
 

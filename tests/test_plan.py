@@ -7,6 +7,7 @@ import yaml
 
 from feature_lineage.study.loading import load_study
 from feature_lineage.study.plan import SWITCHES, Plan, places
+from feature_lineage.study.types import StudyError
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_one_seed_has_no_ceiling_and_says_so(plan):
     assert one.not_measured["ceiling"] == "it needs two autoencoder.seeds, there is one"
     assert (one.first_seed, one.seed_pairs) == (3, [])
     three = plan(autoencoder__seeds=[3, 5, 4])
-    assert "ceiling" in three.measured and three.seed_pairs == [(3, 5), (3, 4)]
+    assert "ceiling" in three.measured and three.seed_pairs == [(3, 5), (3, 4), (5, 4)]
     assert three.each_seed(["a", "b"])[:3] == [("a", 3), ("b", 3), ("a", 5)]
 
 
@@ -55,11 +56,90 @@ def test_baselines_are_those_with_something_to_compare(plan):
     assert plan().baselines == ["transfer", "linear_merge"]
     everything = plan(controls__untrained=True, controls__started_from_parent=True)
     assert everything.baselines == ["untrained", "transfer", "started", "linear_merge"]
-    assert everything.baseline_pairs["untrained"] == [("base", "base-untrained", "base-untrained")]
-    assert everything.baseline_pairs["started"][0] == ("base", "lua", "base--lua")
+    assert everything.baseline_pairs["untrained"] == [("base", "base-untrained", "base", "base-untrained")]
+    assert everything.baseline_pairs["started"][0] == ("base", "lua", "base", "base--lua")
     assert everything.compared[4:6] == ["base-untrained", "base--lua"]
     assert not everything.judged("base-untrained") and everything.judged("base")
     assert plan(controls__transfer=False, controls__linear_merge=False).baselines == []
+
+
+def fine_tune(name, **training):
+    return {"parent": name, "train": ["lua"], "training": {"tokens": 380000, "warmup_steps": 20} | training}
+
+
+def test_each_schedule_of_a_root_has_one_placebo(plan):
+    """The demo's two fine-tunes have one schedule. One of a fine-tune has its root's placebo; one of all tokens is told by its corpora."""
+    demo = plan()
+    assert {name: tuple(one) for name, one in demo.placebos.items()} == {"base-placebo-lua": ("base", ("lua", "bible"))}
+    assert demo.placebo("base", "lua") == demo.placebo("base", "bible") == "base-placebo-lua"
+    assert [edge[:2] for edge in demo.no_placebo] == [("lua", "luabible"), ("bible", "luabible")]
+    assert demo.placebo_pairs == [("base", "base-placebo-lua")]
+    longer = plan(models__more=fine_tune("lua"), models__other=fine_tune("base", tokens=None))
+    assert longer.placebo("lua", "more") == "base-placebo-more" and longer.placebos["base-placebo-more"].root == "base"
+    assert longer.placebo_for("base-placebo-other") == {"train": ["lua"], "balance": "none"}
+    assert longer.placebo_for("base-placebo-lua")["train"] == []
+    twice = plan(
+        models__one=fine_tune("base", tokens=None),
+        models__same=fine_tune("base", tokens=None),
+        models__bible2=fine_tune("base", tokens=None) | {"train": ["bible"]},
+    )
+    assert twice.placebos["base-placebo-one"].fine_tunes == ("one", "same")
+    assert twice.placebos["base-placebo-bible2"].fine_tunes == ("bible2",)
+
+
+def test_a_placebo_is_its_root_trained_on_with_its_own_corpora(plan):
+    study = plan().study
+    assert study.parents("base-placebo-lua") == ["base"] and study.own_corpora("base-placebo-lua") == [
+        "english",
+        "python",
+    ]
+    assert study.seen_corpora("base-placebo-lua") == study.seen_corpora("base")
+    assert "base-placebo-lua" not in study.order() and ("base", "base-placebo-lua") not in study.edges()
+
+
+def test_an_edge_without_a_placebo_says_why(plan):
+    assert {reason for *_, reason in plan().no_placebo} == {"a merge is no training"}
+    off = plan(controls__placebo=False)
+    assert off.placebos == {} and ("base", "lua", "controls.placebo is false") in off.no_placebo
+    merged = plan(models__second={"train": ["lua"], "architecture": plan().architecture("base")})
+    merged.study.models["luabible"].parents[1] = "second"
+    below = Plan(
+        merged.study.model_copy(
+            update={"models": merged.study.models | {"on": plan(models__on=fine_tune("luabible")).study.models["on"]}}
+        )
+    )
+    assert ("luabible", "on", "it comes from several roots") in below.no_placebo
+
+
+def test_who_reads_whom(plan):
+    """Both dictionaries of an edge read both models; a placebo has none of its own; a root reads all that comes from it."""
+    demo = plan()
+    assert demo.passed_down == [("base", "luabible")]
+    assert demo.reads_back("base", "lua") and demo.reads_back("lua", "luabible")
+    assert not demo.reads_back("base", "base-placebo-lua") and not demo.reads_back("base", "luabible")
+    own = plan(controls__placebo_autoencoders=True)
+    assert (
+        own.reads_back("base", "base-placebo-lua")
+        and own.beside == ["base-placebo-lua"]
+        and own.judged("base-placebo-lua")
+    )
+    assert demo.beside == [] and "base-placebo-lua" in own.compared and "base-placebo-lua" not in demo.compared
+
+
+def test_the_parents_dictionary_on_the_childs_corpora_is_made_where_they_differ(plan):
+    assert plan().corpora_differ == []
+    demo = plan(controls__same_corpora=True)
+    assert demo.corpora_differ == ["base--lua", "base--bible", "lua--luabible", "bible--luabible"]
+    assert demo.baseline_pairs["same_corpora"][0] == ("base", "lua", "base--lua--corpora", "lua")
+    same = plan(controls__same_corpora=True, models__again=fine_tune("base") | {"train": ["english"]})
+    assert "base--again" not in same.corpora_differ
+
+
+def test_names_of_placebos_are_free(plan):
+    with pytest.raises(StudyError, match=r"base-placebo-lua.*controls.placebo"):
+        plan(**{"models__base-placebo-lua": fine_tune("base", lr=1e-4)})
+    with pytest.raises(StudyError, match=r"controls\.placebo_autoencoders"):
+        plan(controls__placebo=False, controls__placebo_autoencoders=True)
 
 
 def test_the_other_merge_is_by_the_other_method(plan):

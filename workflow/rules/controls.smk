@@ -356,19 +356,59 @@ use rule collect_features as collect_started with:
         "<benchmarks>/collect_started/{parent}--{child}.seed{seed}.{sample}.tsv"
 
 
-# --- what persists into either ---
+# --- the parent's autoencoder on all corpora that the child's has seen ---
+
+
+use rule train_autoencoder as train_same_corpora with:
+    input:
+        model=lambda w: checkpoint_files(w.parent),
+        train=lambda w: tokens(study.seen_corpora(w.child), "train"),
+        validation=lambda w: tokens(study.seen_corpora(w.child), "validation"),
+        parent=lambda w: parent_autoencoder(w.parent, w.seed),
+    output:
+        weights="<results>/controls/same_corpora/{parent}--{child}/seed{seed}/sae_weights.safetensors",
+        config="<results>/controls/same_corpora/{parent}--{child}/seed{seed}/cfg.json",
+        curve="<results>/controls/same_corpora/{parent}--{child}/seed{seed}/training.parquet",
+    log:
+        "<logs>/train_same_corpora/{parent}--{child}.seed{seed}.log",
+    benchmark:
+        "<benchmarks>/train_same_corpora/{parent}--{child}.seed{seed}.tsv"
+    params:
+        seed=lambda w: study.autoencoder_seed(
+            f"{w.parent}--{w.child}--corpora", int(w.seed)
+        ),
+        corpora=lambda w: study.seen_corpora(w.child),
+
+
+use rule collect_features as collect_same_corpora with:
+    input:
+        model=lambda w: checkpoint_files(w.parent),
+        weights="<results>/controls/same_corpora/{parent}--{child}/seed{seed}/sae_weights.safetensors",
+        config="<results>/controls/same_corpora/{parent}--{child}/seed{seed}/cfg.json",
+        sample="<results>/samples/{sample}.safetensors",
+    output:
+        activations="<results>/features/{parent}--{child}--corpora/seed{seed}/{sample}/activations.parquet",
+        statistics="<results>/features/{parent}--{child}--corpora/seed{seed}/{sample}/statistics.parquet",
+        quality="<results>/features/{parent}--{child}--corpora/seed{seed}/{sample}/quality.json",
+    log:
+        "<logs>/collect_same_corpora/{parent}--{child}.seed{seed}.{sample}.log",
+    benchmark:
+        "<benchmarks>/collect_same_corpora/{parent}--{child}.seed{seed}.{sample}.tsv"
+
+
+# --- what persists between these pairs ---
 
 
 rule compare_baseline:
     input:
         correlations=lambda w: seed_correlations(
-            [(parent, other) for parent, _, other in plan.baseline_pairs[w.baseline]]
+            [(first, other) for _, _, first, other in plan.baseline_pairs[w.baseline]]
         ),
         parent_statistics=lambda w: seed_statistics(
-            [parent for parent, _, _ in plan.baseline_pairs[w.baseline]]
+            [first for _, _, first, _ in plan.baseline_pairs[w.baseline]]
         ),
         child_statistics=lambda w: seed_statistics(
-            [other for _, _, other in plan.baseline_pairs[w.baseline]]
+            [other for *_, other in plan.baseline_pairs[w.baseline]]
         ),
     output:
         table="<results>/controls/{baseline}.parquet",
@@ -385,7 +425,7 @@ rule compare_baseline:
         compared=lambda w: [
             (parent, child, seed)
             for seed in study.autoencoder.seeds
-            for parent, child, _ in plan.baseline_pairs[w.baseline]
+            for parent, child, *_ in plan.baseline_pairs[w.baseline]
         ],
         threshold=study.flow.threshold,
         min_active=study.flow.min_active,

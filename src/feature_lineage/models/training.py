@@ -184,7 +184,12 @@ def placebo_schedule(schedule: Training, like: Data | None, own: Data) -> Traini
     asked = schedule.tokens if like is None else tokens(like)
     assert asked is not None
     there = min(asked, tokens(own))
-    return schedule.model_copy(update={"tokens": there, "epochs": schedule.epochs * asked / there})
+    if there == asked:
+        return schedule.model_copy(update={"tokens": asked})
+    steps, one = (
+        math.ceil(math.ceil(n / schedule.block / schedule.batch) * e) for n, e in ((asked, schedule.epochs), (there, 1))
+    )
+    return schedule.model_copy(update={"tokens": there, "epochs": (steps - 0.5) / one})  # rounded up to whole steps
 
 
 def train_model(

@@ -206,24 +206,31 @@ class Plan:
             "untrained": self.untrained,
             "transfer": self.transferred,
             "started": self.started,
+            "same_corpora": self.corpora_differ,
             "linear_merge": self.other_merges,
         }
         return [name for name, found in there.items() if found]
 
     @cached_property
-    def baseline_pairs(self) -> dict[str, list[tuple[str, str, str]]]:
-        """(parent, child, name of the other side's features) of the pairs that a baseline compares."""
-        edges = self.study.edges() if self.started else []
+    def baseline_pairs(self) -> dict[str, list[tuple[str, str, str, str]]]:
+        """(parent, child, and the names of both sides' features) of the pairs that a baseline compares."""
+        edges = self.study.edges()
         return {
-            "untrained": [(root, name, name) for name, root in self.untrained.items()],
-            "started": [(parent, child, f"{parent}--{child}") for parent, child in edges],
+            "untrained": [(root, name, root, name) for name, root in self.untrained.items()],
+            "started": [(a, b, a, f"{a}--{b}") for a, b in (edges if self.started else [])],
+            "same_corpora": [(a, b, f"{a}--{b}--corpora", b) for a, b in edges if f"{a}--{b}" in self.corpora_differ],
         }
 
     @cached_property
     def compared(self) -> list[str]:
         """Everything whose features are correlated."""
-        own = self.placebos if self.study.controls.placebo_autoencoders else []
-        return [*self.study.models, *self.untrained, *self.started, *own]
+        corpora = [f"{pair}--corpora" for pair in self.corpora_differ]
+        return [*self.study.models, *self.beside, *self.started, *corpora]
+
+    @cached_property
+    def beside(self) -> list[str]:
+        """Models beside the lineage that have autoencoders of their own."""
+        return [*self.untrained, *filter(self.has_autoencoder, self.placebos)]
 
     # --- the report ---
 
