@@ -33,11 +33,13 @@ LARGE = study(
 # Resident memory in MB and seconds at the most, as Snakemake's benchmarks have them; docs/benchmarks.md.
 DEMO_MEASURED = {
     "bootstrap_flow": (415, 3),
+    "bootstrap_verdicts": (480, 5),
     "build_corpus": (194, 6),
     "categorise_features": (313, 2),
     "collect_contexts": (290, 2),
     "collect_features": (590, 10),
     "compare_merges": (334, 2),
+    "compare_weights": (334, 2),
     "correlate": (621, 5),
     "correlate_neurons": (547, 9),
     "correlate_published": (1395, 20),
@@ -47,6 +49,8 @@ DEMO_MEASURED = {
     "evaluate_model": (600, 7),
     "find_case": (508, 3),
     "interpret_features": (545, 5),
+    "judge_features": (480, 9),
+    "measure_stability": (480, 3),
     "merge_models": (472, 5),
     "sweep_merge": (595, 16),
     "trace_flows": (197, 2),

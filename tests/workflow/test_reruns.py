@@ -13,6 +13,7 @@ from feature_lineage.store.formats import read_provenance
 LIBRARY = "src/feature_lineage"
 MODELS = ("base", "coder", "writer", "both")
 EDGES = (("base", "coder"), ("base", "writer"), ("coder", "both"), ("writer", "both"))
+PASSED_DOWN = (("base", "both"),)  # the root's autoencoder reads what comes from its children
 CASE = "find_case article"
 INTERPRETATIONS = {"plot_scores", *(f"interpret_features {model} 0" for model in MODELS)}
 SUMMARY = {
@@ -35,18 +36,32 @@ def features(model, seed=0):
 
 
 def correlations(*edges, seed=0):
-    """Jobs of some edges, each edge's bootstrap among them."""
-    return {f"correlate validation {parent} {seed} {child} {seed}" for parent, child in edges} | bootstraps(
-        *edges, seed=seed
-    )
+    """Jobs of some edges: each edge's correlations, what each side's autoencoder reads on the other, and what they come to."""
+    found = {f"correlate validation {parent} {seed} {child} {seed}" for parent, child in edges}
+    back = [(child, parent) for parent, child in edges]
+    return found | readings(*edges, *back, seed=seed) | verdicts(*edges, seed=seed) | bootstraps(*edges, seed=seed)
+
+
+def passed_down(seed=0):
+    return readings(*PASSED_DOWN, seed=seed) | verdicts(*PASSED_DOWN, seed=seed)
+
+
+def readings(*pairs, seed=0):
+    return {f"collect_readings {model} {read} {seed} validation" for model, read in pairs}
+
+
+def verdicts(*pairs, seed=0):
+    return {f"judge_features validation {parent} {child} {seed}" for parent, child in pairs}
 
 
 def bootstraps(*edges, seed=0):
-    return {f"bootstrap_flow validation {parent} {seed} {child} {seed}" for parent, child in edges}
+    found = {f"bootstrap_flow validation {parent} {seed} {child} {seed}" for parent, child in edges}
+    return found | {f"bootstrap_verdicts validation {parent} {child} {seed}" for parent, child in edges}
 
 
 def all_features(seed=0):
-    return set().union(*(features(model, seed) for model in MODELS)) | correlations(*EDGES, seed=seed)
+    own = set().union(*(features(model, seed) for model in MODELS))
+    return own | correlations(*EDGES, seed=seed) | passed_down(seed)
 
 
 def causes(plan):
@@ -69,8 +84,16 @@ def test_words_and_job_control_rerun_nothing(copy):
 def test_the_bootstrap_edited_reruns_no_explanation(copy):
     copy.add_statement(f"{LIBRARY}/flow/bootstrap.py", "bootstrap_flow")
     plan = copy.plan()
-    assert set(plan) == bootstraps(*EDGES) | SUMMARY
-    assert causes(plan) == bootstraps(*EDGES)
+    edited = {job for job in bootstraps(*EDGES) if job.startswith("bootstrap_flow")}
+    assert set(plan) == edited | SUMMARY
+    assert causes(plan) == edited
+
+
+def test_verdicts_drawn_again_rerun_no_explanation(copy):
+    copy.add_statement(f"{LIBRARY}/flow/intervals.py", "bootstrap_verdicts")
+    plan = copy.plan()
+    edited = {job for job in bootstraps(*EDGES) if job.startswith("bootstrap_verdicts")}
+    assert set(plan) == edited | SUMMARY and causes(plan) == edited
 
 
 def test_the_sparse_step_edited_trains_no_language_model(copy):
@@ -140,7 +163,7 @@ def test_a_model_and_its_corpus_added_rerun_none_that_stand(copy):
     copy.config["models"]["new"] = copy.config["models"]["coder"] | {"train": ["more"]}
     plan = copy.plan()
     own = {"build_corpus more", "encode_corpus more", "train_model new", "evaluate_model new"}
-    own |= features("new") | correlations(("base", "new")) | {"interpret_features new 0"}
+    own |= features("new") | correlations(("base", "new")) | {"interpret_features new 0", "compare_weights"}
     assert set(plan) == own | FLOWS | {"plot_training", "plot_autoencoders"}
     assert "Missing output files" in plan["train_model new"]
     assert "Set of input files has changed" in plan["trace_flows"]
@@ -169,8 +192,10 @@ def test_a_case_changed_is_looked_for_again_alone(copy):
 def test_another_threshold_reruns_the_flows_and_below(copy):
     copy.config["flow"]["threshold"] = 0.75
     plan = copy.plan()
-    assert set(plan) == bootstraps(*EDGES) | FLOWS
-    assert causes(plan) == bootstraps(*EDGES) | {"trace_flows"}
+    judged = verdicts(*EDGES, *PASSED_DOWN)
+    assert set(plan) == judged | bootstraps(*EDGES) | FLOWS
+    drawn = {job for job in bootstraps(*EDGES) if job.startswith("bootstrap_flow")}
+    assert drawn | judged <= causes(plan) <= judged | bootstraps(*EDGES) | {"trace_flows"}
     assert all(CHANGED in plan[job] for job in causes(plan))
 
 
@@ -196,10 +221,11 @@ def test_another_learning_rate_reruns_the_model_and_what_hangs_on_it_but_no_sibl
         "sweep_merge both",
         "merge_models both",
         "evaluate_model both",
+        "compare_weights",
     }
     edges = correlations(("base", "coder"), ("coder", "both"), ("writer", "both"))
     drawn = {"plot_training", "plot_autoencoders", "plot_sweep both"}
-    assert set(plan) == models | features("coder") | features("both") | edges | drawn | FLOWS
+    assert set(plan) == models | features("coder") | features("both") | edges | passed_down() | drawn | FLOWS
     assert causes(plan) == {"train_model coder"}
     assert CHANGED in plan["train_model coder"]
 

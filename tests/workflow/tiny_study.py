@@ -60,6 +60,7 @@ STUDY = {
     "flow": {"corpora": ["prose", "code"], "tokens": 1000, "min_active": 1, "bootstrap": 20},
     "controls": {
         "ceiling": False,
+        "placebo": False,
         "alignment_null": False,
         "neurons": False,
         "as_published": False,

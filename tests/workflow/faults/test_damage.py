@@ -111,6 +111,7 @@ KINDS = {
     "samples/validation.safetensors": (read_tensors, sample),
     "features/base/seed0/validation/activations.parquet": (activations, contexts_of),
     "features/base/seed0/validation/statistics.parquet": (lambda path: read_table(path, ["active"]),),
+    "features/base/seed0/validation/quality.json": (read_json,),
     "features/base/seed0/validation/tokens.parquet": (read_table,),
     "features/base/seed0/validation/logit_effects.parquet": (read_table,),
     "features/base/seed0/validation/contexts.parquet": (read_table, lambda path: _contexts(path, 0)),
@@ -118,6 +119,16 @@ KINDS = {
     "correlations/validation/base.seed0--coder.seed0.parquet": (read_table,),
     "correlations/validation/base.seed0--coder.seed0.part0.parquet": (parts,),
     "flows/bootstrap/validation/base.seed0--coder.seed0.parquet": (read_table,),
+    "readings/base--coder/seed0/validation/activations.parquet": (activations,),
+    "readings/base--coder/seed0/validation/statistics.parquet": (read_table,),
+    "readings/base--coder/seed0/validation/quality.json": (read_json,),
+    "flows/verdicts/validation/base--coder.seed0/judged.parquet": (read_table,),
+    "flows/verdicts/validation/base--coder.seed0/about.json": (read_json,),
+    "flows/verdicts/validation/base--coder.seed0/replicates.parquet": (read_table,),
+    "flows/verdicts.parquet": (read_table,),
+    "flows/weights.parquet": (read_table,),
+    "flows/drift.parquet": (read_table,),
+    "flows/drift_curves.parquet": (read_table,),
     "flows/counts.parquet": (read_table,),
     "flows/edges.parquet": (read_table,),
     "flows/features.parquet": (read_table, flow),
@@ -181,6 +192,7 @@ def test_no_kind_of_artefact_is_left_out(study):
     def kind(name: str) -> str:
         name = re.sub(r"(^figures|^interpretations|^cases)/[^/.]+", r"\1/*", name)
         name = re.sub(r"/(prose|code|base|coder|writer|both)\b", "/*", name)
+        name = re.sub(r"\*--\w+", "*--*", name)
         return re.sub(
             r"shard-\d+", "shard", re.sub(r"\*\.seed0--\w+", "*.seed0--*", name.replace("validation", "train"))
         )
