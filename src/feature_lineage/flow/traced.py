@@ -144,9 +144,8 @@ def _traced(
 ) -> list[list[dict[str, Any]]]:
     """The steps of each feature of one dictionary."""
     steps: list[list[dict[str, Any]]] = [[] for _ in range(count)]
-    carried: dict[str, np.ndarray] = {
-        model: np.arange(count)
-    }  # number of what each feature is in a model's own dictionary, -1 for none
+    # Number of what each feature is in a model's own dictionary, -1 for none.
+    carried: dict[str, np.ndarray] = {model: np.arange(count)}
     for name in order[order.index(model) + 1 :]:
         above = [parent for parent, child in edges if child == name and parent in carried]
         if not above:
@@ -154,27 +153,30 @@ def _traced(
         direct = down.get((model, name, seed))
         become, r = np.full(count, -1), np.full(count, np.nan)
         for parent in above:
-            step, here = down[parent, name, seed], carried[parent]
+            below, here = down[parent, name, seed], carried[parent]
             there = np.flatnonzero(here >= 0)
-            match = step.match[here[there]]
-            better = (match >= 0) & ~(step.match_r[here[there]] <= r[there])
-            become[there[better]], r[there[better]] = match[better], step.match_r[here[there]][better]
+            match = below.match[here[there]]
+            better = (match >= 0) & ~(below.match_r[here[there]] <= r[there])
+            become[there[better]], r[there[better]] = match[better], below.match_r[here[there]][better]
         for feature in range(count):
-            if direct is not None:
-                verdict = direct.verdict[feature]
-                number = {"kept": feature, "found": int(direct.match[feature])}.get(verdict)
-                step = {"model": name, "verdict": verdict, "feature": number, "r": float(direct.r[feature])}
-                if verdict is None:
-                    continue
-                if verdict != "kept" and direct.match[feature] < 0 and become[feature] >= 0:
-                    step |= {"verdict": "found", "feature": int(become[feature])}
-            elif become[feature] >= 0:
-                step = {"model": name, "verdict": "found", "feature": int(become[feature]), "r": float(r[feature])}
-            else:
-                continue
-            steps[feature].append(step)
+            if (found := _step(name, feature, direct, int(become[feature]), float(r[feature]))) is not None:
+                steps[feature].append(found)
         carried[name] = np.where(direct.match >= 0, direct.match, become) if direct is not None else become
     return steps
+
+
+def _step(name: str, feature: int, direct: _Down | None, become: int, r: float) -> dict[str, Any] | None:
+    """What a feature is in a descendant: by its own dictionary's reading, if there is one, and by what it has become on the way."""
+    if direct is None:
+        return {"model": name, "verdict": "found", "feature": become, "r": r} if become >= 0 else None
+    verdict, match = direct.verdict[feature], int(direct.match[feature])
+    if verdict is None:
+        return None
+    if verdict != "kept" and match < 0 <= become:
+        verdict, match = "found", become
+    number = {"kept": feature, "found": match}.get(verdict)
+    own = float(direct.r[feature])
+    return {"model": name, "verdict": verdict, "feature": number, "r": None if np.isnan(own) else own}
 
 
 def drift_table(judged: Mapping[Pair, pa.Table]) -> pa.Table:
