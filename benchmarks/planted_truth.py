@@ -1,7 +1,7 @@
-"""Does the flow find what was planted? Precision and recall of "persisting" on synthetic models whose features are known.
+"""Does the flow find what was planted? Precision and recall of "persisting" and of each verdict, where the features are known.
 
-`make planted-truth`, or `python benchmarks/planted_truth.py [--steps 2000] [--workers 2]`. Pairs of models are planted, an
-autoencoder is trained on each side, and the flow's verdicts are held against what is true. The plot goes to docs/images/.
+`make planted-truth`, or `python benchmarks/planted_truth.py [--steps 2000] [--workers 2] [--only verdicts]`. Pairs of models are planted, an
+autoencoder is trained on each side, and the flow's verdicts are compared with what is true. The plot goes to docs/images/.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import planted
+import planted_verdicts
 import plotly.graph_objects as go
 import torch
 from images import IMAGES, write_image
 from plotly.subplots import make_subplots
 from scipy import sparse
 
+from feature_lineage.autoencoders.autoencoder import SparseAutoencoder
 from feature_lineage.features.activations import Activations
 from feature_lineage.report.figures import COLOURS
 
@@ -40,6 +42,33 @@ SUPPORT = [0, 10, 30, 100, 300, 1000, 3000, np.inf]
 NEIGHBOUR = [0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
 
 
+def train(family: planted.Family, variant: str, seed: int, steps: int) -> SparseAutoencoder:
+    """A dictionary of a planted model, steered to the L0 that was planted."""
+    l0 = family.codes.nnz / family.codes.shape[0]
+    with tempfile.TemporaryDirectory() as folder:
+        return planted.train(
+            family, steps * BATCH, BATCH, Path(folder) / "checkpoint.safetensors",
+            FEATURES, seed, lr=LR, variant=variant, l1=5e-3, l1_warmup_steps=steps // 20,
+            l0=l0 if variant in ("l1", "jumprelu") else max(1, round(l0)), normalize=True, init="transpose",
+        )  # fmt: skip
+
+
+def verdict_pair(bed: str, steps: int, seed: int = 0) -> dict[str, Any]:
+    """Plant a pair of models, train two dictionaries of each, judge what became of each feature."""
+    torch.set_num_threads(1)
+    began = time.monotonic()
+    trained = steps * BATCH
+    width, counts = planted_verdicts.BEDS[bed]
+    families = planted.plant(trained + JUDGED, width, counts, density=DENSITY, seed=seed)
+    with contextlib.redirect_stderr(io.StringIO()):
+        models = [
+            [train(family, CHOSEN, 2 * seed + number + again, steps) for again in (0, 100)]
+            for number, family in enumerate(families)
+        ]
+        found = planted_verdicts.judge_all(families, models, trained, seed)
+    return found | {"seconds": time.monotonic() - began}
+
+
 def pair(
     name: str, variant: str, counts: dict[str, int], seed: int, density: Any, cosine: Any, steps: int
 ) -> dict[str, Any]:
@@ -48,18 +77,9 @@ def pair(
     began = time.monotonic()
     trained = steps * BATCH
     families = planted.plant(trained + JUDGED, N, counts, density=density, seed=seed, cosine=cosine)
-    autoencoders, active = [], []
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
-        for number, family in enumerate(families):
-            l0 = family.codes.nnz / (trained + JUDGED)
-            autoencoders.append(
-                planted.train(
-                    family, trained, BATCH, Path(folder) / f"{number}.safetensors",
-                    FEATURES, 2 * seed + number, lr=LR, variant=variant, l1=5e-3, l1_warmup_steps=steps // 20,
-                    l0=l0 if variant in ("l1", "jumprelu") else max(1, round(l0)), normalize=True, init="transpose",
-                )
-            )  # fmt: skip
-            active.append(l0)
+    with contextlib.redirect_stderr(io.StringIO()):
+        autoencoders = [train(family, variant, 2 * seed + number, steps) for number, family in enumerate(families)]
+        active = [family.codes.nnz / (trained + JUDGED) for family in families]
         verdicts = planted.judge(families, tuple(autoencoders), trained)
         a, b = (planted.encode(*both, trained) for both in zip(autoencoders, families, strict=True))
         half = b.tokens // 2
@@ -78,6 +98,35 @@ def line(name: str, values: list[Any], width: int = 22) -> str:
     """A line of a table."""
     shown = [f"{value:.3f}" if isinstance(value, float) else str(value) for value in values]
     return f"{name:{width}}" + "".join(f"{value:>12}" for value in shown)
+
+
+def print_verdicts(bed: str, found: dict[str, Any]) -> None:
+    """What became of the recovered features, precision and recall of each verdict, and the numbers of each edge."""
+    words, (width, counts) = planted_verdicts.VERDICTS, planted_verdicts.BEDS[bed]
+    features = planted_verdicts.recovered(found["edge"])
+    print(f"\n=== verdicts, {bed} bed: {width} elements, {counts}; features that recover a true one\n")
+    print(line("whose, what became of it", ["features", "expected", *words, "same", "median r", "mean ratio"], 26))
+    for (side, kind), rows in features.groupby(["side", "kind"]):
+        values = [len(rows), rows["expected"].iloc[0], *(int((rows["verdict"] == word).sum()) for word in words)]
+        values += [
+            int((rows["direction"] == "same").sum()),
+            *(float(rows[name].median()) for name in ("r", "mean_ratio")),
+        ]
+        print(line(f"{side}'s {kind}", values, 26))
+    print("\n" + line("verdict", ["expected", "called", "precision", "recall"]))
+    for row in planted_verdicts.rates(features).to_dict("records"):
+        print(line(row.pop("verdict"), list(row.values())))
+    there = planted_verdicts.is_there(features[features["kind"] == "kept"])
+    print(f"\nkept: kept, or found in the same direction: {there.mean():.3f}")
+    print(f"parent's kept, on the child without what changed: {found['silenced']:.3f} read above .8")
+    names = {"edge": ("parent", "child"), "copy": ("parent", "child"), "placebo": ("parent",)}
+    columns = [(f"{name}, {side}'s", found[name].numbers[side]) for name, sides in names.items() for side in sides]
+    print("\n" + line("all living features", [name for name, _ in columns], 26))
+    for name in planted_verdicts.NUMBERS:
+        print(line(name, [of.get(name, "-") if of[name] is not None else "-" for _, of in columns], 26))
+    for name in ("pw_mcc", "mean_max_cosine"):
+        values = [found[edge].numbers[name] for edge in ("edge", "copy")] + [found["parent"]["pairs"][0][name]]
+        print(line(name, [values[0], "", values[1], "", "ceiling:", values[2]], 26))
 
 
 def curve(verdicts: planted.Verdicts, column: str, edges: list[float]) -> pd.DataFrame:
@@ -124,7 +173,25 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--images", type=Path, default=IMAGES)
+    parser.add_argument("--only", choices=("persistence", "verdicts"), help="one half of the tables")
     options = parser.parse_args()
+    if options.only != "persistence":
+        with ProcessPoolExecutor(options.workers) as workers:
+            found = dict(
+                zip(
+                    planted_verdicts.BEDS,
+                    workers.map(verdict_pair, planted_verdicts.BEDS, [options.steps] * 2),
+                    strict=True,
+                )
+            )
+        for bed, one in found.items():
+            print_verdicts(bed, one)
+    if options.only != "verdicts":
+        print_persistence(options)
+
+
+def print_persistence(options: argparse.Namespace) -> None:
+    """Pairs of the bed, of features that share nothing, rarer and collinear ones, and of the other kinds of dictionary."""
     jobs = [("planted", CHOSEN, SHARED, seed, DENSITY, None) for seed in SEEDS]
     jobs += [("nothing shared", CHOSEN, NOTHING, 0, DENSITY, None)]
     jobs += [("rarer", CHOSEN, SHARED, seed, RARE, None) for seed in SEEDS]

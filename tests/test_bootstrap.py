@@ -12,10 +12,12 @@ from feature_lineage.features.activations import read_activations
 from feature_lineage.flow import bootstrap as module
 from feature_lineage.flow.bootstrap import (
     REPLICATES,
+    Comparison,
     bootstrap_flow,
     interval,
     number_documents,
     resample,
+    resample_together,
     sample_documents,
 )
 from feature_lineage.flow.correlation import CORRELATIONS, correlate
@@ -86,10 +88,12 @@ def test_each_corpus_keeps_its_number_of_documents_and_each_document_is_as_likel
 # --- correlations of a replicate ---------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dense", [1 << 24, 30, 0])
 @pytest.mark.parametrize("block", [13, 1000])
-def test_each_replicate_is_numpys_correlation_of_the_tokens_drawn(files, monkeypatch, block):
+def test_each_replicate_is_numpys_correlation_of_the_tokens_drawn(files, monkeypatch, block, dense):
     a, b, path_a, path_b = files
     monkeypatch.setattr(feature_activations, "BLOCK", block)
+    monkeypatch.setattr(module, "DENSE", dense)
     document, corpus = number_documents(*sample())
     drawn = sample_documents(corpus, 20, seed=0)
     i, j = (grid.ravel() for grid in np.meshgrid(np.arange(14), np.arange(14), indexing="ij"))
@@ -108,6 +112,37 @@ def test_each_replicate_is_numpys_correlation_of_the_tokens_drawn(files, monkeyp
         np.testing.assert_allclose(found.r[:, replicate], expected.ravel(), atol=1e-9)
         dead += not tokens_a[:, 12].any()
     assert 0 < dead < 20, "the feature of one token is dead in some replicates"
+
+
+@pytest.mark.parametrize("dense", [1 << 24, 0])
+def test_several_comparisons_of_several_files(tmp_path, monkeypatch, dense):
+    """Three files of different widths: pairs of numbers, pairs chosen (one of them twice), a file with itself, and no pair at all."""
+    monkeypatch.setattr(feature_activations, "BLOCK", 29)
+    monkeypatch.setattr(module, "DENSE", dense)
+    sides = [side(0), side(1, side(0)), side(2)[:, :9]]
+    paths = [write_activations(tmp_path / f"{k}.parquet", matrix) for k, matrix in enumerate(sides)]
+    document, corpus = number_documents(*sample())
+    drawn = sample_documents(corpus, 8, seed=2)
+    chosen, nothing = (np.array([3, 8, 3, 0]), np.array([13, 0, 13, 2])), (np.zeros(0, int), np.zeros(0, int))
+    asked = [
+        Comparison(0, 1),
+        Comparison(1, 2, (chosen[1], chosen[1] % 9)),
+        Comparison(2, 2),
+        Comparison(0, 2, nothing),
+    ]
+    found = resample_together(paths, asked, document, drawn)
+    every = [np.arange(14), chosen[1], np.arange(9), nothing[0]]
+    other = [np.arange(14), chosen[1] % 9, np.arange(9), nothing[0]]
+    for replicate in range(8):
+        tokens = [redrawn(matrix, document, drawn[:, replicate]) for matrix in sides]
+        for active, matrix in zip(found.active, tokens, strict=True):
+            np.testing.assert_array_equal(active[:, replicate], (matrix > 0).sum(0))
+        for r, one, i, j in zip(found.r, asked, every, other, strict=True):
+            for got, x, y in zip(r[:, replicate], tokens[one.a][:, i].T, tokens[one.b][:, j].T, strict=True):
+                with np.errstate(all="ignore"):
+                    expected = np.corrcoef(x, y)[0, 1] if np.ptp(x) and np.ptp(y) else np.nan
+                assert got == pytest.approx(expected, abs=1e-9, nan_ok=True)
+    assert [len(r) for r in found.r] == [14, 4, 9, 0]
 
 
 def test_every_document_once_is_the_sample_itself(files):

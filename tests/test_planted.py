@@ -2,6 +2,7 @@
 
 import numpy as np
 import planted
+import planted_verdicts
 import pytest
 import torch
 from scipy import sparse
@@ -192,3 +193,68 @@ def test_of_models_that_share_nothing_nothing_persists(train):
     found = planted.judge(families, train(families), TRAINED)
     assert found.true["recovered"].mean() > 0.9
     assert not (found.learned["fate"] == "persisting").any()
+
+
+# --- verdicts -------------------------------------------------------------------------------------------------
+
+
+def near_oracle(family, seed, turn=0.01, threshold=0.45):
+    """A dictionary whose directions are nearly the true ones, and whose thresholds are where trained ones lie."""
+    random = np.random.default_rng(seed)
+    rows = family.dictionary + turn * random.standard_normal(family.dictionary.shape)
+    decoder = torch.from_numpy(rows / np.linalg.norm(rows, axis=1, keepdims=True)).float()
+    zeros = torch.zeros(len(decoder)), torch.zeros(decoder.shape[1])
+    return SparseAutoencoder(
+        decoder.T.contiguous(), zeros[0], decoder, zeros[1], torch.full((len(decoder),), threshold)
+    )
+
+
+@pytest.fixture(scope="module")
+def verdicts():
+    """Nearly perfect dictionaries, few features in many elements, a rotation of 75°: nothing is in a feature's way."""
+    counts = {"kept": 12, "rotated": 4, "split": 4, "removed": 4, "new": 4}
+    families = planted.plant(20_000, 512, counts, density=(1e-2, 5e-2), seed=0, angle=75.0)
+    models = [[near_oracle(family, 2 * number + again) for again in (0, 1)] for number, family in enumerate(families)]
+    return planted_verdicts.judge_all(families, models, 0, 0)
+
+
+def test_with_nothing_in_the_way_each_verdict_is_what_theory_says(verdicts):
+    features = planted_verdicts.recovered(verdicts["edge"])
+    assert set(zip(features["side"], features["kind"], strict=True)) == set(planted_verdicts.EXPECTED)
+    assert list(features["verdict"]) == list(features["expected"])
+    found = planted_verdicts.rates(features).set_index("verdict")
+    assert (found[["precision", "recall"]] == 1).all(axis=None)
+    assert found["expected"].to_dict() == {"kept": 12 + 12 + 4, "found": 8, "drifted": 8, "lost": 8}
+    assert set(features.loc[features["kind"] == "rotated", "direction"]) == {"rotated"}
+    r = features.groupby(["side", "kind"])[["r", "mean_ratio"]].median()
+    assert r.loc[("child", "split"), "r"] == pytest.approx(0.5**0.5, abs=0.06)
+    assert r.loc[("parent", "split"), "mean_ratio"] == pytest.approx(0.5**0.5, abs=0.06)
+    assert verdicts["silenced"] == 1
+
+
+def test_a_child_that_is_its_parent_with_another_dictionary(verdicts):
+    """Everything is kept, r = 1, and matching finds what the ceiling does, to the digit."""
+    copy = verdicts["copy"]
+    assert set(copy.features["verdict"].dropna()) == {"kept"}
+    np.testing.assert_allclose(copy.features["r"].dropna(), 1, atol=1e-12)
+    for side in ("parent", "child"):
+        assert copy.numbers[side]["persisting"] == copy.numbers[side]["ceiling"]
+        assert copy.numbers[side]["margin"] == 0
+    for name in ("pw_mcc", "mean_max_cosine"):
+        assert copy.numbers[name] == verdicts["parent"]["pairs"][0][name]
+
+
+def test_a_placebo_keeps_what_there_is(verdicts):
+    numbers = verdicts["placebo"].numbers["parent"]
+    assert numbers["kept"] == 1 and numbers["persisting"] is None
+    assert numbers["kept"] > verdicts["edge"].numbers["parent"]["kept"] > 0.5
+
+
+def test_rates_of_verdicts_count_by_hand():
+    rows = [("kept", "kept")] * 3 + [("kept", "found"), ("lost", "kept"), ("found", "found")]
+    features = planted_verdicts.pd.DataFrame(rows, columns=["expected", "verdict"])
+    found = planted_verdicts.rates(features).set_index("verdict")
+    assert list(found.loc["kept"]) == [4, 4, 0.75, 0.75]
+    assert list(found.loc["found"]) == [1, 2, 0.5, 1.0]
+    assert list(found.loc["lost"])[:2] == [1, 0] and np.isnan(found.loc["lost", "precision"])
+    assert found.loc["lost", "recall"] == 0 and np.isnan(found.loc["drifted", "recall"])

@@ -137,8 +137,9 @@ def resample_together(
             here, place = np.unique(document[first : first + tokens], return_inverse=True)
             weights = drawn[here]
             for total, matrix in zip(sums, matrices, strict=True):
+                fires = (matrix.data > 0).astype(np.float64)
                 at, feature = place[np.repeat(np.arange(tokens), np.diff(matrix.indptr))], matrix.indices
-                for part, values in zip(total, (matrix.data > 0, matrix.data, matrix.data**2), strict=True):
+                for part, values in zip(total, (fires, matrix.data, matrix.data**2), strict=True):
                     _add_documents(part, at, feature, values, weights)
             for total, one in zip(products, comparisons, strict=True):
                 a, b = matrices[one.a], matrices[one.b]
@@ -146,6 +147,7 @@ def resample_together(
                 _add_documents(total, place[found.row], found.col, found.data, weights)
             bar.update(tokens)
     size = np.bincount(document, minlength=len(drawn)) @ drawn
+    size[size == 0] = np.nan  # nothing is drawn where a half of the documents is empty: then no r, and no warning
     active = [total[0] for total in sums]
     moments = [_mean_and_deviation(total[1], total[2], size) for total in sums]
     for r, one in zip(products, comparisons, strict=True):
@@ -173,7 +175,7 @@ def _add_documents(
         total: float64 [columns, replicates].
         document: of each value, int [values].
         column: of each value, int [values].
-        values: [values].
+        values: float64 [values]; booleans would be joined by "or" and not counted.
         weights: how often each replicate draws each document, float64 [documents, replicates].
     """
     shape = len(weights), len(total)
