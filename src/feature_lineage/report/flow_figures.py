@@ -62,6 +62,7 @@ def plot_verdicts(summary: Mapping[str, Any], controls: Mapping[str, Any] | None
                 "source": [numbers[band.source] for band in bands],
                 "target": [numbers[band.target] for band in bands],
                 "value": [band.features for band in bands],
+                "label": [f"{_edge(band)}: {WORDS[band.verdict]}" for band in bands],
                 "color": [faint(VERDICT_COLOURS[band.verdict]) for band in bands],
                 "customdata": [[band.parent, band.child, band.verdict, _said(band)] for band in bands],
                 "hovertemplate": "%{customdata[3]}<extra></extra>",
@@ -92,6 +93,10 @@ def _bands(summary: Mapping[str, Any]) -> list[Band]:
             child = row["child"]
             bands.append(Band(("new", child), (child,), "", child, "new", row["new"], row["living"]))
     return bands
+
+
+def _edge(band: Band) -> str:
+    return f"{band.parent} → {band.child}" if band.parent else band.child
 
 
 def _said(band: Band) -> str:
