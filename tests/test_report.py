@@ -367,8 +367,8 @@ def test_quote_without_a_ceiling_says_why():
 
 def test_headline():
     assert headline(SUMMARY, CONTROLS, {}, {}) == [
-        "base → lua: 10.0% (8.0% to 12.0%) of base's 299 features keep firing the same way in lua (same-data placebo: 99.0%, 97.0% to "
-        "100.0%); lua's own dictionary holds another 13.4%. By the paper's count 20.1% persist, where 40.0% can: two dictionaries of "
+        "base → lua: 10.0% (95 % interval 8.0% to 12.0%) of base's 299 features keep firing the same way in lua (same-data placebo: 99.0%, "
+        "97.0% to 100.0%); lua's own dictionary holds another 13.4%. By the paper's count 20.1% persist, where 40.0% can: two dictionaries of "
         "base itself share no more.",
         "By the paper's measure, 50 of lua's 299 features have an ancestor: 50 from base.",
     ]
@@ -544,7 +544,7 @@ def test_edges_whose_dictionaries_pass_are_still_quoted(page):
     assert quote(summary, None, {}, failed).startswith("base → lua: 10.0% of base's 299 features keep firing")
     lines = headline(summary, None, {}, failed)
     assert lines[0] == "base → bible: no finding, since a dictionary fails its checks."
-    assert lines[1].startswith("base → lua: 10.0% (8.0% to 12.0%) of base's 299 features")
+    assert lines[1].startswith("base → lua: 10.0% (95 % interval 8.0% to 12.0%) of base's 299 features")
     assert [line for line in lines if "ancestor" in line] == [
         "By the paper's measure, 50 of lua's 299 features have an ancestor: 50 from base."
     ]

@@ -133,6 +133,7 @@ def _answered(findings: Findings, warnings: Warnings, flow: pa.Table) -> dict[st
         "matched_lines": matched_lines(sound),
         "remarks": placebo_sentences(sound)
         + [line for edge in sound if edge != first for line in reading_sentences(edge)],
+        "intervals": any(became.kept.edge.low is not None for edge in sound for became in edge.became.values()),
         "found_ceilings": {edge.parent: edge.matched.ceiling for edge in sound},
         "by_edge": {(edge.parent, edge.child): edge for edge in found},
         "verdict_rows": verdict_rows(summary),
@@ -334,7 +335,7 @@ def main(folder: str, since: float = 0.0) -> None:
     paths = {model: place / "models" / model / "evaluation.json" for model in summary["models"]}
     _print_accuracy({model: read_json(path)["corpora"] for model, path in paths.items() if path.exists()})
     if lines := headline(summary, controls, not_measured, warnings):
-        print(f"\nedge by edge, where r above {summary['threshold']:g} is the same feature (95 % intervals)")
+        print(f"\nedge by edge, where r above {summary['threshold']:g} is the same feature")
         for line in lines:
             print(" ", line)
     print("\nreport:", page.resolve())

@@ -58,7 +58,7 @@ def kept_sentence(edge: Answer, intervals: bool = False) -> str:
 
 
 def _between(share: Share) -> str:
-    return "" if share.low is None else f" ({percent(share.low)} to {percent(share.high)})"
+    return "" if share.low is None else f" (95 % interval {percent(share.low)} to {percent(share.high)})"
 
 
 def _placebo(edge: Answer, share: Share, intervals: bool) -> str:
