@@ -17,7 +17,7 @@ from feature_lineage.features.collect import STATISTICS
 from feature_lineage.flow import fates as flow
 from feature_lineage.meaning.logit_effects import EFFECTS
 from feature_lineage.meaning.main_token import TOKENS
-from feature_lineage.report import figures
+from feature_lineage.report import figures, flow_figures
 from feature_lineage.report.browser import Browsed, Features
 from feature_lineage.report.data import Drawn, Findings, Run, Trained
 from feature_lineage.report.page import write_report
@@ -49,6 +49,63 @@ CATEGORISED = pa.schema(
     ]
 )
 
+# What `flows/features.parquet` and `flows/lineages.parquet` have beside the paper's measure.
+JUDGED = {
+    "verdict": pa.string(), "drift_r": pa.float64(), "direction": pa.string(), "decoder_cosine": pa.float64(),
+    "encoder_cosine": pa.float64(), "best_cosine": pa.float64(), "reproducible": pa.bool_(), "margin": pa.float64(),
+    "held_out_verdict": pa.string(), "new": pa.bool_(),
+}  # fmt: skip
+LINK = pa.struct([("model", pa.string()), ("verdict", pa.string()), ("feature", pa.int32()), ("r", pa.float64())])
+
+
+def extended(schema: pa.Schema, columns: dict[str, pa.DataType]) -> pa.Schema:
+    """A schema with some columns more, where it lacks them."""
+    return pa.schema([*schema, *((name, kind) for name, kind in columns.items() if name not in schema.names)])
+
+
+FLOW = extended(flow.FEATURES, JUDGED)
+LINEAGES = extended(flow.LINEAGES, {"traced": pa.list_(LINK)})
+
+
+def verdict(k: int) -> str | None:
+    """What became of feature k: 30 of 299 are kept, 40 found again, 26 drifted, 203 lost; 299 is dead."""
+    if k == SIZE - 1:
+        return None
+    return "kept" if k % 10 == 0 else "found" if k % 6 == 0 else "drifted" if k % 9 == 1 else "lost"
+
+
+def verdict_rows(
+    parent: str, child: str, counts: dict[str, int], placebo: dict[str, float | None] | None = None, **changes: Any
+) -> list[dict[str, Any]]:
+    """Rows of `summary["verdicts"]` for one side, with intervals of two points to either side.
+
+    Args:
+        parent: model.
+        child: model.
+        counts: features by verdict.
+        placebo: the placebo's shares by verdict; none without a placebo.
+        changes: of the rows' columns.
+    """
+    living = sum(counts.values())
+    rows = []
+    for word, count in counts.items():
+        share = count / living if living else None
+        row = {"parent": parent, "child": child, "seed": 0, "side": "parent", "features": "all", "living": living}
+        row |= {"verdict": word, "count": count, "placebo": f"{parent}-placebo-{child}" if placebo else None}
+        there = (placebo or {}).get(word)
+        less = None if share is None or there is None else share - there
+        for name, value in (("", share), ("placebo_", there), ("difference_", less)):
+            row[f"{name}low"], row[f"{name}high"] = (
+                (None, None) if value is None else (value - 0.02, min(1.0, value + 0.02))
+            )
+        rows.append(row | {"share": share, "placebo_share": there, "difference": less} | changes)
+    return rows
+
+
+COUNTS = {word: [verdict(k) for k in range(SIZE)].count(word) for word in ("kept", "found", "drifted", "lost")}
+PLACEBO = {"kept": 0.99, "found": None, "drifted": 0.008, "lost": 0.002}
+READ = {"l0": 15.0, "variance_explained": 0.75}
+
 SUMMARY: dict[str, Any] = {
     "threshold": 0.8,
     "models": ["base", "lua"],
@@ -62,6 +119,46 @@ SUMMARY: dict[str, Any] = {
     ],
     "origins": {"base": {"base": 299}, "lua": {"base": 50, "lua": 249}},
     "bands": [{"parent": "base", "child": "lua", "origin": "base", "features": 50}],
+    "verdicts": [
+        *verdict_rows("base", "lua", COUNTS, PLACEBO),
+        *verdict_rows("base", "lua", {"kept": 20, "found": 10, "drifted": 5, "lost": 15}, PLACEBO, features="reproducible"),
+        *verdict_rows("base", "lua", COUNTS, side="child"),
+    ],
+    "new": [{"child": "lua", "seed": 0, "living": 299, "new": 269, "share": 269 / 299}],
+    "readings": [
+        {"parent": "base", "child": child, "seed": 0, "side": side, "own": READ, "other": READ | {"l0": 15.5}, "poor": []}
+        for child, side in (("lua", "parent"), ("lua", "child"), ("base-placebo-lua", "parent"))
+    ],
+    "weights": [
+        {"parent": "base", "child": "lua", "all": 0.25, "hooked_block": 0.31},
+        {"parent": "base", "child": "base-placebo-lua", "all": 0.1, "hooked_block": 0.12},
+    ],
+    "stability": [
+        {"parent": "base", "child": "lua", "seed": 0, "side": side, "living": 299, "reproducible": 50, "margin": -0.05}
+        for side in ("parent", "child")
+    ],
+    "directions": [
+        {
+            "parent": "base", "child": "lua", "seed": 0, "pw_mcc": 0.41, "mean_max_cosine": 0.52, "ceiling_pw_mcc": 0.61,
+            "ceiling_mean_max_cosine": 0.66, "high": 0.7,
+        }
+    ],
+    "placebos": [
+        {
+            "root": "base", "placebo": "base-placebo-lua", "fine_tunes": "lua", "seed": 0, "living": 299, "kept": 296, "found": None,
+            "drifted": 2, "lost": 1, "share": 0.99, "low": 0.97, "high": 1.0, "weights_all": 0.1, "weights_hooked_block": 0.12,
+            "l0": 15.1, "variance_explained": 0.74, "own_l0": 15.0, "own_variance_explained": 0.75,
+        }
+    ],
+    "no_placebo": [],
+}  # fmt: skip
+INTERVALS = [f"{which}{end}" for which in ("", "placebo_", "difference_") for end in ("low", "high")]
+# Of a study without edges.
+NOTHING: dict[str, Any] = {
+    name: []
+    for name in (
+        "edges", "bands", "verdicts", "new", "readings", "weights", "stability", "directions", "placebos", "no_placebo"
+    )
 }  # fmt: skip
 SAE = {
     "l0": 41.26, "mse": 0.012345, "variance_explained": 0.875, "loss_recovered": 0.961, "dead_share": 0.0005,
@@ -98,18 +195,19 @@ CASE = {
     "nodes": [
         {
             "model": model, "feature": feature, "parent": parent, "kept": feature == 7, "r": r, "fate": parent and "persisting", "ratio": 7.534, "precision": 0.912, "recall": 0.25, "score": 0.5969,
-            "density": 0.0123, "top_tokens": [{"text": " =", "share": 0.8}, {"text": EVIL, "share": 0.1}],
+            "density": 0.0123, "verdict": parent and "found", "traced": parent and 9, "traced_r": parent and 0.85, "top_tokens": [{"text": " =", "share": 0.8}, {"text": EVIL, "share": 0.1}],
             "contexts": [{"corpus": "code", "tokens": ["x", " =", IMAGE, "\n"], "activations": [0, 0.5, 1.0, 0]}],
         }
         for model, feature, parent, r in (("base", 7, None, None), ("lua", 7, "base", 0.9), ("lua", 8, "bible", 0.7))
     ],
     "shared": [{"corpus": "code", "tokens": ["y", " ="], "activations": [[0, 0.25], [0, 0.5], [0, 2.0]]}],
+    "traced": [{"model": "lua", "verdict": "found", "feature": 9, "r": 0.85}],
     "definitions": {"ratio": "log of a ratio"},
 }  # fmt: skip
 
 
 def fates() -> tuple[pa.Table, pa.Table]:
-    """Feature k of the one model is feature k of the other; every sixth persists, 299 is dead."""
+    """Feature k of the one model is feature k of the other; every sixth persists, 299 is dead. What became of it says `verdict`."""
     rows, lineages = [], []
     for k in range(SIZE):
         persists, dead = k % 6 == 0 and k < 300, k == SIZE - 1
@@ -117,8 +215,20 @@ def fates() -> tuple[pa.Table, pa.Table]:
         for model, otherwise in (("base", "disappearing"), ("lua", "emerging")):
             fate = "dead" if dead else "persisting" if persists else otherwise
             match = {"ancestor" if model == "lua" else "descendant": None if dead else k}
-            row = dict.fromkeys(flow.FEATURES.names) | {"parent": "base", "child": "lua", "seed": 0, "model": model}
-            rows.append(row | {"feature": k, "fate": fate, "r": r, "mutual": True, "density": 0.01} | match)
+            row = dict.fromkeys(FLOW.names) | {"parent": "base", "child": "lua", "seed": 0, "model": model}
+            word = verdict(k)
+            judged = {
+                "verdict": word,
+                "drift_r": None if dead else {"kept": 0.95, "drifted": 0.65}.get(str(word), 0.1),
+                "direction": ("same" if k % 4 else "rotated") if word == "found" else None,
+                "decoder_cosine": None if dead else 0.5,
+                "reproducible": k % 3 == 0,
+                "margin": None if dead else -0.25,
+                "held_out_verdict": word,
+                "new": None if dead or model == "base" else word != "kept",
+            }
+            rows.append(row | {"feature": k, "fate": fate, "r": r, "mutual": True, "density": 0.01} | match | judged)
+            link = {"model": "lua", "verdict": word, "feature": k if word in ("kept", "found") else None, "r": 0.95}
             chain = [{"model": "base", "feature": k, "r": 0.9}] if model == "lua" and persists else []
             origin = None if dead else "base" if chain else model
             lineages.append(
@@ -130,9 +240,16 @@ def fates() -> tuple[pa.Table, pa.Table]:
                     "origin": origin,
                     "chain": chain,
                     "fates": [],
+                    "traced": [link] if model == "base" and not dead else [],
                 }
             )
-    return pa.Table.from_pylist(rows, flow.FEATURES), pa.Table.from_pylist(lineages, flow.LINEAGES)
+    return pa.Table.from_pylist(rows, FLOW), pa.Table.from_pylist(lineages, LINEAGES)
+
+
+def untraced(lineages: pa.Table) -> pa.Table:
+    """Lineages of features that nothing became of, as their models have no children."""
+    rows = [row | {"traced": []} for row in lineages.to_pylist()]
+    return pa.Table.from_pylist(rows, LINEAGES)
 
 
 def features(interpreted: bool = True) -> list[Features]:
@@ -182,16 +299,27 @@ def content() -> dict[str, Any]:
     ]
     counts = [
         {"parent": "base", "child": "lua", "seed": 0, "side": "parent", "category": "word", "corpus": corpus}
-        | {"fate": fate, "features": number}
-        for corpus, fate, number in (("code", "persisting", 3), ("code", "disappearing", 1), ("prose", "dead", 9))
+        | {"verdict": word, "new": None, "fate": fate, "features": number}
+        for corpus, word, fate, number in (
+            ("code", "kept", "persisting", 2),
+            ("code", "found", "persisting", 1),
+            ("code", "lost", "disappearing", 1),
+            ("prose", None, "dead", 9),
+        )
     ]
     tensors = {"tensor": ["w"], "elements": [1234], "cosine": [0.5], "angle": [1.0471975511965976], "branch": ["slerp"]}
-    sankey = json.loads(figures.plot_sankey(SUMMARY).to_json()) | {"provenance": {"digest": "secret"}}
+    flows = {
+        name: json.loads(made.to_json()) | {"provenance": {"digest": "secret"}}
+        for name, made in (
+            ("verdicts", flow_figures.plot_verdicts(SUMMARY, CONTROLS)),
+            ("sankey", figures.plot_sankey(SUMMARY, CONTROLS)),
+        )
+    }
     return {
         "study": "small",
         "summary": SUMMARY,
         "figures": {
-            "sankey": sankey,
+            **flows,
             **{name: figure(name) for name in ("curves", "sweep-both", "training", "scores")},
         },
         "strata": pd.DataFrame(strata),

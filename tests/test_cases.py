@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
+from reports import LINEAGES
 from test_feature_tokens import sparse_activations, write_activations
 
 from feature_lineage.errors import InputError
 from feature_lineage.features import activations as feature_activations
-from feature_lineage.flow.fates import LINEAGES, Edge, trace
+from feature_lineage.flow.fates import Edge, trace
 from feature_lineage.meaning.cases import TRACKING, Fates, Model, feature_hypothesis, find_case, matching_tokens
 from feature_lineage.meaning.contexts import CONTEXTS, collect_contexts
 from feature_lineage.meaning.tracking import Sample, follow, measure, support, survey
@@ -224,7 +225,23 @@ def lineage(tmp_path_factory):
         edges.append(Edge(parent, child, (dense[parent] > 0).mean(0), (dense[child] > 0).mean(0), table))
     densities = {model: (values > 0).mean(0) for model, values in dense.items()}
     tables = trace(edges, densities, list(dense), 0.8, 0)
-    return dense, models, Fates(tables.features, tables.lineages)
+    return dense, models, Fates(tables.features, with_traced(tables.lineages))
+
+
+# What became of base's feature 5: kept in left, found again in both as another feature than the one that correlates best.
+BECAME = [
+    {"model": "left", "verdict": "kept", "feature": 5, "r": 0.9},
+    {"model": "right", "verdict": "lost", "feature": None, "r": 0.1},
+    {"model": "both", "verdict": "found", "feature": 3, "r": 0.85},
+]
+
+
+def with_traced(lineages):
+    rows = [
+        row | {"traced": BECAME if (row["model"], row["feature"]) == ("base", 5) else []}
+        for row in lineages.to_pylist()
+    ]
+    return pa.Table.from_pylist(rows, LINEAGES)
 
 
 def test_a_planted_hypothesis_is_found_and_followed(lineage):
@@ -263,6 +280,19 @@ def test_a_planted_hypothesis_is_found_and_followed(lineage):
     json.dumps(found, allow_nan=False)
     assert table.schema == TRACKING
     assert table["r"].to_pylist() == [node["r"] for node in found["nodes"]]
+
+
+def test_what_became_of_a_cases_first_feature_stands_beside_what_correlates_best(lineage):
+    _, models, flow = lineage
+    found, table = find_case("it", {"tokens": ["=", " ="]}, SAMPLE, models, flow, EDGES, 0)
+    assert found["traced"] == BECAME
+    told = {(row["model"], row["verdict"], row["traced"], row["traced_r"]) for row in table.to_pylist()}
+    assert told == {
+        ("base", None, None, None),
+        *((one["model"], one["verdict"], one["feature"], one["r"]) for one in BECAME),
+    }
+    alone, table = find_case("it", {"feature": 2}, SAMPLE, {"both": models["both"]}, flow, EDGES, 0)
+    assert alone["traced"] == [] and table["verdict"].to_pylist() == [None]
 
 
 def test_a_feature_gives_its_tokens_and_is_followed_too(lineage):

@@ -3,9 +3,9 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from reports import FLOW
 from test_feature_tokens import sparse_activations, write_activations
 
-from feature_lineage.flow.fates import FEATURES as FATES
 from feature_lineage.meaning import categories
 from feature_lineage.meaning.categories import (
     CATEGORISED,
@@ -187,12 +187,17 @@ def test_half_of_the_mass_is_no_majority(tmp_path):
     assert found["category"].to_pylist() == ["mixed", "position", CLASSES[0]]
 
 
-def test_living_features_are_counted_by_category_corpus_and_fate():
+def test_living_features_are_counted_by_category_corpus_verdict_and_fate():
+    """A feature may be kept and yet disappear by the paper's measure; what is unknown is no group of its own that is lost."""
     fates = ["persisting", "dead", "disappearing", "persisting"]
+    verdicts = ["found", None, "kept", "kept"]
     columns = {"parent": "a", "child": "b", "seed": 0}
-    rows = [{**columns, "model": "a", "feature": i, "fate": fate} for i, fate in enumerate(fates)]
-    rows += [{**columns, "model": "b", "feature": 0, "fate": "emerging"}]
-    features = pa.Table.from_pylist(rows, FATES)
+    rows = [
+        {**columns, "model": "a", "feature": i, "fate": fate, "verdict": verdict, "new": None}
+        for i, (fate, verdict) in enumerate(zip(fates, verdicts, strict=True))
+    ]
+    rows += [{**columns, "model": "b", "feature": 0, "fate": "emerging", "verdict": "lost", "new": True}]
+    features = pa.Table.from_pylist(rows, FLOW)
     kinds = {("a", 0): [W, P, W, W], ("b", 0): ["mixed"]}
     corpora = {("a", 0): ["x", "x", "x", "y"], ("b", 0): ["y"]}
     found = count_categories(
@@ -204,11 +209,12 @@ def test_living_features_are_counted_by_category_corpus_and_fate():
         {key: pa.Table.from_pylist([{"corpus": corpus} for corpus in found], TOKENS) for key, found in corpora.items()},
     )
     counted = [
-        tuple(row[name] for name in ("side", "category", "corpus", "fate", "features")) for row in found.to_pylist()
+        tuple(row[name] for name in ("side", "category", "corpus", "verdict", "new", "fate", "features"))
+        for row in found.to_pylist()
     ]
     assert sorted(counted) == [
-        ("child", "mixed", "y", "emerging", 1),
-        ("parent", W, "x", "disappearing", 1),
-        ("parent", W, "x", "persisting", 1),
-        ("parent", W, "y", "persisting", 1),
+        ("child", "mixed", "y", "lost", True, "emerging", 1),
+        ("parent", W, "x", "found", None, "persisting", 1),
+        ("parent", W, "x", "kept", None, "disappearing", 1),
+        ("parent", W, "y", "kept", None, "persisting", 1),
     ]

@@ -15,7 +15,8 @@ from plotly.subplots import make_subplots
 from feature_lineage.errors import InputError
 from feature_lineage.report import export
 from feature_lineage.report.export import export_figures, find_browser, numbers, tabulate_figures
-from feature_lineage.report.figures import plot_curves, plot_sankey
+from feature_lineage.report.figures import plot_sankey
+from feature_lineage.report.flow_figures import plot_curves
 from feature_lineage.store.formats import write_json
 
 
@@ -67,7 +68,7 @@ DRAWN = figures.figures() | {"curves of two seeds": curves_of_two_seeds()}
 @pytest.mark.parametrize("kind", DRAWN)
 def test_no_two_rows_of_a_figure_are_told_apart_by_their_values_alone(kind):
     columns, rows = numbers(as_json(DRAWN[kind]))
-    keys = [row[: columns.index("x") + 1] if "x" in columns else row[:2] for row in rows]
+    keys = [row[: columns.index("x") + 1] if "x" in columns else row[:-1] for row in rows]
     assert rows and len(set(keys)) == len(keys)
     if kind == "scores":
         bins = [row for row in rows if row[:3] == ("persisting", "base", "simulation")]
@@ -102,10 +103,18 @@ def test_bands_of_the_flow_are_listed_by_their_ends(tmp_path):
         "models": ["base", "child"],
         "origins": {"base": {"base": 9}, "child": {"base": 4, "child": 3}},
         "bands": [{"parent": "base", "child": "child", "origin": "base", "features": 4}],
+        "edges": [],
     }
     tabulate_figures(as_json(plot_sankey(summary)), tmp_path / "sankey.csv")
     with (tmp_path / "sankey.csv").open(newline="", encoding="utf-8") as file:
         assert list(csv.reader(file)) == [["source", "target", "value"], ["base", "child (from base)", "4"]]
+
+
+def test_bands_by_verdict_say_of_which_edge_and_verdict_they_are():
+    columns, rows = numbers(as_json(figures.plot_verdicts(figures.judged())))
+    assert columns == ("source", "target", "band", "value")
+    assert rows[:2] == [("base", "lua", "base → lua: kept", 6), ("base", "lua", "base → lua: found again", 3)]
+    assert rows[-1] == ("new", "stories", "stories: new", 12)
 
 
 def test_names_with_commas_quotes_and_breaks_stay_in_their_cell(tmp_path):

@@ -6,18 +6,19 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 from plotly.offline import get_plotlyjs
+from reports import verdict_rows
 
 from feature_lineage.report.figures import (
     COLOURS,
     colours,
     plot_autoencoders,
-    plot_curves,
     plot_sankey,
     plot_scores,
     plot_sweep,
     plot_training,
     write_figure,
 )
+from feature_lineage.report.flow_figures import VERDICT_COLOURS, plot_curves, plot_verdicts
 from feature_lineage.store.formats import read_json, read_provenance
 
 RECORD = {"digest": "abc", "parameters": {"text": "</script><b>"}}
@@ -40,6 +41,55 @@ SUMMARY = {
     ],
     "edges": [],
 }
+
+
+def edge(parent, child, seed=0):
+    """What a figure reads of an edge's row."""
+    counts = {
+        "parent_features": 30,
+        "parent_dead": 1,
+        "persisting_share": 0.25,
+        "persisting_low": None,
+        "persisting_high": None,
+    }
+    return {"parent": parent, "child": child, "seed": seed} | counts
+
+
+def judged(placebo=True):
+    """A summary with verdicts: base → lua → both, and base → stories → both."""
+    counts = {"kept": 6, "found": 3, "drifted": 1, "lost": 20}
+    pairs = [("base", "lua"), ("base", "stories"), ("lua", "both"), ("stories", "both")]
+    less = {"kept": 0.9, "found": None, "drifted": 0.06, "lost": 0.04}
+    rows = [verdict_rows(*pair, counts, less if placebo and pair[0] == "base" else None) for pair in pairs]
+    new = [{"child": child, "seed": 0, "living": 30, "new": 12, "share": 0.4} for child in ("lua", "stories")]
+    new.append({"child": "both", "seed": 0, "living": 30, "new": 0, "share": 0.0})
+    return SUMMARY | {
+        "edges": [edge(*pair) for pair in pairs],
+        "verdicts": [row for found in rows for row in found],
+        "new": new,
+    }
+
+
+def drift_curves():
+    rows = [
+        {
+            "parent": "base",
+            "child": child,
+            "seed": seed,
+            "side": side,
+            "threshold": t,
+            "kept_share": 1 - t,
+            "placebo": placebo,
+        }
+        for child, side, placebo in (
+            ("lua", "parent", False),
+            ("lua", "child", False),
+            ("base-placebo-lua", "parent", True),
+        )
+        for seed in (0, 1)
+        for t in (0.3, 0.4)
+    ]
+    return pd.DataFrame(rows)
 
 
 def figures():
@@ -81,7 +131,9 @@ def figures():
     )
     return {
         "sankey": plot_sankey(SUMMARY),
+        "verdicts": plot_verdicts(judged()),
         "curves": plot_curves(shares, 0.42),
+        "curves with drift": plot_curves(shares, 0.42, drift=drift_curves(), summary=judged()),
         "sweep": plot_sweep(table, 0.58, ["lua", "bible"], {"base": {"corpora": {"lua": {"accuracy": 0.3}}}}),
         "training": plot_training({"base": curve, "lua": curve}),
         "autoencoders": plot_autoencoders({"base, seed 0": sae}),
@@ -89,7 +141,7 @@ def figures():
     }
 
 
-KINDS = ["sankey", "curves", "sweep", "training", "autoencoders", "scores"]
+KINDS = ["sankey", "verdicts", "curves", "curves with drift", "sweep", "training", "autoencoders", "scores"]
 
 
 class Page(HTMLParser):
@@ -221,6 +273,73 @@ def test_sankey_of_a_study_in_which_nothing_persists():
     json.loads(plot_sankey(alone).to_json())
 
 
+def test_a_sankey_has_n_placebo_and_ceiling_of_each_edge_under_its_title():
+    ceilings = {"ceilings": [{"model": "base", "ceiling": 0.4}]}
+    lines = plot_sankey(judged(), ceilings).layout.title.subtitle.text.split("<br>")
+    assert lines[0] == "base → lua: 25.0% of 29; placebo not measured; ceiling 40.0%"
+    assert lines[2] == "lua → both: 25.0% of 29; placebo not measured; ceiling not measured"
+    lines = plot_verdicts(judged(), ceilings).layout.title.subtitle.text.split("<br>")
+    assert lines[0] == "base → lua: 20.0% of 30 kept; placebo 90.0%; ceiling of a match 40.0%"
+    assert lines[3] == "stories → both: 20.0% of 30 kept; placebo not measured; ceiling of a match not measured"
+
+
+# --- by verdict --------------------------------------------------------------------------------------------
+
+
+def bands(figure):
+    (trace,) = figure.data
+    label, link = trace.node.label, trace.link
+    return [
+        (label[source], label[target], value)
+        for source, target, value in zip(link.source, link.target, link.value, strict=True)
+    ]
+
+
+def test_verdicts_part_each_parents_features_and_new_ones_come_in():
+    found = bands(plot_verdicts(judged()))
+    assert found[:4] == [("base", "lua", 6), ("base", "lua", 3), ("base", "drifted", 1), ("base", "lost", 20)]
+    assert [band for band in found if band[0] == "new"] == [("new", "lua", 12), ("new", "stories", 12)]
+    assert ("lua", "both", 6) in found and len(found) == 18
+    link = plot_verdicts(judged()).data[0].link
+    assert list(link.customdata[0]) == ["base", "lua", "kept", "6 of 30 features (20.0%) of base are kept in lua"]
+    assert link.customdata[-1][3] == "12 of 30 features (40.0%) of stories are new: no parent fires them"
+
+
+def test_verdicts_of_an_edge_end_apart_from_those_of_another():
+    """Else the lost of two edges would be one node, and its height their sum, of a feature that was lost twice."""
+    (trace,) = plot_verdicts(judged()).data
+    lost = [place for place, label in enumerate(trace.node.label) if label == "lost"]
+    assert len(lost) == 4 and all(list(trace.link.target).count(place) == 1 for place in lost)
+
+
+def test_verdicts_have_one_colour_in_figure_and_page(project):
+    (trace,) = plot_verdicts(judged()).data
+    assert trace.link.color[0] == "rgba(0,114,178,0.45)"
+    style = (project / "src" / "feature_lineage" / "report" / "page.css").read_text().lower()
+    for word in ("kept", "found", "drifted", "new"):
+        assert f"--{word}: {VERDICT_COLOURS[word].lower()};" in style
+
+
+def test_verdicts_show_the_first_seed():
+    more = judged()
+    more["verdicts"] = more["verdicts"] + [row | {"seed": 1, "count": 7} for row in more["verdicts"]]
+    assert bands(plot_verdicts(more)) == bands(plot_verdicts(judged()))
+
+
+def test_verdicts_of_a_study_without_edges():
+    alone = {
+        "threshold": 0.8,
+        "models": ["base"],
+        "origins": {"base": {"base": 3}},
+        "bands": [],
+        "edges": [],
+        "verdicts": [],
+        "new": [],
+    }
+    assert not plot_verdicts(alone).data[0].link.value
+    json.loads(plot_verdicts(alone).to_json())
+
+
 # --- curves ------------------------------------------------------------------------------------------------
 
 
@@ -258,9 +377,37 @@ def test_curves_stand_beside_the_ceiling_and_chance():
     assert sorted({shape.x0 for shape in figure.layout.shapes}) == [0.07, 0.8]
 
 
+def test_curves_of_what_is_kept_stand_above_the_papers_beside_the_placebos():
+    figure = figures()["curves with drift"]
+    kept = [trace for trace in figure.data if trace.meta["measure"] == "kept_share"]
+    found = [(trace.name, trace.xaxis, trace.line.dash, trace.opacity) for trace in kept]
+    assert found == [
+        ("base → lua, n = 29", "x", None, 1),
+        ("base → lua, n = 29", "x", None, 0.3),
+        ("base → lua, n = 29", "x2", None, 1),
+        ("base → lua, n = 29", "x2", None, 0.3),
+        ("placebo: base → base-placebo-lua", "x", "longdash", 1),
+        ("placebo: base → base-placebo-lua", "x", "longdash", 0.3),
+    ]
+    assert [trace.name for trace in figure.data if trace.showlegend] == [found[0][0], found[-1][0]]
+    paper = [trace for trace in figure.data if trace.meta["measure"] == "persisting_share"]
+    assert {trace.xaxis for trace in paper} == {"x3", "x4"}
+    assert {line.xref for line in figure.layout.shapes} == {"x", "x2", "x3", "x4"}, "the threshold is marked in all"
+
+
+def test_chance_is_marked_on_the_papers_curves_alone():
+    row = {"parent": "base", "child": "lua", "seed": 0, "threshold": 0.5}
+    row |= dict.fromkeys(("persisting_share", "mutual_share", "one_to_one_share"), 0.1)
+    both = pd.DataFrame([row | {"side": side} for side in ("parent", "child")])
+    figure = plot_curves(both, 0.8, null=pd.DataFrame({"threshold": [0.07]}), drift=drift_curves())
+    assert {shape.xref for shape in figure.layout.shapes if shape.x0 == 0.07} == {"x3", "x4"}
+
+
 def test_curves_of_a_study_without_edges():
     names = ["parent", "child", "seed", "side", "threshold", "persisting_share", "mutual_share", "one_to_one_share"]
     assert not plot_curves(pd.DataFrame(columns=names), 0.8).data
+    nothing = pd.DataFrame(columns=["parent", "child", "seed", "side", "threshold", "kept_share", "placebo"])
+    assert not plot_curves(pd.DataFrame(columns=names), 0.8, drift=nothing, summary=SUMMARY).data
 
 
 def test_sweep_shows_each_corpus_the_base_and_the_chosen_point():

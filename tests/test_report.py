@@ -9,7 +9,25 @@ import pyarrow as pa
 import pytest
 from jinja2 import UndefinedError
 from plotly.offline import get_plotlyjs
-from reports import CASE, CONTROLS, EVIL, IMAGE, LLM, SAE, SUMMARY, content, features, figure, write
+from reports import (
+    CASE,
+    CONTROLS,
+    COUNTS,
+    EVIL,
+    IMAGE,
+    INTERVALS,
+    LLM,
+    NOTHING,
+    PLACEBO,
+    SAE,
+    SUMMARY,
+    content,
+    features,
+    figure,
+    untraced,
+    verdict_rows,
+    write,
+)
 
 from feature_lineage.explanations.scores import INTERPRETATIONS
 from feature_lineage.meaning.cases import TRACKING
@@ -44,16 +62,21 @@ def rows(text, after):
 
 def test_the_first_sentence_is_the_one_to_quote(page):
     text = page()
-    assert unescape(text.split("<h1>")[1].split("</h1>")[0]) == (
-        "20.1% of base's features persist into lua; two autoencoders of base itself share 40.0%."
+    first = unescape(text.split("<h1>")[1].split("</h1>")[0])
+    lead = unescape(text.split('<p class="lead">')[1].split("</p>")[0])
+    assert (
+        f"{first} {lead}"
+        == quote(SUMMARY, CONTROLS, {}, {})
+        == (
+            "base → lua: 10.0% of base's 299 features keep firing the same way in lua (same-data placebo: 99.0%); lua's own dictionary "
+            "holds another 13.4%. By the paper's count 20.1% persist, where 40.0% can: two dictionaries of base itself share no more."
+        )
     )
-    assert "<b>20.1%</b> persist, ceiling 40.0%: <b>50%</b> of it" in text
 
 
 def test_flow_table(page):
-    assert rows(page(), 'id="flow"') == [
-        ["base → lua", "0", "299", "60", "20.1% 13.1% to 26.2%", "239", "299", "50", "249", "–", "45", "48", "1 / 1"]
-    ]
+    numbers = ["299", "60", "20.1% 13.1% to 26.2%", "40.0%", "not measured", "239", "299", "50", "249", "–", "45", "48"]
+    assert rows(page(), 'id="flow"') == [["base → lua", "0", *numbers, "1 / 1"]]
 
 
 def test_sankey_says_where_a_feature_with_two_parents_is_counted(page):
@@ -101,7 +124,7 @@ def test_controls_table(page):
     found = rows(text, "How much each choice")
     assert found[0] == ["base → lua", "0", "parent", "strings where both fire", "2", "299", "250", "83.6%", "0.990"]
     assert found[1][4] == "–"
-    assert "what two seeds share" in text and "ot measured" not in text
+    assert "what two seeds share" in text and "Not measured:" not in text
 
 
 def test_what_is_not_measured_is_said_in_its_place_and_why(page):
@@ -149,7 +172,12 @@ def test_baselines(page):
 def test_categories_by_fate_and_corpus(page):
     text = page()
     (row,) = rows(text, 'id="categories"')
+    assert row == ["word", "4", "100.0%", "50.0%", "25.0%", "0.0%", "25.0%", "50% of 4"]
+    (row,) = rows(text.split('id="categories"')[1], '<div class="scroll by-paper">')
     assert row == ["word", "4", "100.0%", "3", "75.0%", "75% of 4"]
+    said = unescape(text.split('id="categories"')[1].split('id="cases"')[0])
+    assert "base → lua: 10.0% of 299 kept; placebo 99.0%; ceiling of a match 40.0%." in said
+    assert "base → lua: 20.1% of 299; placebo not measured; ceiling 40.0%." in said
     for name in CATEGORIES:
         assert f"<dt>{name}</dt>" in text, "every category is defined"
 
@@ -160,6 +188,7 @@ def test_case_shows_its_features_with_contexts_highlighted(page):
         "lua",
         "base",
         "#7",
+        "found again as #9",
         "0.900",
         "persisting",
         "7.53",
@@ -173,6 +202,7 @@ def test_case_shows_its_features_with_contexts_highlighted(page):
     assert '<span>x</span><span class="on" style="--a: 0.500" title="0.5"> =</span>' in context
     assert 'style="--a: 1.000"' in context and "<span>↵</span>" in context
     assert 'href="#feature=lua/0/7"' in text
+    assert 'What became of #7: lua, found again as <a href="#feature=lua/0/9">#9</a> (r 0.85).' in text
     headings = [unescape(re.sub(r"<.*?>", "", part)) for part in re.findall(r"<h4>(.*?)</h4>", text)]
     assert headings == ["base #7", "lua #7 r = 0.900 with base's r = 0.700 with bible's: #8"]
     same = text.split('class="same"')[1].split("</div>")[0]
@@ -194,7 +224,7 @@ def test_parameters_of_the_run_are_at_the_end(page):
 
 def test_every_figure_has_its_place_and_its_data(page, tmp_path):
     found = re.findall(r'data-figure="(.*?)"', page())
-    assert found == ["sankey", "curves", "sweep-both", "training", "scores"]
+    assert found == ["verdicts", "sankey", "curves", "sweep-both", "training", "scores"]
     data = (tmp_path / "report" / "data" / "study.js").read_text()
     assert all(f'"{name}":{{"data"' in data for name in found)
     assert "secret" not in data, "a figure's own provenance is no part of the report"
@@ -316,44 +346,51 @@ def test_missing_content_is_an_error_and_leaves_what_was_there(page, tmp_path):
 def test_the_quote_is_the_mean_over_seeds(page):
     edges = [SUMMARY["edges"][0] | {"seed": seed, "persisting_share": share} for seed, share in ((0, 0.1), (1, 0.16))]
     summary = SUMMARY | {"edges": edges}
-    assert quote(summary, None, {}, {}).startswith("13.0% of base's features persist into lua;")
-    text = re.sub(r"<.*?>", "", page(summary=summary, controls=None))
-    assert text.count("13.0% persist (by seed 10.0%, 16.0%)") == 1
+    summary["verdicts"] = [
+        row | {"seed": seed} for seed in (0, 1) for row in verdict_rows("base", "lua", COUNTS, PLACEBO)
+    ]
+    for row in summary["verdicts"][4:]:
+        row |= {"share": row["share"] + 0.05, "high": row["high"] + 0.05, "living": 301}
+    said = quote(summary, None, {}, {})
+    assert "12.5% of base's 299 to 301 features keep" in said and "By the paper's count 13.0% persist" in said
+    text = unescape(page(summary=summary, controls=None))
+    assert rows(text, 'id="answer"')[0][2] == "12.5%8.0 to 17.0%", "from the lowest to the highest"
+    assert "from the lowest to the highest of the autoencoder seeds" in text
 
 
 def test_quote_without_a_ceiling_says_why():
     said = quote(SUMMARY, None, {"ceiling": "there is one seed"}, {})
-    assert said == (
-        "20.1% of base's features persist into lua; "
-        "what two autoencoders of base itself share was not measured (there is one seed)."
-    )
-    assert quote(SUMMARY, None, {}, {}).endswith("was not measured.")
+    assert said.endswith("By the paper's count 20.1% persist; how many can was not measured (there is one seed).")
+    assert quote(SUMMARY, None, {}, {}).endswith("how many can was not measured.")
     assert quote({"edges": []}, None, {}, {}).startswith("No model of this study comes from another")
 
 
 def test_headline():
-    assert headline(SUMMARY, {}) == [
-        "base → lua: 60 of 299 features persist (20.1%, 95 % interval 13.1% to 26.2%), 239 disappear, 249 emerge.",
-        "lua: 50 of 299 features have an ancestor: 50 from base.",
+    assert headline(SUMMARY, CONTROLS, {}, {}) == [
+        "base → lua: 10.0% (95 % interval 8.0% to 12.0%) of base's 299 features keep firing the same way in lua (same-data placebo: 99.0%, "
+        "97.0% to 100.0%); lua's own dictionary holds another 13.4%. By the paper's count 20.1% persist, where 40.0% can: two dictionaries of "
+        "base itself share no more.",
+        "By the paper's measure, 50 of lua's 299 features have an ancestor: 50 from base.",
     ]
 
 
 def test_headline_without_intervals():
-    edge = SUMMARY["edges"][0] | {"persisting_low": None, "persisting_high": None}
-    assert "60 of 299 features persist (20.1%), 239" in headline(SUMMARY | {"edges": [edge]}, {})[0]
+    verdicts = [row | dict.fromkeys(INTERVALS) for row in SUMMARY["verdicts"]]
+    (line, _) = headline(SUMMARY | {"verdicts": verdicts}, None, {}, {})
+    assert line.startswith("base → lua: 10.0% of base's 299 features") and "(same-data placebo: 99.0%);" in line
 
 
-def test_headline_of_several_seeds_tells_them_apart():
+def test_headline_has_one_sentence_an_edge_however_many_seeds():
     edges = [SUMMARY["edges"][0] | {"seed": seed} for seed in (0, 3)]
-    lines = headline(SUMMARY | {"edges": edges}, {})
-    assert [line.split(":")[0] for line in lines[:2]] == [
-        "base → lua (autoencoder seed 0)",
-        "base → lua (autoencoder seed 3)",
+    lines = headline(SUMMARY | {"edges": edges}, None, {}, {})
+    assert [line.split(":")[0] for line in lines] == [
+        "base → lua",
+        "By the paper's measure, 50 of lua's 299 features have an ancestor",
     ]
 
 
 def test_headline_of_one_model_is_empty():
-    assert headline({"edges": [], "origins": {"base": {"base": 3}}}, {}) == []
+    assert headline({"edges": [], "origins": {"base": {"base": 3}}}, None, {}, {}) == []
 
 
 def test_category_rows_leave_dead_features_out():
@@ -424,19 +461,20 @@ def test_features_on_too_few_tokens_are_told(page):
         "base: 12 features that fire on fewer than 10 tokens (flow.min_active) are left out.",
         "lua: 7 features that fire on fewer than 10 tokens (flow.min_active) are left out.",
     ):
-        assert line in headline(summary, {}) and line in page(summary=summary).split('id="flow"')[0]
+        assert line in headline(summary, None, {}, {}) and line in page(summary=summary).split('id="flow"')[0]
     assert "12 / 7 on too few tokens" in page(summary=summary)
-    assert not any("left out" in line for line in headline(SUMMARY, {})) and "too few tokens" not in page()
+    assert not any("left out" in line for line in headline(SUMMARY, None, {}, {})) and "too few tokens" not in page()
     both = SUMMARY | {"edges": [edge, edge | {"seed": 1, "parent_rare": 3, "child_rare": 0}]}
-    told = [line for line in headline(both, {}) if "left out" in line]
+    told = [line for line in headline(both, None, {}, {}) if "left out" in line]
     assert len(told) == 3 and told[2].startswith("base (autoencoder seed 1): 3 features")
 
 
 def test_a_study_of_one_model_has_no_heading_with_nothing_under_it(page, tmp_path, capsys):
     """Neither on the page nor in what a run prints. The same of several models none of which comes from another."""
     for models in (["base"], ["base", "lua"]):
-        summary = SUMMARY | {"edges": [], "bands": [], "models": models, "origins": {m: {m: 299} for m in models}}
-        none = {"strata": content()["strata"][:0], "categories": content()["categories"][:0]}
+        summary = SUMMARY | NOTHING | {"models": models, "origins": {m: {m: 299} for m in models}}
+        none = {"flow": content()["flow"][:0], "lineages": untraced(content()["lineages"])}
+        none |= {"strata": content()["strata"][:0], "categories": content()["categories"][:0]}
         text = page(summary=summary, controls=CONTROLS | {"edges": [], "variants": []}, **none)
         assert not re.search(r"<(ul|tbody)[^>]*>\s*</\1>", text.split('id="models"')[0])
         assert "Every edge in a sentence" not in text and 'id="controls"' not in text
@@ -452,7 +490,7 @@ def test_a_study_of_one_model_has_no_heading_with_nothing_under_it(page, tmp_pat
             write_json(tmp_path / "models" / model / "evaluation.json", evaluation, {})
         main(str(tmp_path))
         said = capsys.readouterr().out
-        assert "features with a correlation" not in said and "No model of this study" in said
+        assert "edge by edge" not in said and "No model of this study" in said
 
 
 FAILED = SAE | {"l0": 0.6, "l0_target": 15.0, "variance_explained": -0.047}
@@ -472,10 +510,11 @@ def test_no_finding_is_stated_for_an_edge_of_which_a_dictionary_failed(page, tmp
     assert f"{side}, seed 0: L0 is 0.6, more than a quarter from its target, 15;" in warning
     assert "Variance explained is -4.7%" in warning
     assert after.startswith("There is no finding: along every edge, a dictionary fails its checks.</h1>")
-    assert "persist" not in re.sub(r"<figcaption>.*?</figcaption>", "", after.split("</details>")[-2]), (
-        "nor in any other sentence"
-    )
-    assert "20.1%" not in after and "no finding: a dictionary fails its checks" in after
+    assert re.findall(r"<li>(.*?)</li>", after.split("Every edge in a sentence")[1].split("</details>")[0]) == [
+        "base → lua: no finding, since a dictionary fails its checks."
+    ]
+    shown = after.split("Every verdict, by autoencoder seed")[0]
+    assert "20.1%" not in shown and "10.0%" not in shown and "no finding: a dictionary fails its checks" in shown
     write_json(tmp_path / "flows" / "summary.json", SUMMARY, {})
     for model, seed, evaluation in saes:
         write_json(tmp_path / "saes" / model / f"seed{seed}" / "evaluation.json", evaluation, {})
@@ -486,7 +525,7 @@ def test_no_finding_is_stated_for_an_edge_of_which_a_dictionary_failed(page, tmp
         < said.index(f"{side}, seed 0: L0 is 0.6")
         < said.index("There is no finding")
     )
-    assert "persist (" not in said and "have an ancestor" not in said
+    assert "keep firing" not in said and "persist" not in said and "have an ancestor" not in said
     main(str(tmp_path), since=time.time() + 60)
     said = capsys.readouterr().out
     assert "L0 is 0.6" in said and "finding: along" not in said, "no numbers of an earlier run"
@@ -500,17 +539,18 @@ def test_edges_whose_dictionaries_pass_are_still_quoted(page):
         "edges": edges,
         "origins": SUMMARY["origins"] | {"bible": {"base": 7}},
     }
+    summary["verdicts"] = SUMMARY["verdicts"] + verdict_rows("base", "bible", COUNTS, PLACEBO)
     failed = {("bible", 0): ["It failed."]}
-    assert quote(summary, None, {}, failed).startswith("20.1% of base's features persist into lua;")
-    lines = headline(summary, failed)
-    assert lines[0] == "base → bible (autoencoder seed 0): no finding, since a dictionary fails its checks."
-    assert lines[1].startswith("base → lua (autoencoder seed 0): 60 of 299 features persist")
-    assert [line for line in lines if "ancestor" in line] == ["lua: 50 of 299 features have an ancestor: 50 from base."]
-    one_seed = headline(summary, {("lua", 1): ["It failed."]})
-    assert "60 of 299" in one_seed[1] and "no finding" in one_seed[2]
-    assert quote(summary, None, {}, {("lua", 1): ["It failed."]}).startswith(
-        "20.1% of base's features persist into bible;"
-    )
+    assert quote(summary, None, {}, failed).startswith("base → lua: 10.0% of base's 299 features keep firing")
+    lines = headline(summary, None, {}, failed)
+    assert lines[0] == "base → bible: no finding, since a dictionary fails its checks."
+    assert lines[1].startswith("base → lua: 10.0% (95 % interval 8.0% to 12.0%) of base's 299 features")
+    assert [line for line in lines if "ancestor" in line] == [
+        "By the paper's measure, 50 of lua's 299 features have an ancestor: 50 from base."
+    ]
+    one_seed = headline(summary, None, {}, {("lua", 1): ["It failed."]})
+    assert "10.0%" in one_seed[0] and one_seed[1] == "base → lua: no finding, since a dictionary fails its checks."
+    assert quote(summary, None, {}, {("lua", 1): ["It failed."]}).startswith("base → bible: 10.0% of base's 299")
 
 
 def test_what_the_gate_leaves_out(page, tmp_path):
@@ -521,7 +561,7 @@ def test_what_the_gate_leaves_out(page, tmp_path):
     )
     text = first_section(page(started=[("base--lua", 0, FAILED)]))
     assert "lua, started from base, seed 0: L0 is 0.6" in text
-    assert "20.1% of base's features persist" in text, "which is about the edge's own dictionaries"
+    assert "10.0% of base's 299 features keep" in text, "which is about the edge's own dictionaries"
 
 
 def test_blanks_are_drawn():
@@ -566,12 +606,12 @@ def test_main_prints_the_quote_where_the_report_is_and_its_numbers(tmp_path, cap
     main(str(tmp_path))
     lines = capsys.readouterr().out.strip().splitlines()
     assert lines[0] == quote(SUMMARY, None, {}, {})
-    head, base = (next(line for line in lines if line.startswith(word)) for word in ("accuracy", "base "))
+    head, base = (next(line for line in lines if re.match(word, line)) for word in ("accuracy", "base +[0-9]"))
     assert head.split() == ["accuracy", "english", "a-long-corpus-name"]
     assert base.split() == ["base", "41.0%", "43.2%"]
     assert len(head) == len(base), "columns stand under their names"
-    assert f"  {headline(SUMMARY, {})[0]}" in lines
+    assert f"  {headline(SUMMARY, None, {}, {})[0]}" in lines
     assert lines[-1] == f"report: {tmp_path.resolve() / 'report' / 'index.html'}"
     write_json(tmp_path / "controls" / "summary.json", CONTROLS, {})
     main(str(tmp_path))
-    assert "two autoencoders of base itself share 40.0%." in capsys.readouterr().out
+    assert "where 40.0% can: two dictionaries of base itself share no more." in capsys.readouterr().out

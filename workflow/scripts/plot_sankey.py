@@ -1,4 +1,4 @@
-"""Draw the flow of features through the lineage (the paper's figure 2)."""
+"""Draw the flow of features through the lineage by the paper's measure (its figure 2)."""
 
 from typing import Any
 
@@ -10,7 +10,8 @@ from feature_lineage.store.provenance import provenance
 
 def main(smk: Any) -> None:
     with job(smk.log[0]):
-        figure = plot_sankey(read_json(smk.input.summary))
+        controls = next(map(read_json, smk.input.controls), None)
+        figure = plot_sankey(read_json(smk.input.summary), controls)
         write_figure(figure, smk.output.figure, smk.output.page, provenance(smk.input, smk.params))
 
 

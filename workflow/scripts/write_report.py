@@ -66,7 +66,7 @@ def main(smk: Any) -> None:
                 interpretations=dict(zip(shown, map(read_table, given.interpretations), strict=True)),
             ),
             drawn=Drawn(
-                figures=figures | {"sankey": read_json(given.sankey)},
+                figures=figures | {"verdicts": read_json(given.verdicts), "sankey": read_json(given.sankey)},
                 files=[Path(path) for path in (*given.images, *given.tables)],
                 tracking=dict(zip(params.cases, map(read_table, given.tracking), strict=True)),
             ),

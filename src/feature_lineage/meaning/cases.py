@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from feature_lineage.errors import InputError
 from feature_lineage.meaning.contexts import CONTEXTS, highlighted, leading
-from feature_lineage.meaning.tracking import Columns, Node, Sample, follow, living, measure, survey
+from feature_lineage.meaning.tracking import Columns, Node, Sample, follow, living, measure, survey, traced
 from feature_lineage.progress import logger
 from feature_lineage.store.formats import read_provenance, read_range, read_table, read_tensors
 from feature_lineage.text.vocabulary import token_texts, window_texts
@@ -41,6 +41,10 @@ TRACKING = pa.schema(
         ("parent", pa.string()),
         ("kept", pa.bool_()),
         *((name, kind) for name, kind in (("r", pa.float64()), ("fate", pa.string()))),
+        *(
+            (name, kind)
+            for name, kind in (("verdict", pa.string()), ("traced", pa.int32()), ("traced_r", pa.float64()))
+        ),
         *((name, pa.float64()) for name in ("ratio", "precision", "recall", "score", "density")),
         ("top_tokens", pa.list_(pa.struct([("text", pa.string()), ("share", pa.float64())]))),
     ]
@@ -53,7 +57,11 @@ DEFINITIONS = {
     "score": "F with β = ½ of precision and recall, 1.25 P R / (0.25 P + R): the feature with the highest is the case's.",
     "density": "Share of all tokens of the sample on which the feature fires.",
     "r": "Pearson correlation with the tracked feature of the parent, whose best match in this model the feature is.",
-    "fate": "What becomes of the parent's tracked feature along the edge from the parent; null where the case starts.",
+    "fate": "What becomes of the parent's tracked feature along the edge from the parent, by the paper's measure; null where the case starts.",
+    "verdict": "What became of the case's first feature in this model, by what it does: kept, found again, drifted or lost.",
+    "traced": "Number of the first feature in this model's dictionary: its own if it is kept, its match if it is found again. It may differ "
+    "from the feature that is followed by correlation alone.",
+    "traced_r": "Pearson correlation that the verdict rests on.",
     "kept": "Of two features that a merged model's parents lead to, the one that correlates better with its parent's is followed on.",
     "mean_correlation": "Mean Pearson correlation over all pairs of kept features of different models, on all tokens of the sample.",
     "shared": "The same windows under every feature: the one on which each kept feature is highest.",
@@ -78,7 +86,8 @@ class Model(NamedTuple):
 
 
 class Fates(NamedTuple):
-    """Fates along each edge, schema `fates.FEATURES`, and every feature of every model with its density, schema `fates.LINEAGES`."""
+    """Fates along each edge, `flows/features.parquet`, and of every feature of every model its density and what became of it in each
+    descendant (`traced`), `flows/lineages.parquet`."""
 
     features: pa.Table
     lineages: pa.Table
@@ -192,10 +201,11 @@ def find_case(
     shared = list(dict.fromkeys(found[0]["window"] for node, found in zip(nodes, contexts, strict=True) if node.kept))
     columns = [(models[node.model].activations, node.feature) for node in nodes]
     measured = measure(columns, sample, hypothesis, inside, shared)
-    occurrences = int((np.isin(sample.tokens, hypothesis) & inside[:, None]).sum())
-    prior = occurrences / (int(inside.sum()) * sample.tokens.shape[1])
+    meant = np.isin(sample.tokens[inside], hypothesis)
+    prior = float(meant.mean())
     densities = [living(flow.lineages, node.model, seed)[node.feature] for node in nodes]
-    rows = _rows(nodes, measured, prior, densities, contexts, sample)
+    became = traced(flow.lineages, start, feature, seed)
+    rows = _rows(nodes, measured, prior, densities, contexts, sample, became)
     content = {
         "case": name,
         "hypothesis": _hypothesis(case),
@@ -203,17 +213,23 @@ def find_case(
         "model": start,
         "seed": seed,
         "corpora": list(corpora),
-        "occurrences": occurrences,
+        "occurrences": int(meant.sum()),
         "share": prior,
         "ceiling": -math.log(prior),
         **_agreement(nodes, measured.correlations),
         "candidates": candidates,
+        "traced": list(became.values()),
         "nodes": rows,
         "shared": [_shared(sample, window, measured.shown[:, number]) for number, window in enumerate(shared)],
         "definitions": DEFINITIONS,
     }
-    table = pa.Table.from_pylist([{**row, "case": name, "seed": seed} for row in rows], TRACKING)
-    return content, table
+    return content, pa.Table.from_pylist([{**row, "case": name, "seed": seed} for row in rows], TRACKING)
+
+
+def _became(found: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What became of a case's first feature in one model, as a row of it has it."""
+    found = found or dict.fromkeys(("verdict", "feature", "r"))
+    return {"verdict": found["verdict"], "traced": found["feature"], "traced_r": found["r"]}
 
 
 def _start(
@@ -283,8 +299,10 @@ def _rows(
     densities: Sequence[float],
     contexts: Sequence[Sequence[Mapping[str, Any]]],
     sample: Sample,
+    became: Mapping[str, Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-    """What a case says of each node; `prior` is the share P(s) of the hypothesis's tokens, `contexts` are rows of `CONTEXTS`."""
+    """What a case says of each node; `prior` is the share P(s) of the hypothesis's tokens, `contexts` are rows of `CONTEXTS`, `became` is
+    what became of the first feature (`tracking.traced`)."""
     precision = measured.support.precision
     return [
         {
@@ -292,6 +310,7 @@ def _rows(
             "ratio": math.log(precision[place] / prior) if precision[place] else None,
             **{key: float(values[place]) for key, values in measured.support._asdict().items()},
             "density": densities[place],
+            **_became(became.get(node.model)),
             "top_tokens": _top_tokens(measured.masses[place], sample.texts),
             "contexts": [_shown(row, sample) for row in contexts[place]],
         }
@@ -333,4 +352,4 @@ def read_sample(path: str | Path, tokenizer: str | Path, corpora: Sequence[str])
 def read_fates(features: str | Path, lineages: str | Path) -> Fates:
     """Read the columns that a case needs of `flows/features.parquet` and `flows/lineages.parquet`."""
     columns = ["parent", "child", "seed", "model", "feature", "fate", "descendant", "r"]
-    return Fates(read_table(features, columns), read_table(lineages, ["model", "seed", "feature", "density"]))
+    return Fates(read_table(features, columns), read_table(lineages, ["model", "seed", "feature", "density", "traced"]))

@@ -82,6 +82,8 @@ COUNTS = pa.schema(
         ("side", pa.string()),
         ("category", pa.string()),
         ("corpus", pa.string()),
+        ("verdict", pa.string()),
+        ("new", pa.bool_()),
         ("fate", pa.string()),
         ("features", pa.int64()),
     ]
@@ -252,17 +254,19 @@ class _Sums:
 def count_categories(
     features: pa.Table, categories: Mapping[tuple[str, int], pa.Table], tokens: Mapping[tuple[str, int], pa.Table]
 ) -> pa.Table:
-    """Living features of both sides of each edge by category, corpus and fate, for the seeds that have categories.
+    """Living features of both sides of each edge by category, corpus, verdict and fate, for the seeds that have categories.
 
     Args:
-        features: table of schema `fates.FEATURES`.
+        features: `flows/features.parquet`.
         categories: table of `categorise` for each model and seed.
         tokens: table of `main_token.weigh_tokens` for each model and seed: its corpus is the one with most of a feature's mass.
 
     Returns:
-        Schema `COUNTS`; `side` is `parent` or `child`. Combinations without features have no row.
+        Schema `COUNTS`; `side` is `parent` or `child`; `verdict` and `new` are what became of them by what they do, `fate` by the paper's
+        measure. Combinations without features have no row.
     """
-    frame = features.select(["parent", "child", "seed", "model", "feature", "fate"]).to_pandas()
+    told = ["verdict", "new", "fate"]
+    frame = features.select(["parent", "child", "seed", "model", "feature", *told]).to_pandas()
     frame = frame[(frame["fate"] != "dead") & frame["seed"].isin({seed for _, seed in categories})]
     rows: list[dict[str, Any]] = []
     for (parent, child, seed, model), alive in frame.groupby(["parent", "child", "seed", "model"], sort=False):
@@ -271,6 +275,7 @@ def count_categories(
             category=categories[model, seed]["category"].to_pandas()[alive["feature"]].to_numpy(),
             corpus=tokens[model, seed]["corpus"].to_pandas()[alive["feature"]].to_numpy(),
         )
-        for (category, corpus, fate), count in alive.groupby(["category", "corpus", "fate"]).size().items():
-            rows.append({**side, "category": category, "corpus": corpus, "fate": fate, "features": count})
+        for key, count in alive.groupby(["category", "corpus", *told], dropna=False).size().items():
+            values = (None if value is None or value != value else value for value in key)
+            rows.append({**side, **dict(zip(["category", "corpus", *told], values, strict=True)), "features": count})
     return pa.Table.from_pylist(rows, COUNTS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -77,6 +77,21 @@ def living(lineages: pa.Table, model: str, seed: int) -> dict[int, float]:
     table = lineages.filter(mask)
     densities = zip(table["feature"].to_pylist(), table["density"].to_pylist(), strict=True)
     return {feature: density for feature, density in densities if density > 0}
+
+
+def traced(lineages: pa.Table, model: str, feature: int, seed: int) -> dict[str, dict[str, Any]]:
+    """What became of a feature in each descendant of its model, by verdict: `model`, `verdict`, `feature` and `r`, by model.
+
+    Args:
+        lineages: `flows/lineages.parquet`.
+        model: the feature's.
+        feature: its number.
+        seed: autoencoder seed.
+    """
+    wanted = {"model": model, "feature": feature, "seed": seed}
+    mask = reduce(pc.and_, (pc.equal(lineages[column], value) for column, value in wanted.items()))
+    (row,) = lineages.filter(mask).select(["traced"]).to_pylist()
+    return {found["model"]: found for found in row["traced"] or ()}
 
 
 # --- measures ----------------------------------------------------------------------------------------------

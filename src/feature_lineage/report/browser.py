@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -31,6 +32,8 @@ SCORES = {
     "detection": "the detection",
 }
 FATES = ("dead", "persisting", "disappearing", "emerging")
+VERDICTS = ("kept", "found", "drifted", "lost")  # -1: dead
+EVIDENCE = ("decoder_cosine", "encoder_cosine", "best_cosine", "margin")
 
 
 class Features(NamedTuple):
@@ -53,8 +56,8 @@ class Browsed:
     Attributes:
         shown: model and seed of the autoencoders.
         features: the tables of each (`read_features`).
-        flow: fates along each edge, `fates.FEATURES`.
-        lineages: chains of ancestors, `fates.LINEAGES`.
+        flow: verdicts and fates along each edge, `flows/features.parquet`.
+        lineages: what became of each feature, and chains of ancestors, `flows/lineages.parquet`.
         sample: the sample's `tokens`, int [windows, length], and `corpus` of each window, int [windows].
         corpora: names of the sample's corpora, in their order.
         vocabulary: text of each token (`vocabulary.token_texts`); where only several tokens together are whole characters, a context has
@@ -108,8 +111,9 @@ def write_browser(folder: Path, browsed: Browsed, models: Sequence[str]) -> dict
             here = (pc.field("model") == one.model) & (pc.field("seed") == one.seed)
             own = browsed.lineages.filter(here).sort_by("feature")
             stem = f"{one.model}.seed{one.seed}"
-            write_script(folder / f"{stem}.js", stem, _index(one, browsed.flow.filter(here), own, models, names))
-            for number, shard in enumerate(_shards(one, own, browsed, models)):
+            flow = browsed.flow.filter(here)
+            write_script(folder / f"{stem}.js", stem, _index(one, flow, own, models, names))
+            for number, shard in enumerate(_shards(one, flow, own, browsed, models)):
                 write_script(folder / f"{stem}.{number}.js", f"{stem}.{number}", shard)
             bar.update(1)
     return names
@@ -120,20 +124,22 @@ def _index(
 ) -> dict[str, Any]:
     """What can be searched and listed, in columns."""
     size = len(one.statistics)
-    edges = []
-    for (parent, child), rows in flow.to_pandas().groupby(["parent", "child"], sort=False):
-        rows = rows.sort_values("feature")
-        side = "parent" if one.model == parent else "child"
+    edges, new, reproducible = [], np.full(size, -1), np.full(size, -1)
+    for parent, child, side, rows in _edges(one.model, flow):
         edges.append(
             {
                 "parent": parent,
                 "child": child,
                 "side": side,
+                "verdict": [VERDICTS.index(word) if word in VERDICTS else -1 for word in rows["verdict"]],
+                "drift": _rounded(rows["drift_r"]),
                 "fate": [FATES.index(fate) for fate in rows["fate"]],
                 "match": _whole(rows["descendant" if side == "parent" else "ancestor"]),
                 "r": _rounded(rows["r"]),
             }
         )
+        reproducible = np.maximum(reproducible, _flags(rows["reproducible"]))
+        new = np.maximum(new, _flags(rows["new"]))
     tokens = one.categories["tokens"].to_pylist()
     share = one.tokens["token_share"].to_numpy(zero_copy_only=False)
     return {
@@ -141,6 +147,8 @@ def _index(
         "seed": one.seed,
         "density": [float(f"{value:.3g}") for value in one.statistics["density"].to_numpy()],
         "edges": edges,
+        "new": new.tolist(),
+        "reproducible": reproducible.tolist(),
         "origin": [-1 if name is None else models.index(name) for name in lineages["origin"].to_pylist()],
         "via": [models.index(chain[0]["model"]) if chain else -1 for chain in lineages["chain"].to_pylist()],
         "category": _numbered(one.categories["category"], names["categories"]),
@@ -151,6 +159,17 @@ def _index(
         "not_weighed": json.loads((one.effects.schema.metadata or {}).get(KEY.encode(), b"{}")).get("not_measured"),
         "size": size,
     }
+
+
+def _edges(model: str, flow: pa.Table) -> Iterable[tuple[str, str, str, pd.DataFrame]]:
+    """Parent, child, the side that the model is, and its features' rows in their order, for each edge of the model."""
+    for (parent, child), rows in flow.to_pandas().groupby(["parent", "child"], sort=False):
+        yield parent, child, "parent" if model == parent else "child", rows.sort_values("feature")
+
+
+def _flags(values: pd.Series) -> np.ndarray:
+    """Yes, no and unknown as 1, 0 and -1, int [features]."""
+    return np.array([-1 if value is None or value != value else int(value) for value in values])
 
 
 def _numbered(column: pa.ChunkedArray, names: list[str]) -> list[int]:
@@ -208,8 +227,11 @@ def _without(row: Mapping[str, Any]) -> list[str]:
     return sentences + [f"No score of {title}: {reasons[name]}." for name, title in SCORES.items() if name in reasons]
 
 
-def _shards(one: Features, lineages: pa.Table, browsed: Browsed, models: Sequence[str]) -> Iterable[dict[str, Any]]:
-    """What is shown of a feature that is opened; `lineages` are those of its autoencoder."""
+def _shards(
+    one: Features, flow: pa.Table, lineages: pa.Table, browsed: Browsed, models: Sequence[str]
+) -> Iterable[dict[str, Any]]:
+    """What is shown of a feature that is opened; `flow` and `lineages` are those of its autoencoder."""
+    evidence = [_evidence(rows) for *_, rows in _edges(one.model, flow)]
     windows, corpus = browsed.sample["tokens"], browsed.sample["corpus"]
     owner = one.contexts["feature"].to_numpy()
     for first in range(0, len(one.statistics), SHARD):
@@ -238,6 +260,14 @@ def _shards(one: Features, lineages: pa.Table, browsed: Browsed, models: Sequenc
             "corpus_share": [
                 None if value is None else round(value, 3) for value in column(one.tokens, "corpus_share")
             ],
+            "evidence": [rows[here] for rows in evidence],
+            "traced": [
+                [
+                    [models.index(link["model"]), link["verdict"], link["feature"], _number(link["r"])]
+                    for link in links or []
+                ]
+                for links in column(lineages, "traced")
+            ],
             "chain": [
                 [[models.index(link["model"]), link["feature"], round(link["r"], 3)] for link in chain]
                 for chain in column(lineages, "chain")
@@ -245,6 +275,19 @@ def _shards(one: Features, lineages: pa.Table, browsed: Browsed, models: Sequenc
             "promoted": effects("promoted"),
             "suppressed": effects("suppressed"),
         }
+
+
+def _evidence(rows: pd.DataFrame) -> list[list[Any]]:
+    """What each feature's verdict on an edge rests on beside r: direction, `EVIDENCE`, and the verdict on the held-out documents."""
+    columns = [rows["direction"], *(rows[name] for name in EVIDENCE), rows["held_out_verdict"]]
+    return [[_number(value) for value in row] for row in zip(*columns, strict=True)]
+
+
+def _number(value: Any) -> Any:
+    """A number of three digits, a text as it is, None for what is missing."""
+    if value is None or value != value:
+        return None
+    return round(float(value), 3) if isinstance(value, (float, np.floating)) else value
 
 
 def _context(

@@ -53,7 +53,7 @@ class Findings:
     """What was measured.
 
     Attributes:
-        summary: of the flows (`flow.summary.summarise_flows`).
+        summary: of the flows, `flows/summary.json`.
         strata: persistence by kinds of features.
         controls: `controls.summary.summarise_controls`, or None.
         not_measured: why a control was not measured, by its name.
@@ -78,7 +78,8 @@ class Drawn:
     """Figures, and what can be taken from the report.
 
     Attributes:
-        figures: plotly figures by the name of their place on the page, `sankey` (`figures.plot_sankey`) among them.
+        figures: plotly figures by the name of their place on the page, `verdicts` (`flow_figures.plot_verdicts`) and
+            `sankey` (`figures.plot_sankey`) among them.
         files: each figure's images and its numbers, `<figure>.<kind>`: copied, and linked under the figure.
         tracking: of each case, the features that it was followed to (`cases.TRACKING`).
     """

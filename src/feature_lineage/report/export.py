@@ -24,7 +24,7 @@ from feature_lineage.store.writing import disk_faults_named, staged
 
 WIDTH, HEIGHT, SCALE = 960, 460, 2  # in pixels where the figure does not say; PNG has SCALE times as many
 AXES = ("x", "y", "z")
-BAND = ("source", "target", "value")
+BAND = ("source", "target", "label", "value")
 
 
 # --- numbers -----------------------------------------------------------------------------------------------
@@ -37,13 +37,15 @@ def numbers(figure: Mapping[str, Any]) -> tuple[Sequence[str], list[tuple[Any, .
         figure: plotly's JSON, arrays as lists or as base64.
 
     Returns:
-        Names of the columns, and the rows: source, target and value of each band of a Sankey diagram; else the trace's name, what its
+        Names of the columns, and the rows: source, target, name (`band`) if bands have one, and value of each band of a Sankey diagram; else the trace's name, what its
         `meta` says of it (seed, model, measure …), the coordinates of each point, without those that no trace has, and `count` if traces
         have `customdata`. A vertical line across a panel is a point without y, under the line's name.
     """
     flows = [trace for trace in figure["data"] if trace["type"] == "sankey"]
     if flows:
-        return BAND, [row for trace in flows for row in _bands(trace)]
+        names = [name for name in BAND if any(name in trace["link"] for trace in flows)]
+        columns = tuple("band" if name == "label" else name for name in names)
+        return columns, [row for trace in flows for row in _bands(trace, names)]
     axes = [name for name in AXES if any(name in trace for trace in figure["data"])]
     meta = list(dict.fromkeys(key for trace in figure["data"] for key in trace.get("meta", ())))
     values = [*axes, *(["customdata"] if any("customdata" in trace for trace in figure["data"]) else [])]
@@ -57,10 +59,10 @@ def numbers(figure: Mapping[str, Any]) -> tuple[Sequence[str], list[tuple[Any, .
     return ("trace", *meta, *("count" if name == "customdata" else name for name in values)), rows
 
 
-def _bands(trace: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
+def _bands(trace: Mapping[str, Any], names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     labels = decoded(trace["node"]["label"])
-    for source, target, value in zip(*(decoded(trace["link"][name]) for name in BAND), strict=True):
-        yield labels[source], labels[target], value
+    for source, target, *rest in zip(*(decoded(trace["link"][name]) for name in names), strict=True):
+        yield labels[source], labels[target], *rest
 
 
 def _points(trace: Mapping[str, Any], names: Sequence[str]) -> Iterator[tuple[Any, ...]]:

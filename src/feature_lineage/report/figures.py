@@ -16,6 +16,8 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.subplots import make_subplots
 
+from feature_lineage.report.answers import answers
+from feature_lineage.report.sentences import matched_lines
 from feature_lineage.store.checksums import KEY
 from feature_lineage.store.formats import write_json
 from feature_lineage.store.writing import staged
@@ -57,17 +59,22 @@ def colours(names: Sequence[str], places: Mapping[str, int] | None = None) -> di
     return {name: COLOURS[places[name] % len(COLOURS)] for name in names}
 
 
-def _faint(colour: str) -> str:
+def faint(colour: str) -> str:
+    """A colour of six hexadecimal digits, as one that lets through what is under it."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},0.45)"
 
 
-def plot_sankey(summary: Mapping[str, Any]) -> go.Figure:
+def plot_sankey(summary: Mapping[str, Any], controls: Mapping[str, Any] | None = None) -> go.Figure:
     """Features persisting through the lineage, coloured by the model in which they emerged (the paper's figure 2).
 
     A node is a model's features of one origin; a band, features of the child whose ancestor is in the parent. Features that
     neither persist from a parent nor into a child are left out, as in the paper; the flow table has them. A feature with two
     parents is in the band from the one that it correlates with more.
+
+    Args:
+        summary: `flows/summary.json`.
+        controls: `controls/summary.json`, or None: ceilings stand beside the edges.
     """
     models, bands = list(summary["models"]), summary["bands"]
     palette = colours(models)
@@ -85,13 +92,24 @@ def plot_sankey(summary: Mapping[str, Any]) -> go.Figure:
     )
     figure.update_layout(
         title={
-            "text": f"Features that persist (correlation above {summary['threshold']:g}), by the model in which they emerged"
+            "text": f"By the paper's measure: features that persist (correlation above {summary['threshold']:g}), by the model in which "
+            "they emerged"
         },
         font={"size": 13},
         margin={"l": 10, "r": 10, "t": 50, "b": 20},
         height=440,
     )
+    stand_beside(figure, matched_lines(answers(summary, controls, {})))
     return figure
+
+
+def stand_beside(figure: go.Figure, lines: Sequence[str]) -> None:
+    """Put the controls of each edge under a figure's title, which gets the room for it."""
+    if lines:
+        figure.update_layout(
+            title={"subtitle": {"text": "<br>".join(lines), "font": {"size": 11}}, "y": 0.99, "yanchor": "top", "yref": "container"},
+            margin={"t": 50 + 16 * len(lines)}, height=figure.layout.height + 16 * len(lines),
+        )  # fmt: skip
 
 
 def _nodes(
@@ -132,7 +150,7 @@ def _links(
         "source": [numbers[band["parent"], band["origin"]] for band in bands],
         "target": [numbers[band["child"], band["origin"]] for band in bands],
         "value": [band["features"] for band in bands],
-        "color": [_faint(palette[band["origin"]]) for band in bands],
+        "color": [faint(palette[band["origin"]]) for band in bands],
         "customdata": [
             [
                 band["parent"],
@@ -146,65 +164,6 @@ def _links(
         "hovertemplate": "%{value:,} features of %{customdata[1]} (%{customdata[3]}) persist from "
         "%{customdata[0]}, first seen in %{customdata[2]}%{customdata[4]}<extra></extra>",
     }
-
-
-def plot_curves(
-    table: pd.DataFrame, threshold: float, ceiling: pd.DataFrame | None = None, null: pd.DataFrame | None = None
-) -> go.Figure:
-    """Share of persisting features against the threshold, for each edge and from both sides; the study's threshold is marked.
-
-    Args:
-        table: schema `fates.CURVES`.
-        threshold: the study's.
-        ceiling: what two autoencoders of each model share, `ceiling.CEILING_CURVES`; the parents' beside the one side, the children's
-            beside the other.
-        null: `alignment_null.NULL`; its highest threshold of 1 % false matches is marked.
-    """
-    figure = make_subplots(
-        rows=1, cols=2, shared_yaxes=True, subplot_titles=("of the parent's features", "of the child's features")
-    )
-    edges = (table["parent"] + " → " + table["child"]).rename("edge")
-    palette = colours(list(dict.fromkeys(edges)))
-    dashes = {"persisting_share": "solid", "mutual_share": "dash", "one_to_one_share": "dot"}
-    seeds = list(dict.fromkeys(table["seed"]))
-    for (edge, seed, side), rows in table.groupby([edges, "seed", "side"], sort=False):
-        for share, dash in dashes.items():
-            first = side == "parent" and dash == "solid" and seed == seeds[0]
-            figure.add_scatter(
-                x=rows["threshold"], y=rows[share], name=edge, legendgroup=edge, showlegend=first, mode="lines",
-                meta={"side": side, "seed": str(seed), "measure": share},
-                opacity=1 if seed == seeds[0] else 0.3, line={"color": palette[edge], "dash": dash},
-                row=1, col=1 if side == "parent" else 2,
-            )  # fmt: skip
-    if ceiling is not None:
-        for column, side in enumerate(("parent", "child"), start=1):
-            for model in dict.fromkeys(table[side]):
-                rows = ceiling[ceiling["model"] == model]
-                figure.add_scatter(
-                    x=rows["threshold"], y=rows["share"], name="two autoencoders of one model", legendgroup="ceiling",
-                    text=[model] * len(rows), showlegend=column == 1 and model == table[side].iloc[0], mode="lines",
-                    meta={"side": side, "measure": "ceiling", "model": model},
-                    line={"color": "rgba(128,128,128,.55)", "width": 3}, row=1, col=column,
-                )  # fmt: skip
-    figure.add_vline(
-        x=threshold, name="the study's threshold", line={"color": "#666", "width": 1, "dash": "dot"}, annotation_text=f"{threshold:g}"
-    )  # fmt: skip
-    if null is not None and null["threshold"].notna().any():
-        chance = null["threshold"].max()
-        figure.add_vline(
-            x=chance, name="1 % of matches by chance", line={"color": "#D55E00", "width": 1, "dash": "dot"},
-            annotation_text=f"chance, 1 %: {chance:.2f}",
-        )  # fmt: skip
-    figure.update_xaxes(title_text="threshold of the correlation")
-    figure.update_yaxes(tickformat=".0%", rangemode="tozero")
-    figure.update_layout(
-        title={
-            "text": "Features that persist, by best match (solid), mutual best match (dashes) and one to one (dots)"
-        },
-        template="plotly_white",
-        height=440,
-    )
-    return figure
 
 
 SCORES = {

@@ -101,7 +101,7 @@ function layout(figure, place) {
 
 const BUTTONS = [["toImage"], ["zoom2d", "pan2d", "resetScale2d"]];
 const PLAIN = { responsive: true, displaylogo: false, modeBarButtons: BUTTONS };
-const config = (place) => (place.id === "sankey" ? { ...PLAIN, modeBarButtons: [["toImage"]] } : PLAIN);
+const config = (place) => (["sankey", "verdicts"].includes(place.id) ? { ...PLAIN, modeBarButtons: [["toImage"]] } : PLAIN);
 
 async function drawFigures() {
   const [study] = await Promise.all([expect("study").promise, script("assets/plotly.min.js")]);
@@ -110,7 +110,8 @@ async function drawFigures() {
     const figure = study.figures[place.dataset.figure];
     drawn.set(place, figure);
     await Plotly.newPlot(place, figure.data, layout(figure, place), config(place));
-    if (place.id === "sankey") place.on("plotly_click", (event) => openBand(study, figure.data[0], event.points[0]));
+    const opens = { sankey: openBand, verdicts: openVerdict }[place.id];
+    if (opens) place.on("plotly_click", (event) => opens(study, figure.data[0], event.points[0]));
   };
   const watch = new IntersectionObserver(
     (entries) => {
@@ -141,9 +142,38 @@ function openBand(study, trace, point) {
   location.hash = `browse?${new URLSearchParams(via ? { model, seed, via, origin } : { model, seed, origin })}`;
 }
 
+// A band by verdict opens it at that verdict; a node, at the model's features.
+function openVerdict(study, trace, point) {
+  const seed = study.autoencoders[0].seed;
+  if (!("source" in point)) {
+    if (study.models.includes(point.label)) location.hash = `browse?${new URLSearchParams({ model: point.label, seed })}`;
+    return;
+  }
+  const [parent, child, verdict] = trace.link.customdata[point.index];
+  const wanted = verdict === "new" ? { model: child, seed, verdict } : { model: parent, seed, verdict, edge: child };
+  location.hash = `browse?${new URLSearchParams(wanted)}`;
+}
+
+// --- by verdict, or by the paper's measure ----------------------------------------------------------------------
+
+function measureBy(by) {
+  document.documentElement.dataset.by = by;
+  for (const button of document.querySelectorAll(".switch button")) button.setAttribute("aria-pressed", button.dataset.by === by);
+}
+
+for (const button of document.querySelectorAll(".switch button")) {
+  button.addEventListener("click", () => {
+    measureBy(button.dataset.by);
+    const there = [...document.querySelectorAll(`.switch [data-by=${button.dataset.by}]`)].find((other) => other.offsetParent);
+    if (!button.offsetParent && there) there.focus({ preventScroll: true }); // the one that was pressed is hidden now
+  });
+}
+
 // --- the feature browser ---------------------------------------------------------------------------------------
 
 const FATES = ["dead", "persisting", "disappearing", "emerging"];
+const VERDICTS = ["kept", "found", "drifted", "lost"];
+const WORDS = { kept: "kept", found: "found again", drifted: "drifted", lost: "lost" };
 const SHARD = 256;
 const PAGE = 100;
 const form = document.getElementById("filters");
@@ -186,6 +216,7 @@ function fillFilters() {
   add("category", study.categories);
   add("corpus", study.corpora);
   add("origin", study.models);
+  add("edge", study.models);
 }
 
 // Which features the filters leave, per index: one pass over columns, no object per feature.
@@ -198,6 +229,10 @@ function sieve(one) {
   const below = one.edges.filter((edge) => edge.side === "parent");
   const above = one.edges.filter((edge) => edge.side === "child");
   const dead = (i) => one.origin[i] < 0;
+  const along = below.filter((edge) => !filters.edge || edge.child === filters.edge);
+  const became = (word) => (i) => along.some((edge) => edge.verdict[i] === VERDICTS.indexOf(word));
+  const there = (i) => above.some((edge) => edge.verdict[i] === 0);
+  const verdict = { dead, there, new: (i) => one.new[i] === 1 }[filters.verdict] || (filters.verdict ? became(filters.verdict) : null);
   const persists = (i) => below.some((edge) => edge.fate[i] === 1);
   const inherited = (i) => above.some((edge) => edge.fate[i] === 1);
   const fate = {
@@ -211,10 +246,14 @@ function sieve(one) {
   const tests = [
     category === null ? null : (i) => one.category[i] === category,
     corpus === null ? null : (i) => one.corpus[i] === corpus,
-    origin === null ? null : (i) => one.origin[i] === origin,
-    via === null ? null : (i) => one.via[i] === via,
     filters.single ? (i) => one.single[i] === 1 : null,
-    fate || null,
+    ...(filters.by === "paper"
+      ? [
+          origin === null ? null : (i) => one.origin[i] === origin,
+          via === null ? null : (i) => one.via[i] === via,
+          fate || null,
+        ]
+      : [verdict, filters.reproducible ? (i) => one.reproducible[i] === 1 : null]),
     words && ((i) => words.id === i || one.tokens[i].some((token) => words.tokens[token]) || words.explains(one, i)),
   ].filter(Boolean);
   const found = [];
@@ -233,15 +272,26 @@ function wanted() {
   return { id: /^\d+$/.test(text) ? Number(text) : -1, tokens, explains };
 }
 
-const strongest = (one, i, side) => {
+const strongest = (one, i, side, measure = "r") => {
   let best = null;
-  for (const edge of one.edges) if (edge.side === side && edge.r[i] !== null && (best === null || edge.r[i] > best)) best = edge.r[i];
+  for (const edge of one.edges) if (edge.side === side && edge[measure][i] !== null && (best === null || edge[measure][i] > best)) best = edge[measure][i];
   return best;
 };
+
+// What became of a feature in each child, or of one in a model without children where it comes from, in a few words.
+function verdictWords(one, i) {
+  const below = one.edges.filter((edge) => edge.side === "parent" && edge.verdict[i] >= 0);
+  if (below.length) return below.map((edge) => [below.length > 1 ? `${edge.child}: ` : "", VERDICTS[edge.verdict[i]]]);
+  if (one.new[i] === 1) return [["", "new"]];
+  return one.new[i] === 0 ? [["", "there"]] : [];
+}
+const word = (name) => ({ ...WORDS, new: "new", there: "already there" })[name];
 
 const COLUMNS = {
   feature: (one, i) => i,
   density: (one, i) => one.density[i],
+  onParent: (one, i) => strongest(one, i, "child", "drift"),
+  onChild: (one, i) => strongest(one, i, "parent", "drift"),
   above: (one, i) => strongest(one, i, "child"),
   below: (one, i) => strongest(one, i, "parent"),
   score: (one, i) => one.interpretations[i]?.simulation ?? one.interpretations[i]?.token_mean ?? null,
@@ -261,7 +311,7 @@ function sortHits({ field, dir }) {
 function rowOf([one, i]) {
   return {
     id: `${one.model}/${one.seed}/${i}`, one, i, feature: i, density: one.density[i],
-    above: COLUMNS.above(one, i), below: COLUMNS.below(one, i), score: COLUMNS.score(one, i),
+    onParent: COLUMNS.onParent(one, i), onChild: COLUMNS.onChild(one, i), above: COLUMNS.above(one, i), below: COLUMNS.below(one, i), score: COLUMNS.score(one, i),
     tokens: one.tokens[i].slice(0, 3), category: study.categories[one.category[i]] || "–",
   };
 }
@@ -270,13 +320,18 @@ function makeTable() {
   const cell = (make) => (found) => make(found.getRow().getData(), found.getValue());
   const r = (edge) => cell(({ one, i }, value) =>
     value === null ? "–" : el("span", { class: `fate ${one.edges.some((e) => e.side === edge && e.fate[i] === 1) ? "persisting" : ""}` }, value.toFixed(2)));
+  const drift = cell((_, value) => (value === null ? "–" : value.toFixed(2)));
+  const paper = filters.by === "paper";
   const columns = [
     { title: "feature", field: "feature", width: 118, formatter: cell(({ one, i, id }) => el("a", { class: "number", href: `#feature=${id}`, title: `${one.model} #${i}` }, el("span", {}, one.model), ` #${i}`)) },
     { title: "tokens", field: "tokens", minWidth: 120, widthGrow: 2, headerSort: false, formatter: cell((_, tokens) => el("span", {}, tokens.map((t) => [code(vocabulary[t] ?? `#${t}`), " "]).flat())) },
     { title: "category", field: "category", minWidth: 84, headerSort: false, formatter: "plaintext" },
     { title: "density", field: "density", width: 74, formatter: cell((_, value) => value.toPrecision(2)) },
-    { title: "r, parent", field: "above", width: 66, headerTooltip: "correlation with its closest feature in a parent", formatter: r("child") },
-    { title: "r, child", field: "below", width: 62, headerTooltip: "correlation with its closest feature in a child", formatter: r("parent") },
+    { title: "verdict", field: "verdict", width: 96, visible: !paper, headerSort: false, formatter: cell(({ one, i }) => el("span", {}, verdictWords(one, i).flatMap(([model, name], k) => [k ? ", " : "", model, el("span", { class: `fate ${name}` }, word(name))]))) },
+    { title: "r on parent", field: "onParent", width: 66, visible: !paper, headerTooltip: "between what it does on its own model and on a parent, by its own dictionary", formatter: drift },
+    { title: "r on child", field: "onChild", width: 62, visible: !paper, headerTooltip: "between what it does on its own model and on a child, by its own dictionary", formatter: drift },
+    { title: "r, parent", field: "above", width: 66, visible: paper, headerTooltip: "correlation with its closest feature in a parent", formatter: r("child") },
+    { title: "r, child", field: "below", width: 62, visible: paper, headerTooltip: "correlation with its closest feature in a child", formatter: r("parent") },
   ];
   if (study.interpreted) columns.push({ title: "score", field: "score", width: 62, headerTooltip: "how well an explanation, or else the token statistics, predict it", formatter: cell((_, value) => (value === null ? "–" : value.toFixed(2))) });
   return new Promise((resolve) => {
@@ -312,8 +367,10 @@ async function browse() {
   const indices = await Promise.all(names.map((one) => index(one.model, one.seed)));
   const start = performance.now();
   hits = indices.flatMap((one) => sieve(one).map((i) => [one, i]));
+  for (const name of ["verdict", "onParent", "onChild"]) table[filters.by === "paper" ? "hideColumn" : "showColumn"](name);
+  for (const name of ["above", "below"]) table[filters.by === "paper" ? "showColumn" : "hideColumn"](name);
   await table.setData();
-  const band = filters.via ? ` that persist from ${filters.via}` + (filters.origin ? `, first seen in ${filters.origin}` : "") : "";
+  const band = filters.by === "paper" && filters.via ? ` that persist from ${filters.via}` + (filters.origin ? `, first seen in ${filters.origin}` : "") : "";
   const total = indices.reduce((sum, one) => sum + one.size, 0);
   document.getElementById("found").textContent = `${hits.length.toLocaleString("en")} of ${total.toLocaleString("en")} features${band}`;
   form.dataset.milliseconds = (performance.now() - start).toFixed(0);
@@ -326,6 +383,37 @@ function link(model, seed, feature) {
 }
 
 const fateWord = (edge, i) => (edge.side === "child" && edge.fate[i] === 1 ? "inherited" : FATES[edge.fate[i]]);
+
+// By verdict: what became of it in each child, and what its own dictionary reads on each parent, with the evidence.
+function verdictItems(one, i, side, evidence) {
+  const items = one.edges.map((edge, place) => [edge, evidence[place]]).filter(([edge]) => edge.side === side && edge.verdict[i] >= 0);
+  if (!items.length) return null;
+  return el("ul", { class: "tree" }, items.map(([edge, [direction, decoder, encoder, best, margin, held]]) => {
+    const other = side === "parent" ? edge.child : edge.parent;
+    const name = VERDICTS[edge.verdict[i]];
+    const two = (value) => (value === null ? "–" : value.toFixed(2));
+    const said = side === "child" && name === "kept" ? "there" : name;
+    const facts = [
+      ["r of its own dictionary", two(edge.drift[i])],
+      [`best match in ${other}`, edge.match[i] < 0 ? "–" : el("span", {}, link(other, one.seed, edge.match[i]), ` r = ${two(edge.r[i])}`)],
+      ["direction of the match", name === "found" ? direction ?? "not measured" : null],
+      ["cosine with it: decoder, encoder", decoder === null && encoder === null ? null : `${two(decoder)}, ${two(encoder)}`],
+      [`highest decoder cosine in ${other}`, best === null ? null : two(best)],
+      ["r of the match less r in other dictionaries", margin === null ? null : two(margin)],
+      ["verdict on the held-out half", held === null ? null : word(held)],
+    ].filter(([, value]) => value !== null);
+    return el("li", {}, `${other}: `, el("span", { class: `fate ${said}` }, word(said)), el("dl", { class: "facts evidence" }, facts.flatMap(([key, value]) => [el("dt", {}, key), el("dd", {}, value)])));
+  }));
+}
+
+// What became of it further down, by what it does.
+function tracedItems(one, links) {
+  if (!links.length) return null;
+  return el("p", {}, links.flatMap(([model, name, feature, r], k) => [
+    k ? " · " : "", `${study.models[model]}: `, el("span", { class: `fate ${name}` }, word(name)),
+    ...(name === "found" ? [" as ", link(study.models[model], one.seed, feature)] : []), r === null ? "" : ` (r ${r.toFixed(2)})`,
+  ]));
+}
 
 // What a feature corresponds to on one side, and what that corresponds to in turn as long as it persists.
 async function relatives(one, i, side) {
@@ -397,9 +485,12 @@ async function show(name) {
   const k = i % SHARD;
   const category = study.categories[one.category[i]];
   const share = shard.category_share[k];
+  const [looking, back] = ["parent", "child"].map((side) => verdictItems(one, i, side, shard.evidence.map((rows) => rows[k])));
+  const traced = tracedItems(one, shard.traced[k]);
   const facts = {
     density: one.origin[i] < 0 && !one.density[i] ? "never fires in the sample" : `${one.density[i].toPrecision(3)} (${shard.active[k].toLocaleString("en")} tokens)`,
-    "first seen in": study.models[one.origin[i]] ?? "–",
+    reproducible: { 1: "yes", 0: "no" }[one.reproducible[i]] ?? "not measured",
+    ...(one.new[i] < 0 ? {} : { new: one.new[i] ? "yes" : "no" }),
     category: category ? `${category}${share === null ? "" : ` (${percent(share)} of its activation)`}${one.single[i] ? ", single token" : ""}` : "–",
     corpus: study.corpora[one.corpus[i]] ? `${study.corpora[one.corpus[i]]} (${percent(shard.corpus_share[k])})` : "–",
     "highest activation": shard.max[k].toPrecision(3),
@@ -410,8 +501,13 @@ async function show(name) {
     el("h3", {}, `${model} #${i}`),
     study.autoencoders.some((other) => other.seed !== one.seed) ? el("p", { class: "note" }, `autoencoder seed ${seed}`) : "",
     el("dl", { class: "facts" }, Object.entries(facts).flatMap(([key, value]) => [el("dt", {}, key), el("dd", {}, value)])),
-    ...(above ? [el("h4", {}, "Comes from"), above] : []),
-    ...(below ? [el("h4", {}, "Goes on as"), below] : []),
+    ...(looking ? [el("h4", {}, "What became of it"), looking] : []),
+    ...(traced ? [el("h4", {}, "Down the lineage"), traced] : []),
+    ...(back ? [el("h4", {}, "Whether it was there before"), back] : []),
+    el("details", { open: filters.by === "paper" || null }, el("summary", {}, "By the paper's measure"),
+      el("p", {}, `First seen in ${study.models[one.origin[i]] ?? "–"}.`),
+      ...(above ? [el("h4", {}, "Comes from"), above] : []),
+      ...(below ? [el("h4", {}, "Goes on as"), below] : [])),
     ...interpretation(one.interpretations[i]),
     el("h4", {}, "Tokens it fires on"),
     el("p", { class: "list" }, one.tokens[i].map((token, n) => weighed(token, percent(shard.shares[k][n])))),
@@ -458,7 +554,9 @@ async function route() {
   }
 }
 
-function select(wanted) {
+function select(given) {
+  const paper = ["fate", "origin", "via"].some((name) => given[name]); // which are of the paper's measure
+  const wanted = paper ? { ...given, by: "paper" } : given;
   form.reset();
   for (const [name, value] of Object.entries(wanted)) {
     const field = form.elements[name];
@@ -468,7 +566,12 @@ function select(wanted) {
   }
   if (!form.elements.model.value) form.elements.model.selectedIndex = 0;
   form.elements.via.value = wanted.via || "";
+  return filter();
+}
+
+function filter() {
   filters = Object.fromEntries(new FormData(form));
+  form.dataset.by = filters.by;
   return browse();
 }
 
@@ -476,8 +579,7 @@ function filtersToAddress() {
   const [model, seed] = form.elements.model.value.split("/");
   const others = [...new FormData(form)].filter(([name, value]) => value && name !== "model");
   history.replaceState(null, "", `#browse?${new URLSearchParams([["model", model], ["seed", seed], ...others])}`);
-  filters = Object.fromEntries(new FormData(form));
-  return browse().catch((error) => fail(error.message));
+  return filter().catch((error) => fail(error.message));
 }
 
 let typing;

@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from feature_lineage.autoencoders.gate import judge, read_evaluations, sentences
+from feature_lineage.autoencoders.gate import Warnings, judge, read_evaluations, sentences
 from feature_lineage.explanations.verdict import families, verdict
 from feature_lineage.meaning.categories import DEFINITIONS, RULE
 from feature_lineage.printable import printable
+from feature_lineage.report.answers import VERDICTS, answers, ceilings
 from feature_lineage.report.browser import Browsed, write_browser, write_script
 from feature_lineage.report.data import Drawn, Findings, Run, Trained
-from feature_lineage.report.sentences import ceilings, edge_shares, headline, left_out, percent, quote
+from feature_lineage.report.definitions import NUMBERS
+from feature_lineage.report.sentences import (
+    first_sound,
+    headline,
+    kept_lines,
+    kept_sentence,
+    left_out,
+    matched_lines,
+    matched_sentence,
+    percent,
+    placebo_sentences,
+    points,
+    quote,
+    reading_sentences,
+)
 from feature_lineage.store.formats import read_json
 from feature_lineage.store.writing import staged
 
@@ -47,7 +63,7 @@ def write_report(
         drawn: the page's figures.
         browsed: what the feature browser shows.
     """
-    page = _page(run, trained, findings, drawn, browsed.lineages)
+    page = _page(run, trained, findings, drawn, browsed)
     with staged(folder) as temporary:
         models = list(findings.summary["models"])
         data = temporary / "data"
@@ -71,44 +87,83 @@ def write_report(
                 path.unlink(missing_ok=True)
 
 
-def _page(run: Run, trained: Trained, findings: Findings, drawn: Drawn, lineages: pa.Table) -> str:
+def _page(run: Run, trained: Trained, findings: Findings, drawn: Drawn, browsed: Browsed) -> str:
     """The text of `index.html`."""
     summary, controls = findings.summary, findings.controls
     warnings = judge([*trained.saes, *trained.started])
-    above: dict[str, set[str]] = {}
-    for edge in summary["edges"]:
-        above.setdefault(edge["child"], set()).add(edge["parent"])
-    node = drawn.figures["sankey"]["data"][0]["node"]
     # Texts in the page were there before it, and the digest depends on them: none can hold it.
     nonce = run.record["digest"]
     derived = {
         "nonce": nonce,
         "policy": POLICY.format(nonce=nonce),
         "warnings": sentences(warnings),
-        "quote": quote(summary, controls, findings.not_measured, warnings),
-        "headline": headline(summary, warnings),
-        "overview": edge_shares(summary, warnings),
+        **_answered(findings, warnings, browsed.flow),
         "left_out": left_out(summary),
         "ceilings": ceilings(controls),
         "drawn": set(drawn.figures),
         "files": {name: [file.name for file in drawn.files if file.stem == name] for name in drawn.figures},
         "tracked": set(drawn.tracking),
-        "palette": {origin: colour for (*_, origin), colour in zip(node["customdata"], node["color"], strict=True)},
-        "two_parents": [child for child, parents in above.items() if len(parents) > 1],
+        "two_parents": [child for child, count in _parents(summary).items() if count > 1],
         "groups": category_rows(findings.categories),
         "category_rule": RULE,
         "category_definitions": DEFINITIONS,
         "scores": score_rows(findings.interpretations),
-        "interpreted": interpreted(findings.interpretations, lineages),
+        "interpreted": interpreted(findings.interpretations, browsed.lineages),
     }
-    template = _environment().from_string((HERE / "page.html").read_text(encoding="utf-8"))
-    return template.render(vars(run) | vars(trained) | vars(findings) | derived)
+    return _environment().get_template("page.html").render(vars(run) | vars(trained) | vars(findings) | derived)
+
+
+def _answered(findings: Findings, warnings: Warnings, flow: pa.Table) -> dict[str, Any]:
+    """What the first screen says, and what stands beside every table and figure of an edge."""
+    summary, controls, not_measured = findings.summary, findings.controls, findings.not_measured
+    found = answers(summary, controls, warnings, flow)
+    sound = [edge for edge in found if not edge.failed]
+    first = first_sound(found)
+    said = [matched_sentence(first, not_measured), *reading_sentences(first)] if first else []
+    return {
+        "answers": found,
+        "sound": sound,
+        "quote": kept_sentence(first) if first else quote(summary, controls, not_measured, warnings),
+        "lead": said,
+        "first": first,
+        "headline": headline(summary, controls, not_measured, warnings),
+        "kept_lines": kept_lines(sound),
+        "kept_notes": {(edge.parent, edge.child): line for edge in found for line in kept_lines([edge])},
+        "matched_notes": {(edge.parent, edge.child): line for edge in found for line in matched_lines([edge])},
+        "matched_lines": matched_lines(sound),
+        "remarks": placebo_sentences(sound)
+        + [line for edge in sound if edge != first for line in reading_sentences(edge)],
+        "intervals": any(became.kept.edge.low is not None for edge in sound for became in edge.became.values()),
+        "found_ceilings": {edge.parent: edge.matched.ceiling for edge in sound},
+        "by_edge": {(edge.parent, edge.child): edge for edge in found},
+        "verdict_rows": verdict_rows(summary),
+        "numbers": NUMBERS,
+        "verdict_names": VERDICTS,
+    }
+
+
+def verdict_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The verdicts of each edge, seed, side and kind of features, side by side: `verdicts` has the row of each."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in summary.get("verdicts", ()):
+        key = {name: row[name] for name in ("parent", "child", "seed", "side", "features", "living", "placebo")}
+        found.setdefault(tuple(key.values()), key | {"verdicts": {}})["verdicts"][row["verdict"]] = row
+    return list(found.values())
+
+
+def _parents(summary: Mapping[str, Any]) -> dict[str, int]:
+    """How many parents each child has."""
+    edges = {(edge["parent"], edge["child"]) for edge in summary["edges"]}
+    return Counter(child for _, child in edges)
 
 
 def _environment() -> Environment:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FileSystemLoader(HERE)
+    )
     environment.filters |= {
         "percent": percent,
+        "points": points,
         "correlation": _correlation,
         "count": "{:,}".format,
         "visible": visible,
@@ -156,10 +211,10 @@ def visible(token: str) -> str:
 
 
 def category_rows(table: pa.Table | None) -> list[dict[str, Any]]:
-    """Categories of features by their fate, for each edge, seed and side; shares in all and by corpus.
+    """Categories of features by verdict and by fate, for each edge, seed and side; shares in all and by corpus.
 
     Args:
-        table: counts of features: `parent`, `child`, `seed`, `side`, `category`, `corpus`, `fate`, `features`.
+        table: counts of features, `categories.COUNTS`.
     """
     if table is None:
         return []
@@ -170,10 +225,8 @@ def category_rows(table: pa.Table | None) -> list[dict[str, Any]]:
         corpora = list(dict.fromkeys(rows["corpus"]))
         lines = []
         for category, part in rows.groupby("category"):
-            by_corpus = {name: _persisting(group) for name, group in part.groupby("corpus")}
-            lines.append(
-                {"category": category, **_persisting(part), "corpora": [by_corpus.get(name) for name in corpora]}
-            )
+            by_corpus = {name: _counted(group) for name, group in part.groupby("corpus")}
+            lines.append({"category": category, **_counted(part), "corpora": [by_corpus.get(name) for name in corpora]})
         lines.sort(key=lambda line: -line["features"])
         edge = {"parent": parent, "child": child, "seed": seed, "side": side}
         total = int(rows["features"].sum())
@@ -181,10 +234,22 @@ def category_rows(table: pa.Table | None) -> list[dict[str, Any]]:
     return found
 
 
-def _persisting(rows: pd.DataFrame) -> dict[str, Any]:
+def _counted(rows: pd.DataFrame) -> dict[str, Any]:
+    """How many features there are, share of each verdict and of the new, and what persists by the paper's measure."""
     features = int(rows["features"].sum())
+
+    def share(which: pd.Series) -> float | None:
+        return int(rows.loc[which, "features"].sum()) / features if features else None
+
     persisting = int(rows.loc[rows["fate"] == "persisting", "features"].sum())
-    return {"features": features, "persisting": persisting, "share": persisting / features if features else None}
+    verdicts = {verdict: share(rows["verdict"] == verdict) for verdict in VERDICTS}
+    return {
+        "features": features,
+        "persisting": persisting,
+        "share": persisting / features if features else None,
+        "verdicts": verdicts,
+        "new": share(rows["new"].eq(True)),
+    }
 
 
 _SCORES = ("simulation", "detection", "shuffled", "token_mean")
@@ -265,11 +330,12 @@ def main(folder: str, since: float = 0.0) -> None:
         return
     path = place / "controls" / "summary.json"
     controls = read_json(path) if path.exists() else None
-    print("\n" + quote(summary, controls, (controls or {}).get("not_measured", {}), warnings))
+    not_measured = (controls or {}).get("not_measured", {})
+    print("\n" + quote(summary, controls, not_measured, warnings))
     paths = {model: place / "models" / model / "evaluation.json" for model in summary["models"]}
     _print_accuracy({model: read_json(path)["corpora"] for model, path in paths.items() if path.exists()})
-    if lines := headline(summary, warnings):
-        print("\nfeatures with a correlation above", summary["threshold"])
+    if lines := headline(summary, controls, not_measured, warnings):
+        print(f"\nedge by edge, where r above {summary['threshold']:g} is the same feature")
         for line in lines:
             print(" ", line)
     print("\nreport:", page.resolve())

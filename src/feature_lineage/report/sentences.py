@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from feature_lineage.autoencoders.gate import Warnings, failed_edges
+from feature_lineage.autoencoders.gate import Warnings
+from feature_lineage.report.answers import Answer, Share, answers
+
+FAILED = "no finding, since a dictionary fails its checks."
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -13,29 +16,9 @@ def percent(share: float | None, digits: int = 1) -> str:
     return "–" if share is None or share != share else f"{share:.{digits}%}"
 
 
-def ceilings(controls: Mapping[str, Any] | None) -> dict[str, float]:
-    """Share of its features that two autoencoders of each model have in common, where it was measured."""
-    return {row["model"]: row["ceiling"] for row in (controls or {}).get("ceilings", [])}
-
-
-def edge_shares(summary: Mapping[str, Any], warnings: Warnings) -> list[dict[str, Any]]:
-    """For each edge its `parent`, `child`, the `shares` that persist by autoencoder seed, their mean, `share`, and whether a
-    dictionary of it `failed`."""
-    found: dict[tuple[str, str], list[float]] = {}
-    for edge in summary["edges"]:
-        shares = found.setdefault((edge["parent"], edge["child"]), [])
-        shares += [] if edge["persisting_share"] is None else [edge["persisting_share"]]
-    failed = {(parent, child) for parent, child, _ in failed_edges(summary["edges"], warnings)}
-    return [
-        {
-            "parent": parent,
-            "child": child,
-            "shares": shares,
-            "share": sum(shares) / len(shares) if shares else None,
-            "failed": (parent, child) in failed,
-        }
-        for (parent, child), shares in found.items()
-    ]
+def points(difference: float | None) -> str:
+    """A difference of shares in percentage points; a dash where there is none."""
+    return "–" if difference is None else f"{100 * difference:+.1f}".replace("-", "−")
 
 
 def quote(
@@ -44,52 +27,129 @@ def quote(
     not_measured: Mapping[str, str],
     warnings: Warnings,
 ) -> str:
-    """The study in one sentence: what persists along the first edge whose dictionaries pass, the mean over seeds, and what two
-    autoencoders of the parent share."""
+    """The study in a few words: what became of the parent's features along the first edge whose dictionaries pass."""
     if not summary["edges"]:
-        return "No model of this study comes from another: there is nothing that its features could persist into."
-    edge = next((edge for edge in edge_shares(summary, warnings) if not edge["failed"]), None)
+        return "No model of this study comes from another: there is nothing that its features could have become."
+    edge = first_sound(answers(summary, controls, warnings))
     if edge is None:
         return "There is no finding: along every edge, a dictionary fails its checks."
-    parent, share = edge["parent"], percent(edge["share"])
-    ceiling = ceilings(controls).get(parent)
-    if ceiling is None:
-        reason = not_measured.get("ceiling")
-        shared = "was not measured" + (f" ({reason})" if reason else "")
-        return f"{share} of {parent}'s features persist into {edge['child']}; what two autoencoders of {parent} itself share {shared}."
+    return " ".join([kept_sentence(edge), matched_sentence(edge, not_measured), *reading_sentences(edge)])
+
+
+def first_sound(found: list[Answer]) -> Answer | None:
+    """The first edge whose dictionaries all pass."""
+    return next((edge for edge in found if not edge.failed), None)
+
+
+def kept_sentence(edge: Answer, intervals: bool = False) -> str:
+    """What share of the parent's features keeps firing the same way in the child, beside the placebo's, and what else the child holds."""
+    if "all" not in edge.became:
+        return f"{edge.name}: what became of {edge.parent}'s features was not measured."
+    became = edge.became["all"]
+    kept, found = became.kept, became.outcomes["found"]
+    if kept.edge.share is None:
+        return f"{edge.name}: none of {edge.parent}'s features fires in the sample."
+    between = _between(kept.edge) if intervals else ""
     return (
-        f"{share} of {parent}'s features persist into {edge['child']}; "
-        f"two autoencoders of {parent} itself share {percent(ceiling)}."
+        f"{edge.name}: {percent(kept.edge.share)}{between} of {edge.parent}'s {became.n} features keep firing the same way in "
+        f"{edge.child} ({_placebo(edge, kept.placebo, intervals)}); {edge.child}'s own dictionary holds another "
+        f"{percent(found.edge.share)}."
     )
 
 
-def headline(summary: Mapping[str, Any], warnings: Warnings) -> list[str]:
-    """The study's main numbers, a sentence per edge and per model that has ancestors; none of an edge of which a dictionary failed."""
+def _between(share: Share) -> str:
+    return "" if share.low is None else f" (95 % interval {percent(share.low)} to {percent(share.high)})"
+
+
+def _placebo(edge: Answer, share: Share, intervals: bool) -> str:
+    if edge.placebo is not None and share.share is not None:
+        between = f", {percent(share.low)} to {percent(share.high)}" if intervals and share.low is not None else ""
+        return f"same-data placebo: {percent(share.share)}{between}"
+    return "no same-data placebo" + (f": {edge.no_placebo}" if edge.no_placebo else "")
+
+
+def matched_sentence(edge: Answer, not_measured: Mapping[str, str]) -> str:
+    """The paper's measure, with what it comes to where nothing was lost."""
+    matched, parent = edge.matched, edge.parent
+    said = f"By the paper's count {percent(matched.share.share)} persist"
+    if matched.placebo is not None:
+        said += f" (placebo: {percent(matched.placebo)})"
+    if matched.ceiling is None:
+        reason = not_measured.get("ceiling")
+        return f"{said}; how many can was not measured" + (f" ({reason})." if reason else ".")
+    return f"{said}, where {percent(matched.ceiling)} can: two dictionaries of {parent} itself share no more."
+
+
+def reading_sentences(edge: Answer) -> list[str]:
+    """Where the parent's dictionary reads the child poorly, a sentence on what a low number can then be."""
+    if edge.reading is None or not edge.reading.poor:
+        return []
+    return [
+        f"{edge.parent}'s dictionary reads {edge.child} poorly ({'; '.join(edge.reading.poor)}): a feature that is not kept may have "
+        "changed, or may only be misread."
+    ]
+
+
+def placebo_sentences(found: list[Answer]) -> list[str]:
+    """For each reason for which edges have no placebo, which these are: a sentence."""
+    edges: dict[str, list[str]] = {}
+    for edge in found:
+        if edge.became and edge.placebo is None:
+            edges.setdefault(edge.no_placebo, []).append(edge.name)
+    return [f"No placebo for {', '.join(names)}{f': {reason}' if reason else ''}." for reason, names in edges.items()]
+
+
+def headline(
+    summary: Mapping[str, Any],
+    controls: Mapping[str, Any] | None,
+    not_measured: Mapping[str, str],
+    warnings: Warnings,
+) -> list[str]:
+    """A sentence for each edge, what is left out, and by the paper's measure where each model's features come from.
+
+    None of an edge of which a dictionary failed.
+    """
     lines = []
-    failed = failed_edges(summary["edges"], warnings)
-    for edge in summary["edges"]:
-        seed = f" (autoencoder seed {edge['seed']})" if len({e["seed"] for e in summary["edges"]}) > 1 else ""
-        name = f"{edge['parent']} → {edge['child']}{seed}"
-        if (edge["parent"], edge["child"], edge["seed"]) in failed:
-            lines.append(f"{name}: no finding, since a dictionary fails its checks.")
+    for edge in answers(summary, controls, warnings):
+        if edge.failed:
+            lines.append(f"{edge.name}: {FAILED}")
             continue
-        alive = edge["parent_features"] - edge["parent_dead"]
-        low, high = edge["persisting_low"], edge["persisting_high"]
-        between = "" if low is None else f", 95 % interval {percent(low)} to {percent(high)}"
-        lines.append(
-            f"{name}: {edge['parent_persisting']:,} of {alive:,} features persist "
-            f"({percent(edge['persisting_share'])}{between}), {edge['disappearing']:,} disappear, {edge['emerging']:,} emerge."
-        )
+        parts = [kept_sentence(edge, intervals=True), matched_sentence(edge, not_measured), *reading_sentences(edge)]
+        lines.append(" ".join(parts))
     lines += left_out(summary)
     unsound = {model for model, _ in warnings}
     for model, origins in summary["origins"].items():
         inherited = {origin: count for origin, count in origins.items() if origin != model}
         if inherited and not unsound & _line(summary, model):
-            parts = ", ".join(f"{count:,} from {origin}" for origin, count in inherited.items())
+            parts = [f"{count:,} from {origin}" for origin, count in inherited.items()]
             lines.append(
-                f"{model}: {sum(inherited.values()):,} of {sum(origins.values()):,} features have an ancestor: {parts}."
+                f"By the paper's measure, {sum(inherited.values()):,} of {model}'s {sum(origins.values()):,} features have an "
+                f"ancestor: {', '.join(parts)}."
             )
     return lines
+
+
+def kept_lines(found: list[Answer]) -> list[str]:
+    """For each edge how many features are kept, beside how many of a placebo and the ceiling of what is found again: a line."""
+    return [
+        f"{edge.name}: {percent(became.kept.edge.share)} of {became.n} kept; placebo {_number(became.kept.placebo.share)}; "
+        f"ceiling of a match {_number(edge.matched.ceiling)}"
+        for edge in found
+        if (became := edge.became.get("all"))
+    ]
+
+
+def matched_lines(found: list[Answer]) -> list[str]:
+    """For each edge how many features persist by the paper's measure, beside the placebo and the ceiling: a line."""
+    return [
+        f"{edge.name}: {percent(edge.matched.share.share)} of {edge.matched.n}; placebo {_number(edge.matched.placebo)}; "
+        f"ceiling {_number(edge.matched.ceiling)}"
+        for edge in found
+    ]
+
+
+def _number(share: float | None) -> str:
+    return "not measured" if share is None else percent(share)
 
 
 def _line(summary: Mapping[str, Any], model: str) -> set[str]:
