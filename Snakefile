@@ -29,6 +29,11 @@ if os.path.isdir(OWN) and LIBRARY != os.path.realpath(OWN):
         f"{CHECKOUT}: Python has imported {LIBRARY} before; the modules of a workflow must be of one checkout of Feature Lineage"
     )
 
+from feature_lineage.jobs.memory import KEPT
+
+for name, value in KEPT.items():
+    os.environ.setdefault(name, value)
+
 # A config file given on the command line replaces the demo's, it is not laid over it. A module is given its config.
 if not workflow.overwrite_configfiles and not IS_MODULE:
 

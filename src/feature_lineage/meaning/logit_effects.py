@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from feature_lineage.progress import progress
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 TOP = 8  # tokens kept at either end
 _TOKENS = pa.list_(pa.struct([("token", pa.int32()), ("effect", pa.float32())]))

@@ -8,19 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoConfig,
-    AutoModelForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
-from transformers.utils import logging as transformers_logging
+
+from feature_lineage.uncollected import uncollected
+
+with uncollected():
+    import torch
+    from safetensors.torch import save_file
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        AutoConfig,
+        AutoModelForCausalLM,
+        MistralConfig,
+        MistralForCausalLM,
+        PreTrainedConfig,
+        PreTrainedModel,
+    )
+    from transformers.utils import logging as transformers_logging
 
 from feature_lineage.devices import windows_at_once
 from feature_lineage.errors import InputError

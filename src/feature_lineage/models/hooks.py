@@ -11,10 +11,14 @@ from queue import Full, Queue
 from typing import Any
 
 import numpy as np
-import torch
-from transformer_lens.hook_points import HookPoint
-from transformer_lens.model_bridge import TransformerBridge
-from transformers import PreTrainedModel
+
+from feature_lineage.uncollected import uncollected
+
+with uncollected():
+    import torch
+    from transformer_lens.hook_points import HookPoint
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedModel
 
 from feature_lineage.devices import device, windows_at_once
 from feature_lineage.errors import InputError

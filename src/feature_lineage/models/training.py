@@ -12,18 +12,22 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
-from torch.utils.data import Dataset
-from transformers import (
-    EvalPrediction,
-    PreTrainedModel,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
-from transformers.trainer_callback import PrinterCallback
+
+from feature_lineage.uncollected import uncollected
+
+with uncollected():
+    import torch
+    from torch.utils.data import Dataset
+    from transformers import (
+        EvalPrediction,
+        PreTrainedModel,
+        Trainer,
+        TrainerCallback,
+        TrainerControl,
+        TrainerState,
+        TrainingArguments,
+    )
+    from transformers.trainer_callback import PrinterCallback
 
 from feature_lineage.devices import device
 from feature_lineage.errors import InputError, Stopped
