@@ -142,7 +142,8 @@ class TextEncoder:
 
     A text is cut before a space or line break that follows a letter or digit, where no token of the vocabulary holds both, so that no
     merge and no best path leads across; and where the characters around are encoded alike with and without the cut, so that neither
-    the normaliser nor the pre-tokenizer looks across. Where there is no such place, a text is encoded whole.
+    the normaliser nor the pre-tokenizer looks across. Where there is no such place, or the pre-tokenizer counts characters from the
+    beginning, a text is encoded whole.
 
     Args:
         tokenizer: which; its truncation and padding are off.
@@ -154,7 +155,10 @@ class TextEncoder:
         self.tokenizer, self.dtype = tokenizer, dtype
         tokenizer.encode_special_tokens = True  # "<|endoftext|>" in a text is text
         across = {found[1] for text in texts for found in re.finditer(r"[\w\ufffd]([ \n])", text)}
-        self._cut = re.compile(rf"(?<=\w)[{''.join({' ', chr(10)} - across)}]") if len(across) < 2 else None
+        splitter = tokenizer.pre_tokenizer
+        counted = splitter is not None and b'"FixedLength"' in splitter.__getstate__()  # from the beginning of the text
+        found = len(across) < 2 and not counted
+        self._cut = re.compile(rf"(?<=\w)[{''.join({' ', chr(10)} - across)}]") if found else None
 
     def __call__(self, texts: Sequence[str]) -> Iterator[Iterable[np.ndarray]]:
         """The ids of each text, in parts: int [tokens of the part]. The parts of a text must be read before the next."""
