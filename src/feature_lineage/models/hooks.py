@@ -83,7 +83,7 @@ def _bridge(path: str | Path, model: PreTrainedModel, place: torch.device) -> Tr
         bridge = TransformerBridge.boot_transformers(str(path), hf_model=model, tokenizer=tokenizer, device=str(place))
     except Exception as error:  # of many kinds, where its adapter does not fit the checkpoint
         raise InputError(
-            f"model {path}: TransformerLens cannot take this {architecture} ({' '.join(str(error).split())[:300]}); choose another model"
+            f"model {path}: TransformerLens cannot take this {architecture} ({' '.join(str(error).split())[:300] or type(error).__name__}); choose another model"
         ) from error
     bridge._tokenizer = load_tokenizer(path)  # the setter builds it again by its class, and adds special tokens
     return bridge.eval()
