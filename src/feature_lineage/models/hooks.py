@@ -67,9 +67,10 @@ def check_hook(path: str | Path, hook: str, length: int) -> dict[str, Any]:
         What was checked, and the `elements` of an activation there.
 
     Raises:
-        InputError: as for `load_hooked`.
+        InputError: as for `load_hooked`, or the model cannot read windows of `length` tokens.
     """
     bridge = load_hooked(path, hook, length)
+    check_windows(bridge.original_model, np.zeros((1, length), np.int64))
     vectors = _read(bridge, hook, _probe(bridge.original_model, 2))
     return {"hook": hook, "architecture": type(bridge.original_model).__name__, "elements": vectors.shape[1]}
 
