@@ -189,9 +189,12 @@ OTHERS = {
 
 def _config(animal: Animal) -> transformers.PreTrainedConfig:
     known = AutoConfig.for_model(animal.kind)
-    names = set(known.to_dict()) | set(type(known).attribute_map)
-    sizes = {key: value for key, value in _SIZES.items() if key in names}
-    return AutoConfig.for_model(animal.kind, **(sizes | dict(animal.changes)))
+    other = type(known).attribute_map  # two names of one size: what differs must win under either
+    names = set(known.to_dict()) | set(other)
+    sizes = {other.get(key, key): value for key, value in _SIZES.items() if key in names}
+    return AutoConfig.for_model(
+        animal.kind, **(sizes | {other.get(key, key): value for key, value in animal.changes.items()})
+    )
 
 
 def build(name: str, animal: Animal) -> PreTrainedModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from functools import partial
 
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from checkpoint_zoo import LAYERS, OTHERS, REFUSED, VOCABULARY, ZOO, build, publish
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 from feature_lineage.errors import InputError
-from feature_lineage.models.checkpoint import evaluate_model, import_model, load_model, save_model
+from feature_lineage.models.checkpoint import evaluate_model, import_model, load_model, published_model, save_model
 from feature_lineage.models.hooks import _vectors, activations, check_hook, load_hooked, next_token_losses
 from feature_lineage.models.merge import angles, merge_states
 from feature_lineage.study import hook_points as hooks
@@ -263,6 +265,34 @@ def test_what_is_no_causal_language_model_is_refused_by_its_config(tmp_path, tok
     with pytest.raises(InputError, match=rf"is a {OTHERS[name][0]} .*, not a language model that predicts next"):
         import_model(str(folder), tokenizer_dir, tmp_path / "model", {})
     assert OTHERS[name][0] in hooks.architecture_problem(hooks.checkpoint_config(folder))
+
+
+def _quantized(folder, scaled):
+    """Matrices of the layers in float8 with the scale of each, as fp8 checkpoints have them; without scales nobody can read them."""
+    publish("llama", folder)
+    tensors = {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        scale = tensor.abs().max() / 448 if tensor.ndim == 2 and "layers" in name else None
+        tensors[name] = tensor if scale is None else (tensor / scale).to(torch.float8_e4m3fn)
+        if scaled and scale is not None:
+            tensors[f"{name}_scale_inv"] = scale.reshape(1, 1)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_quantized_checkpoint_is_read_as_what_it_means_or_refused(tmp_path):
+    """fp8 is; its name without its scales is refused. bitsandbytes, GPTQ, AWQ, HQQ, Quanto, torchao, EETQ and compressed-tensors are refused
+    by transformers, as their packages are not installed."""
+    read = published_model(_quantized(tmp_path / "scaled", True)).state_dict()
+    for name, tensor in load_file(publish("llama", tmp_path / "plain") / "model.safetensors").items():
+        assert float((read[name] - tensor).abs().max()) <= 0.04 * float(tensor.abs().max()), name
+    with pytest.raises(
+        InputError, match=r"is quantized, model\.layers\.0\.\S+ is still torch\.float8_e4m3fn once it is loaded"
+    ):
+        published_model(_quantized(tmp_path / "bare", False))
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "gemma"])

@@ -283,6 +283,23 @@ def test_a_detection_is_a_json_list():
             prompts_module.read_detection(reply(text), 4)
 
 
+@pytest.mark.parametrize(
+    "thoughts", ["<think>\nOf [1, 3], then?\n1\t9\n</think>\n\n", "So [3]?\n</think>\n", "<thinking>so</thinking> \n"]
+)
+def test_thoughts_that_an_endpoint_leaves_in_the_text_are_no_answer(thoughts):
+    """They were taken for the explanation, and a list in them for the answer. Cut off before their end, there is none."""
+    assert prompts_module.read_explanation(reply(f"{thoughts}Names of <think> tags.")) == "Names of <think> tags."
+    assert prompts_module.read_detection(reply(f"{thoughts}[2]"), 4).tolist() == [False, True, False, False]
+    found = prompts_module.read_simulation(
+        reply(f"{thoughts}1\t2", (thoughts, {}), ("1\t", {}), ("2", {"2": 0, "4": 0})), 1
+    )
+    assert found.tolist() == [3]
+    assert prompts_module.read_explanation(reply("The tag </think> of XML")) == "The tag </think> of XML"
+    for read in (prompts_module.read_explanation, lambda one: prompts_module.read_detection(one, 4)):
+        with pytest.raises(Malformed):
+            read(reply("<think>\nIt may be [1], or"))
+
+
 def test_prompts_show_tokens_on_one_line_and_scoring_prompts_no_activation(sample, gathered):
     raw = ["\n", "\t", '"', "\\", " é", "$x", "</x>", *"abcdefg" * 7]
     texts = list(map(prompts_module.written, raw))

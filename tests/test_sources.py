@@ -2,7 +2,9 @@
 
 Of that kind and tried: Parquet, JSON lines, JSON arrays, one JSON object, CSV and TSV, each plain, `.gz` and `.zst`; C4, Dolma, FineWeb
 and The Pile as published; suffixes in capitals; a byte order mark; nulls; shards whose other columns differ, from files and from local
-data sets; archives, Arrow, PDF and rich text, under their own suffix and under another.
+data sets, whose card may say how they are read; archives, Arrow, PDF, rich text, web archives and dumps of wikis, JSON and tables, under
+their own suffix and under another. Read right without a change: gzip and zstd in several members, frames that are to be skipped, every
+compression and every type of text of Parquet, carriage returns alone as line ends.
 """
 
 import csv
@@ -233,6 +235,29 @@ def test_a_local_data_set_is_read_as_its_card_says(tmp_path):
     assert found == [Document("de", f"{tmp_path}:train:0", None)]
 
 
+@pytest.mark.parametrize(
+    ("option", "content"),
+    [
+        ("encoding: latin-1", "text,n\né,1\n".encode("latin-1")),
+        ('sep: "\\t"', "text\tn\né\t1\n".encode()),
+        ("names: [text, n]", "é,1\n".encode()),
+        ("skiprows: 1", "text,n\ntext,n\né,1\n".encode()),  # was read with the line that it leaves out
+        ("column_names: [n, text]", "text,é\n".encode()),
+    ],
+)
+def test_a_card_says_how_a_csv_is_read(tmp_path, option, content):
+    (tmp_path / "train.csv").write_bytes(content)
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n- {{config_name: a, data_files: train.csv, {option}}}\n---\n")
+    assert [document.text for document in huggingface_documents(str(tmp_path))] == ["é"]
+
+
+def test_a_card_says_which_rows_of_parquet_are_meant(tmp_path):
+    (tmp_path / "train.parquet").write_bytes(parquet([{"text": "a", "n": 1}, {"text": "b", "n": 2}]))
+    config = {"config_name": "a", "data_files": "train.parquet", "filters": [["n", ">", 1]]}
+    (tmp_path / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': [config]})}---\n")
+    assert [document.text for document in huggingface_documents(str(tmp_path))] == ["b"]
+
+
 def test_pandas_words_for_nothing_are_text(tmp_path):
     # which the data sets' own reader takes for nulls
     (tmp_path / "train.csv").write_text("text\nNA\nnull\nnan\n")
@@ -337,6 +362,18 @@ REFUSED = {
     "lines.jl.gz": (gzip.compress(lines(ROWS[:1])), "holds rows in JSON"),
     "array.txt": (json.dumps(ROWS, indent=1).encode(), "holds rows in JSON"),
     "mark.txt": (b"\xef\xbb\xbf" + lines(ROWS), "holds rows in JSON"),
+    "a.tab": (b"text\tn\na\t1\n", r"\(\.tab\)"),
+    "bars.psv.gz": (gzip.compress(b"text|n\na|1\n"), r"\(\.psv\)"),
+    "csv.txt": (b"text,n\na,1\n", "csv.txt: holds a table under a name of plain text.*name it .csv .commas"),
+    "mark-csv.txt": (b'\xef\xbb\xbf"n","text"\r\n1,a\r\n', "holds a table"),
+    "tsv.dat": (b"n\ttext\n1\ta\n", "holds a table"),
+    "table": (b'text;n\n"a\nb";1\n', "holds a table"),
+    "bars.txt.zst": (zstandard.compress(b"id|text|n\n1|a|2\n"), "holds a table"),
+    "a.wet.gz": (gzip.compress(b"WARC/1.0\r\nWARC-Type: warcinfo\r\n"), "holds a web archive; extract its texts"),
+    "a.warc": (b"WARC/1.1\r\n", "is a web archive"),
+    "wiki.xml": (b'<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/">', "is a dump of a wiki; extract its"),
+    "lz4.txt": (b"\x04\x22\x4d\x18abc", "is something packed by lz4"),
+    "bzip2.txt": (b"BZh1abc", "is something packed by bzip2"),
     "twice.csv": (b"text,text\na,b\n", "has two columns 'text'"),
     "empty.csv": (b"", "has no column 'text', only nothing"),
     "latin.csv": (b"text\na\n\xe9\n", r"latin\.csv: not UTF-8 .*after line"),
@@ -368,7 +405,18 @@ def test_what_cannot_be_read_as_text_is_refused(tmp_path, name):
 
 @pytest.mark.parametrize(
     "content",
-    ['{"a": 1}\n', "{x} in braces\n{y}\n", "[1] A footnote.\n", "[]", "{}\n\nfn main() {}\n", '{"text"', "[[1, 2]]"],
+    [
+        "text, table and image\n1, 2\n",
+        "text,n\n",
+        "a,b\n1,2\n",
+        '{"a": 1}\n',
+        "{x} in braces\n{y}\n",
+        "[1] A footnote.\n",
+        "[]",
+        "{}\n\nfn main() {}\n",
+        '{"text"',
+        "[[1, 2]]",
+    ],
 )
 def test_a_text_that_looks_like_rows_is_a_text(tmp_path, content):
     (tmp_path / "a.txt").write_text(content)

@@ -373,6 +373,13 @@ BAD = [
     ("autoencoder.resampling.at", [0.2, 1], "autoencoder.resampling.at.1", "1", "less than 1"),
     ("autoencoder.resampling", {"at": [0.05]}, "autoencoder.resampling", "a block with at", "not before silent (0.1)"),
     ("autoencoder.resampling", {"silent": 0.9}, "autoencoder.resampling", "silent", "at (0.2) not before silent (0.9)"),
+    (
+        "autoencoder",
+        {"tokens": 40_000, "resampling": {"at": [0.97], "silent": 0.97}},
+        "autoencoder.resampling.silent",
+        "0.97",
+        "before the last of the run's 13 steps",
+    ),
     ("autoencoder.l1_warmup_steps", 4882, "autoencoder.l1_warmup_steps", "4882", "fewer than the run's 4,882 steps"),
     (
         "models.lua.training",

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tokenizer_zoo import CJK, END, SPELLED, TEXTS, ZOO, publish, reference
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from feature_lineage.errors import InputError
 from feature_lineage.text import shards
@@ -204,6 +204,7 @@ def long_texts():
         "mixed": mixed,
         "line": "word and another; " * 400,
         "cjk": CJK.replace(" ", "") * 60,
+        "novel": f"{CJK.replace(' ', '')}\n\n　“…”\n" * 60,
         "spaces": "a" + " " * 3000 + "b",
         "crlf": "one line\r\n" * 400,
         "spelled": f"{SPELLED}\n" * 200,
@@ -240,6 +241,28 @@ def test_a_vocabulary_with_words_across_spaces_is_not_cut_there(monkeypatch):
     pieces = list(pieces)
     np.testing.assert_array_equal(np.concatenate(pieces), made.encode(text).ids)
     assert len(pieces) > 50
+
+
+def test_lines_that_end_in_signs_are_places_for_a_cut(zoo, monkeypatch):
+    """As those of a Chinese or Japanese novel do, which has no spaces: it was encoded whole."""
+    folder, imported = zoo("digits")
+    monkeypatch.setattr(shards, "PIECE", 50)
+    encoder = TextEncoder(
+        load_tokenizer(imported).backend_tokenizer, token_texts(imported / "tokenizer.json")[0], np.uint32
+    )
+    ((*pieces,),) = encoder([long_texts()["novel"]])
+    assert len(pieces) > 20
+    np.testing.assert_array_equal(np.concatenate(pieces), reference(folder).encode(long_texts()["novel"]).ids)
+
+
+def test_a_text_whose_characters_are_counted_is_not_cut(monkeypatch):
+    """Of the pre-tokenizers of `tokenizers`, this alone splits by how far a character is from the beginning."""
+    vocabulary = {"</s>": 0, "o": 1, "n": 2, "e": 3, " ": 4, "on": 5, "one": 6}
+    made = Tokenizer(models.BPE(vocabulary, [("o", "n"), ("on", "e")]))
+    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.FixedLength(3)])
+    monkeypatch.setattr(shards, "PIECE", 50)
+    ((*pieces,),) = TextEncoder(made, Texts([text.encode() for text in vocabulary]), np.uint32)(["one " * 400])
+    np.testing.assert_array_equal(np.concatenate(pieces), made.encode("one " * 400).ids)
 
 
 def test_a_batch_holds_so_many_characters_and_keeps_the_order(zoo, monkeypatch):

@@ -25,7 +25,7 @@ from feature_lineage.models.checkpoint import (
     readable,
     save_model,
 )
-from feature_lineage.models.hooks import activations, load_hooked
+from feature_lineage.models.hooks import activations, check_hook, load_hooked
 from feature_lineage.models.merge import sweep_merge
 from feature_lineage.text.windows import Windows
 
@@ -103,6 +103,9 @@ def test_a_context_that_is_too_long_is_told_by_its_own_key(tmp_path, windows, to
     assert len(activations(bridge, "blocks.0.mlp.hook_post", windows(64)[np.arange(2)])) == 128
     with pytest.raises(InputError, match=r"not 128; set autoencoder\.context to at most 64$"):
         activations(bridge, "blocks.0.mlp.hook_post", windows(128)[np.arange(2)])
+    with pytest.raises(InputError, match=r"not 65; set autoencoder\.context to at most 64$"):
+        check_hook(tmp_path / "model", "blocks.0.mlp.hook_post", 65)  # before corpora are built for it
+    check_hook(tmp_path / "model", "blocks.0.mlp.hook_post", 64)
 
 
 ARCHITECTURES = [

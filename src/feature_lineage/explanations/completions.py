@@ -149,8 +149,8 @@ def _text(choice: Mapping[str, Any]) -> str | None:
 
 def _failure(found: Any, body: bytes) -> Failure | None:
     """Why a body with status 200 holds no reply, None if it holds one; any `LookupError`, `TypeError` or the like if it has no form."""
+    excerpt = body[: 4 * LONGEST_EXCERPT].decode("utf-8", "replace")[:LONGEST_EXCERPT]
     if not isinstance(found, dict):
-        excerpt = body[: 4 * LONGEST_EXCERPT].decode("utf-8", "replace")[:LONGEST_EXCERPT]
         kind = "a stream of events" if excerpt.lstrip().startswith(("data:", "event:", ":")) else "no JSON object"
         return Failure(f"{kind} in place of a completion: {excerpt!r}")
     choices = found.get("choices")
@@ -161,7 +161,7 @@ def _failure(found: Any, body: bytes) -> Failure | None:
     if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
         told = next((found[name] for name in ("message", "detail", "msg") if isinstance(found.get(name), str)), None)
         missing = "no message in its choice" if choice else "no choice"
-        return Failure(f"{missing}: {told}" if told else f"{missing} in the completion")
+        return Failure(f"{missing}: {told}" if told else f"{missing} in the completion: {excerpt!r}")
     text, finish, refusal = _text(choice), choice.get("finish_reason"), choice["message"].get("refusal")
     if finish == "error":
         return Failure("the completion ended with an error")

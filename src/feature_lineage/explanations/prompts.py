@@ -62,9 +62,18 @@ def explain_prompt(evidence: Evidence, texts: Sequence[str]) -> Prompt:
     return Prompt(system, user.substitute(excerpts="\n\n".join(parts)), EXPLANATION_TOKENS, EXPLANATION_TOKENS // 3)
 
 
+def _after_thoughts(text: str) -> int:
+    """Where a text's answer begins: some endpoints leave a model's thoughts before it, `<think>` … `</think>`, the first sign or both."""
+    begun = re.match(r"\s*<think(ing)?>", text)
+    ended = re.search(
+        r"</think(ing)?>" if begun else r"</think(ing)?>[ \t]*\n", text
+    )  # in one line, it may be the answer's word
+    return ended.end() if ended else len(text) if begun else 0
+
+
 def read_explanation(reply: Reply) -> str:
     """The explanation, on one line."""
-    text = " ".join(reply.text.split())
+    text = " ".join(reply.text[_after_thoughts(reply.text) :].split())
     if not text:
         raise Malformed("an empty explanation")
     if len(text) > LONGEST_EXPLANATION:
@@ -98,8 +107,11 @@ def read_simulation(reply: Reply, count: int) -> np.ndarray:
     Raises:
         Malformed: a line is missing, double or more than a number, or a number is out of range.
     """
-    lines = list(_LINE.finditer(reply.text))
-    other = len([line for line in reply.text.splitlines() if line.strip() and not line.strip().startswith("```")])
+    first = _after_thoughts(reply.text)
+    lines = list(_LINE.finditer(reply.text, first))
+    other = len(
+        [line for line in reply.text[first:].splitlines() if line.strip() and not line.strip().startswith("```")]
+    )
     numbers = [int(line[1]) for line in lines]
     if other != len(lines) or sorted(numbers) != list(range(1, count + 1)):
         raise Malformed(f"{len(set(numbers))} numbered lines of {other}, not the {count} asked for")
@@ -133,7 +145,7 @@ def detect_prompt(explanation: str, tokens: np.ndarray, texts: Sequence[str]) ->
 
 def read_detection(reply: Reply, count: int) -> np.ndarray:
     """Which of `count` excerpts are said to have activation, bool [count]."""
-    found = re.search(r"\[[\d,\s]*\]", reply.text)
+    found = re.search(r"\[[\d,\s]*\]", reply.text[_after_thoughts(reply.text) :])
     try:
         numbers = json.loads(found[0]) if found else None
     except ValueError:

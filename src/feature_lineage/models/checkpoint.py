@@ -128,7 +128,7 @@ def published_model(path: str | Path, revision: str | None = None) -> PreTrained
     """Load a checkpoint, whoever made it, in float32, from safetensors, running none of its code.
 
     Raises:
-        InputError: as for `published_config`, or its tensors are missing, misshapen or not finite.
+        InputError: as for `published_config`, or its tensors are missing, misshapen, quantized or not finite.
     """
     config = published_config(str(path), revision)
     try:
@@ -151,6 +151,12 @@ def published_model(path: str | Path, revision: str | None = None) -> PreTrained
     ]
     if wrong:
         raise InputError(f"model {path}: its tensors do not fit its config.json: {'; '.join(wrong)}; {_AGAIN}")
+    for name, parameter in model.named_parameters():
+        if parameter.dtype != torch.float32:
+            raise InputError(
+                f"model {path}: is quantized, {name} is still {parameter.dtype} once it is loaded; choose a checkpoint in float32, float16 or "
+                "bfloat16"
+            )
     for name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise InputError(f"model {path}: tensor {name} holds NaN or infinity; {_AGAIN}")

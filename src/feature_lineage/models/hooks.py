@@ -71,9 +71,10 @@ def check_hook(path: str | Path, hook: str, length: int) -> dict[str, Any]:
         What was checked, and the `elements` of an activation there.
 
     Raises:
-        InputError: as for `load_hooked`.
+        InputError: as for `load_hooked`, or the model cannot read windows of `length` tokens.
     """
     bridge = load_hooked(path, hook, length)
+    check_windows(bridge.original_model, np.zeros((1, length), np.int64))
     vectors = _read(bridge, hook, _probe(bridge.original_model, 2))
     return {"hook": hook, "architecture": type(bridge.original_model).__name__, "elements": vectors.shape[1]}
 
@@ -87,7 +88,7 @@ def _bridge(path: str | Path, model: PreTrainedModel, place: torch.device) -> Tr
         bridge = TransformerBridge.boot_transformers(str(path), hf_model=model, tokenizer=tokenizer, device=str(place))
     except Exception as error:  # of many kinds, where its adapter does not fit the checkpoint
         raise InputError(
-            f"model {path}: TransformerLens cannot take this {architecture} ({' '.join(str(error).split())[:300]}); choose another model"
+            f"model {path}: TransformerLens cannot take this {architecture} ({' '.join(str(error).split())[:300] or type(error).__name__}); choose another model"
         ) from error
     bridge._tokenizer = load_tokenizer(path)  # the setter builds it again by its class, and adds special tokens
     return bridge.eval()

@@ -240,6 +240,12 @@ def _autoencoders_can_be_trained(study: Study) -> Iterator[Problem]:
             options.l1_warmup_steps,
             f"fewer than the run's {steps:,} steps (tokens / context / batch), or λ never gets to its full value",
         )
+    if 1 < steps <= max(1, round(options.resampling.silent * steps)):  # as `resampling.resampling_steps` rounds
+        yield (
+            "autoencoder.resampling.silent",
+            options.resampling.silent,
+            f"a share that ends before the last of the run's {steps:,} steps, or no feature is ever dead",
+        )
     variant, l0 = options.variant, options.l0
     if variant in ("topk", "batchtopk") and (l0 is None or l0 != int(l0)):
         yield "autoencoder.l0", l0, f"the whole number of features active per token, which variant {variant} needs"

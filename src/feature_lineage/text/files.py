@@ -53,18 +53,22 @@ _OTHERS = (
         ".db",
     ),
     *(".xls", ".xlsx", ".ods", ".doc", ".docx", ".odt", ".rtf", ".epub", ".pdf", ".ps"),
+    *(".tab", ".psv"),  # tables, but .tsv and .csv alone say what stands between their fields
     *(".zip", ".tar", ".tgz", ".bz2", ".xz", ".lz4", ".br", ".7z", ".rar"),
 )
 # What is no text by its first bytes, whatever its name, and what to do about it.
 _BEGINNINGS = {
     b"%PDF-": ("a PDF", "convert it to text"),
     b"PK\x03\x04": ("a ZIP archive", "unpack it"),
+    b"WARC/": ("a web archive", "extract its texts"),
+    b"<mediawiki": ("a dump of a wiki", "extract its texts"),
     b"ARROW1": ("an Arrow file", "convert it to Parquet"),
     b"{\\rtf": ("rich text", "convert it to text"),
     b"PAR1": ("a Parquet file", "name it .parquet, unpacked"),
     b"\x1f\x8b": ("something packed by gzip", "add .gz to its name"),
     b"\x28\xb5\x2f\xfd": ("something packed by zstd", "add .zst to its name"),
-    b"BZh9": ("something packed by bzip2", "unpack it"),
+    **{b"BZh%d" % level: ("something packed by bzip2", "unpack it") for level in range(1, 10)},
+    b"\x04\x22\x4d\x18": ("something packed by lz4", "unpack it"),
     b"\xfd7zXZ\0": ("something packed by xz", "unpack it"),
     b"\xff\xfe": ("text in UTF-16", "convert it to UTF-8"),
     b"\xfe\xff": ("text in UTF-16", "convert it to UTF-8"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,22 @@ def huggingface_documents(
         raise InputError(f"{named}: cannot be read ({' '.join(str(error).split())}); {hint}") from error
 
 
+# Options of a local data set's card that do not change what the rows of its tables are.
+_HARMLESS = ("name", "version", "data_dir", "data_files", "description", "features", "sep", "delimiter")
+
+
 def _table_files(builder: Any, split: str) -> list[Path]:
-    """The files of a split of a local data set, if all are tables: read here, shards whose other columns differ do not matter."""
-    files = [Path(file) for file in (builder.config.data_files or {}).get(split, [])]
-    usual = getattr(builder.config, "field", None) is None and getattr(builder.config, "sep", None) in (None, ",", "\t")
+    """The files of a split of a local data set, if all are tables and its card says nothing of how they are read.
+
+    They are read here, so that shards whose other columns differ do not matter.
+    """
+    config = builder.config
+    files = [Path(file) for file in (config.data_files or {}).get(split, [])]
+    options = [field.name for field in fields(config) if field.name not in _HARMLESS]
+    usual = all(getattr(config, name) == getattr(type(config)(), name) for name in options)
+    # What `datasets` gives .tsv files, unless their card says another.
+    separator = getattr(config, "sep", ",")
+    usual &= separator == "," or (separator == "\t" and all(kind_of(file) == ".tsv" for file in files))
     return files if usual and all(file.is_file() and kind_of(file) in TABLES for file in files) else []
 
 

@@ -29,6 +29,7 @@ PIECE = 1 << 18  # characters of a text that are encoded at a time, where it can
 BATCH = 1 << 20  # characters of texts that are encoded at a time
 _AROUND = 256  # characters on both sides of a cut that must be encoded as they are without it
 _TRIES = 100  # places for a cut that are tried
+_PLACES = ((r"\w", " "), (r"\w", "\n"), (r"\S", "\n"))  # for a cut, between what stands before and after it
 _LENGTHS = pa.schema([("tokens", pa.int32())])
 
 
@@ -140,9 +141,10 @@ def _encoded(documents: str | Path, encode: TextEncoder, shards: _Shards) -> Ite
 class TextEncoder:
     """Encodes texts with a `tokenizers.Tokenizer`: batches of short ones, long ones in pieces, as a token takes 300 bytes on the way.
 
-    A text is cut before a space or line break that follows a letter or digit, where no token of the vocabulary holds both, so that no
-    merge and no best path leads across; and where the characters around are encoded alike with and without the cut, so that neither
-    the normaliser nor the pre-tokenizer looks across. Where there is no such place, a text is encoded whole.
+    A text is cut before a space that follows a letter or digit, or a line break that follows anything but blanks, where no token of the
+    vocabulary holds both, so that no merge and no best path leads across; and where the characters around are encoded alike with and without the cut, so that neither
+    the normaliser nor the pre-tokenizer looks across. Where there is no such place, or the pre-tokenizer counts characters from the
+    beginning, a text is encoded whole.
 
     Args:
         tokenizer: which; its truncation and padding are off.
@@ -153,8 +155,10 @@ class TextEncoder:
     def __init__(self, tokenizer: Tokenizer, texts: Sequence[str], dtype: Any) -> None:
         self.tokenizer, self.dtype = tokenizer, dtype
         tokenizer.encode_special_tokens = True  # "<|endoftext|>" in a text is text
-        across = {found[1] for text in texts for found in re.finditer(r"[\w\ufffd]([ \n])", text)}
-        self._cut = re.compile(rf"(?<=\w)[{''.join({' ', chr(10)} - across)}]") if len(across) < 2 else None
+        splitter = tokenizer.pre_tokenizer
+        counted = splitter is not None and b'"FixedLength"' in splitter.__getstate__()  # from the beginning of the text
+        places = [rf"(?<={before}){after}" for before, after in _PLACES if not _held(texts, before, after)]
+        self._cut = re.compile("|".join(places)) if places and not counted else None
 
     def __call__(self, texts: Sequence[str]) -> Iterator[Iterable[np.ndarray]]:
         """The ids of each text, in parts: int [tokens of the part]. The parts of a text must be read before the next."""
@@ -198,6 +202,12 @@ class TextEncoder:
             if np.array_equal(both[: len(alone)], alone):
                 return place
         return len(text)
+
+
+def _held(texts: Sequence[str], before: str, after: str) -> bool:
+    """Whether a token holds both sides of a place for a cut; bytes that are no whole character may be any."""
+    both = re.compile(rf"(?:{before}|\ufffd){after}")
+    return any(both.search(text) for text in texts)
 
 
 def token_directories(corpora: Sequence[str], indices: Sequence[str | Path]) -> dict[str, Path]:

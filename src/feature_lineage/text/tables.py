@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -73,6 +74,11 @@ def _plain(path: Path, content: str, text: str) -> str:
         raise InputError(
             f"{path}: holds rows in JSON under a name of plain text; name it .jsonl or .json, or leave it out"
         )
+    if _holds_table(content, text):
+        raise InputError(
+            f"{path}: holds a table under a name of plain text, its first line names a column {text!r}; name it .csv (commas between "
+            "fields) or .tsv (tabs), or leave it out"
+        )
     return content.removeprefix("\ufeff")  # a byte order mark is no part of the text
 
 
@@ -89,6 +95,18 @@ def _holds_rows(content: str, text: str) -> bool:
         return True
     entry = entry[0] if isinstance(entry, list) and entry else entry
     return isinstance(entry, dict) and text in entry
+
+
+def _holds_table(content: str, text: str) -> bool:
+    """Whether the first line of a text names columns, the asked one among them, and the second goes on like that."""
+    first, second = [*content.removeprefix("\ufeff").split("\n", 2), ""][:2]
+    for delimiter in "\t,;|":
+        names = [name.removeprefix('"').removesuffix('"') for name in first.rstrip("\r").split(delimiter)]
+        # A line of prose or code has spaces or signs somewhere.
+        named = len(names) > 1 and text in names and all(re.fullmatch(r"[\w.-]*", name) for name in names)
+        if named and (delimiter in second or second.startswith('"')):
+            return True
+    return False
 
 
 def _json_of(content: str) -> Any:
