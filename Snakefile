@@ -88,6 +88,7 @@ rule saes:
 rule flows:
     input:
         "<results>/flows/summary.json",
+        "<results>/flows/verdicts.json",
         "<results>/flows/sankey.json",
         "<results>/flows/categories.parquet",
 

@@ -18,11 +18,13 @@ CASE = "find_case article"
 INTERPRETATIONS = {"plot_scores", *(f"interpret_features {model} 0" for model in MODELS)}
 SUMMARY = {
     "summarise_flows",
+    "plot_verdicts",
     "plot_sankey",
+    "plot_curves",
     "write_report",
     "tabulate_figures",
 }  # and what reads the flow's numbers alone
-FLOWS = {"trace_flows", "plot_curves", "count_categories", CASE} | SUMMARY | INTERPRETATIONS
+FLOWS = {"trace_flows", "count_categories", CASE} | SUMMARY | INTERPRETATIONS
 CHANGED = "Params have changed"
 
 

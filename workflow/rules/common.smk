@@ -308,6 +308,7 @@ CONTROLS = ["<results>/controls/summary.json"] if plan.summed_up else []
 PLACEBO = ["<results>/controls/placebo.parquet"] if plan.placebos else []
 BASELINES = expand("<results>/controls/{name}.parquet", name=plan.baselines)
 FIGURES = {
+    "verdicts": "<results>/flows/verdicts.json",
     "sankey": "<results>/flows/sankey.json",
     **{name: f"<results>/figures/{name}.json" for name in plan.figures},
 }

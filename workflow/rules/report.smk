@@ -1,16 +1,43 @@
 # Figures, their numbers and images, and the report that shows everything.
 
 
+rule plot_verdicts:
+    input:
+        summary="<results>/flows/summary.json",
+        controls=CONTROLS,
+    output:
+        figure="<results>/flows/verdicts.json",
+        page=report(
+            "<results>/figures/verdicts.html",
+            caption="../report/verdicts.rst",
+            category="Feature flow",
+            labels={"figure": "What became of the features"},
+        ),
+    log:
+        "<logs>/plot_verdicts.log",
+    benchmark:
+        "<benchmarks>/plot_verdicts.tsv"
+    localrule: True
+    conda:
+        CONDA
+    threads: 1
+    params:
+        code=code("plot_verdicts"),
+    script:
+        "../scripts/plot_verdicts.py"
+
+
 rule plot_sankey:
     input:
         summary="<results>/flows/summary.json",
+        controls=CONTROLS,
     output:
         figure="<results>/flows/sankey.json",
         page=report(
             "<results>/figures/sankey.html",
             caption="../report/sankey.rst",
             category="Feature flow",
-            labels={"figure": "Sankey"},
+            labels={"figure": "Sankey by the paper's measure"},
         ),
     log:
         "<logs>/plot_sankey.log",
@@ -29,6 +56,8 @@ rule plot_sankey:
 rule plot_curves:
     input:
         curves="<results>/flows/curves.parquet",
+        drift="<results>/flows/drift_curves.parquet",
+        summary="<results>/flows/summary.json",
         ceiling=[
             "<results>/controls/ceiling_curves.parquet"
             for name in plan.measured
@@ -238,6 +267,7 @@ rule write_report:
         lineages="<results>/flows/lineages.parquet",
         strata="<results>/flows/strata.parquet",
         groups="<results>/flows/categories.parquet",
+        verdicts="<results>/flows/verdicts.json",
         sankey="<results>/flows/sankey.json",
         figures=expand("<results>/figures/{name}.json", name=plan.figures),
         tables=expand("<results>/figures/{figure}.csv", figure=FIGURES),

@@ -137,6 +137,7 @@ KINDS = {
     "flows/strata.parquet": (read_table,),
     "flows/categories.parquet": (read_table,),
     "flows/summary.json": (read_json,),
+    "flows/verdicts.json": (read_json,),
     "flows/sankey.json": (read_json,),
     "controls/ceiling.parquet": (read_table,),
     "controls/alignment_null.parquet": (read_table,),
