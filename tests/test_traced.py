@@ -120,7 +120,7 @@ def test_a_merges_feature_is_new_if_no_parent_has_it():
     second = side("child", ["lost", "kept", "found", None])
     edges = [Compared("a", "m", 0, first), Compared("b", "m", 0, second)]
     assert new_features(edges)["m", 0].tolist() == [False, False, True, False]
-    (row,) = summarise_verdicts(edges, {}, {"m": None})["new"]
+    (row,) = summarise_verdicts(edges, {}, {"m": None}, 0.8)["new"]
     assert row == {"child": "m", "seed": 0, "living": 3, "new": 1, "share": pytest.approx(1 / 3)}
 
 
@@ -131,13 +131,16 @@ def test_the_margin_is_the_median_over_living_features(judged):
                 "parent",
                 ["kept", "lost", None, "lost"],
                 reproducible=[True, False, True, True],
+                held_out_verdict=["lost", "kept", "kept", None],
+                held_out_match_r=[0.9, 0.9, 0.9, 0.9],
                 margin=[0.1, -0.3, 9.0, -0.1],
             ),
             side("child", ["kept"]),
         ]
     )
-    (row,) = summarise_verdicts([Compared("a", "b", 0, table)], {}, {"b": None})["stability"]
+    (row,) = summarise_verdicts([Compared("a", "b", 0, table)], {}, {"b": None}, 0.8)["stability"]
     assert (row["living"], row["reproducible"], row["margin"], row["side"]) == (3, 2, -0.1, "parent")
+    assert row["persisting_share"] == 1.0, "of the one that lives in the held-out half"
 
 
 def test_an_edge_is_described_beside_dictionaries_of_one_model():

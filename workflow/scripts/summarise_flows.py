@@ -26,7 +26,9 @@ def main(smk: Any) -> None:
         edges = compared(params.compared, given.verdicts, given.replicates)
         placebos = compared(params.placebos, given.placebo_verdicts, given.placebo_replicates)
         found = summarise_flows(table, read_table(given.lineages), params.models, params.threshold)
-        found |= summarise_verdicts(edges, {(one.child, one.seed): one for one in placebos}, params.placebo_of)
+        found |= summarise_verdicts(
+            edges, {(one.child, one.seed): one for one in placebos}, params.placebo_of, params.threshold
+        )
         found |= {"readings": [], "directions": [], "weights": read_table(given.weights).to_pylist()}
         for one, path in zip([*edges, *placebos], [*given.about, *given.placebo_about], strict=True):
             place, about = {"parent": one.parent, "child": one.child, "seed": one.seed}, read_json(path)

@@ -103,7 +103,10 @@ def new_features(edges: Sequence[Compared]) -> dict[tuple[str, int], np.ndarray]
 
 
 def summarise_verdicts(
-    edges: Sequence[Compared], placebos: Mapping[tuple[str, int], Compared], placebo_of: Mapping[str, str | None]
+    edges: Sequence[Compared],
+    placebos: Mapping[tuple[str, int], Compared],
+    placebo_of: Mapping[str, str | None],
+    threshold: float,
 ) -> dict[str, Any]:
     """What became of the features of each edge, counted, beside its placebo.
 
@@ -111,10 +114,12 @@ def summarise_verdicts(
         edges: every edge, of each seed.
         placebos: by name and seed.
         placebo_of: placebo of each child, None where it has none.
+        threshold: of r.
 
     Returns:
         `verdicts` (rows of `intervals.ROWS`), `new` (of each child's living features those that are kept on no parent), `stability`
-        (of each side's living features the reproducible ones, and the median `margin`).
+        (of each side's living features the reproducible ones, the median `margin`, and the `persisting_share` of the reproducible ones:
+        those that a feature of the other's dictionary matches on the held-out half).
     """
     verdicts, stability = [], []
     for one in edges:
@@ -126,7 +131,8 @@ def summarise_verdicts(
                 margin = float(np.median(numbers(table, "margin")))
                 reproducible = pc.sum(table["reproducible"]).as_py()
                 place = {"parent": one.parent, "child": one.child, "seed": one.seed, "side": side}
-                stability.append(place | {"living": table.num_rows, "reproducible": reproducible, "margin": margin})
+                row = place | {"living": table.num_rows, "reproducible": reproducible, "margin": margin}
+                stability.append(row | {"persisting_share": _persisting(table, threshold)})
     new = []
     for (child, seed), found in new_features(edges).items():
         living = next(one.counts("child", ALL)["living"] for one in edges if (one.child, one.seed) == (child, seed))
@@ -135,3 +141,9 @@ def summarise_verdicts(
             {"child": child, "seed": seed, "living": living, "new": count, "share": count / living if living else None}
         )
     return {"verdicts": verdicts, "new": new, "stability": stability}
+
+
+def _persisting(table: pa.Table, threshold: float) -> float | None:
+    """Share of a side's reproducible features that match on the held-out half, among those that live there."""
+    there = table.filter(pc.and_(table["reproducible"], table["held_out_verdict"].is_valid()))
+    return float((numbers(there, "held_out_match_r") > threshold).mean()) if there.num_rows else None
