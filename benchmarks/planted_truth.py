@@ -105,12 +105,16 @@ def print_verdicts(bed: str, found: dict[str, Any]) -> None:
     words, (width, counts) = planted_verdicts.VERDICTS, planted_verdicts.BEDS[bed]
     features = planted_verdicts.recovered(found["edge"])
     print(f"\n=== verdicts, {bed} bed: {width} elements, {counts}; features that recover a true one\n")
-    print(line("whose, what became of it", ["features", "expected", *words, "same", "median r", "mean ratio"], 26))
+    print(
+        line(
+            "whose, what became of it", ["features", "expected", *words, "same", "median r", "mean ratio", "cosine"], 26
+        )
+    )
     for (side, kind), rows in features.groupby(["side", "kind"]):
         values = [len(rows), rows["expected"].iloc[0], *(int((rows["verdict"] == word).sum()) for word in words)]
         values += [
             int((rows["direction"] == "same").sum()),
-            *(float(rows[name].median()) for name in ("r", "mean_ratio")),
+            *(float(rows[name].median()) for name in ("r", "mean_ratio", "decoder_cosine")),
         ]
         print(line(f"{side}'s {kind}", values, 26))
     print("\n" + line("verdict", ["expected", "called", "precision", "recall"]))
@@ -120,7 +124,9 @@ def print_verdicts(bed: str, found: dict[str, Any]) -> None:
     print(f"\nkept: kept, or found in the same direction: {there.mean():.3f}")
     print(f"parent's kept, on the child without what changed: {found['silenced']:.3f} read above .8")
     names = {"edge": ("parent", "child"), "copy": ("parent", "child"), "placebo": ("parent",)}
-    columns = [(f"{name}, {side}'s", found[name].numbers[side]) for name, sides in names.items() for side in sides]
+    columns = [
+        (f"{name} {side[0].upper()}", found[name].numbers[side]) for name, sides in names.items() for side in sides
+    ]
     print("\n" + line("all living features", [name for name, _ in columns], 26))
     for name in planted_verdicts.NUMBERS:
         print(line(name, [of.get(name, "-") if of[name] is not None else "-" for _, of in columns], 26))

@@ -37,7 +37,7 @@ from feature_lineage.flow.verdicts import VERDICTS, Activations, Half, Limits, S
 from feature_lineage.store.formats import write_table
 
 NUMBERS = [
-    "living", *VERDICTS, "persisting", "ceiling", "reproducible", "margin", "high cosine", "L0, own", "L0, other", "explained, own",
+    "living", *VERDICTS, "kept, reproducible", "persisting", "ceiling", "reproducible", "margin", "high cosine", "L0, own", "L0, other", "explained, own",
     "explained, other",
 ]  # fmt: skip
 LIMITS = Limits(threshold=0.8, min_active=10)
@@ -185,10 +185,12 @@ def judge_edge(
         part = frame[frame["side"] == side].reset_index(drop=True)
         alive = part["verdict"].notna().to_numpy()
         r = part["match_r"].to_numpy(np.float64)
+        stable_words = part["held_out_verdict"][alive & part["reproducible"].astype(bool)].dropna()
         found[side] = {
             "living": int(alive.sum()),
             **{word: float((part["verdict"][alive] == word).mean()) for word in VERDICTS},
             "persisting": float((np.nan_to_num(r[alive], nan=-1) > LIMITS.threshold).mean()) if pair else None,
+            "kept, reproducible": float((stable_words == "kept").mean()),
             "ceiling": float((np.nan_to_num(stable[place].r[alive, 0], nan=-1) > LIMITS.threshold).mean()),
             "reproducible": float(part["reproducible"][alive].astype(bool).mean()),
             "margin": margin(r, stable[place].r, alive) if pair else None,
