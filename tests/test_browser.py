@@ -1,8 +1,9 @@
 import json
 import re
 
+import pyarrow as pa
 import pytest
-from reports import EVIL, EVIL_TOKEN, IMAGE_TOKEN, NEEDLE, SIZE, content, some
+from reports import EVIL, EVIL_TOKEN, FLOW, IMAGE_TOKEN, NEEDLE, SIZE, content, some
 
 from feature_lineage.meaning.main_token import TOKENS
 from feature_lineage.report.browser import (
@@ -49,6 +50,34 @@ def test_index_says_fates_matches_and_origins(folder):
     assert (down["fate"][-1], down["match"][-1], down["r"][-1]) == (0, -1, None)
     assert (up["match"][6], up["r"][6], up["r"][1]) == (6, 0.9, 0.3)
     assert lua["origin"][:2] == [0, 1] and lua["via"][:2] == [0, -1] and lua["origin"][-1] == -1
+
+
+def test_index_says_verdicts_what_is_new_and_what_is_reproducible(folder):
+    base, lua = (read(folder / f"{model}.seed0.js") for model in ("base", "lua"))
+    (down,), (up,) = base["edges"], lua["edges"]
+    assert down["verdict"][:7] == up["verdict"][:7] == [0, 2, 3, 3, 3, 3, 1] and down["verdict"][-1] == -1
+    assert down["drift"][:3] == [0.95, 0.65, 0.1] and down["drift"][-1] is None
+    assert base["new"] == [-1] * SIZE and lua["new"][:2] == [0, 1] and lua["new"][-1] == -1
+    assert base["reproducible"][:4] == [1, 0, 0, 1]
+
+
+def test_index_without_other_seeds_knows_of_no_reproducible_feature(tmp_path):
+    given = content()
+    place = FLOW.names.index("reproducible")
+    given["flow"] = given["flow"].set_column(place, FLOW.field(place), pa.nulls(len(given["flow"]), pa.bool_()))
+    write_browser(tmp_path, some(Browsed, given), ["base", "lua"])
+    assert read(tmp_path / "base.seed0.js")["reproducible"] == [-1] * SIZE
+
+
+def test_details_have_the_evidence_of_a_verdict_and_what_became_of_the_feature(folder):
+    base = read(folder / "base.seed0.0.js")
+    # direction, cosines of decoder and encoder with the match, highest cosine, margin, verdict on the held-out half
+    assert base["evidence"][0][6] == ["same", 0.5, None, None, -0.25, "found"]
+    assert base["evidence"][0][12] == ["rotated", 0.5, None, None, -0.25, "found"]
+    assert base["traced"][6] == [[1, "found", 6, 0.95]] and base["traced"][1] == [[1, "drifted", None, 0.95]]
+    last = read(folder / "base.seed0.1.js")
+    assert len(last["evidence"][0]) == SIZE - SHARD and last["evidence"][0][-1] == [None] * 6
+    assert last["traced"][-1] == [] and read(folder / "lua.seed0.0.js")["traced"][6] == []
 
 
 def test_index_says_tokens_categories_and_scores(folder):

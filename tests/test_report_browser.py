@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from chromium import CHROMIUM, Page
-from reports import EVIL, IMAGE, content, write
+from reports import EVIL, IMAGE, content, untraced, write
 
 from feature_lineage.store.checksums import KEY
 from feature_lineage.text.vocabulary import Texts
@@ -49,16 +49,42 @@ def filtered(page, name, value):
 
 def test_opens_with_the_answer_and_the_sankey(page, index):
     page.open(index)
+    page.wait("document.querySelectorAll('#verdicts .sankey-link').length === 5")
+    assert page.run("document.querySelector('h1').textContent").startswith(
+        "base → lua: 10.0% of base's 299 features keep"
+    )
+    for part in (".became", "#verdicts"):
+        assert page.run(f"document.querySelector({part!r}).getBoundingClientRect().top < innerHeight")
+    assert page.run("document.querySelector('.became').scrollWidth <= document.querySelector('main').clientWidth"), (
+        "all columns show"
+    )
+
+
+def by_paper(page):
+    """Open the report as the paper counts, by a click."""
+    page.run("[...document.querySelectorAll('.switch [data-by=paper]')].find((one) => one.offsetParent).click()")
+
+
+def test_the_papers_measure_is_one_click_away(page, index):
+    page.open(index)
+    shown = "[...document.querySelectorAll('.by-verdict, .by-paper')].filter((e) => e.tagName !== 'LABEL' && e.offsetParent).map((e) => e.className)"
+    assert {kind.split()[-1] for kind in page.run(shown)} == {"by-verdict"}
+    by_paper(page)
     page.wait("document.querySelectorAll('#sankey .sankey-link').length === 1")
-    assert page.run("document.querySelector('h1').textContent").startswith("20.1% of base's features persist into lua")
-    assert page.run("document.querySelector('#sankey').getBoundingClientRect().top < innerHeight")
+    assert {kind.split()[-1] for kind in page.run(shown)} == {"by-paper"}
+    assert page.run(
+        "[...document.querySelectorAll('.switch [aria-pressed=true]')].every((e) => e.dataset.by === 'paper')"
+    )
+    assert page.run("document.activeElement === document.body || document.activeElement.offsetParent !== null")
 
 
 def test_every_figure_is_drawn_when_it_comes_into_view(page, index):
     page.open(index)
     count = page.run("document.querySelectorAll('[data-figure]').length")
-    assert count == 5
+    assert count == 6
     for k in range(count):
+        if k == 1:
+            by_paper(page)
         page.run(f"document.querySelectorAll('[data-figure]')[{k}].scrollIntoView()")
         page.wait(f"document.querySelectorAll('[data-figure]')[{k}].querySelector('.main-svg')")
 
@@ -66,6 +92,7 @@ def test_every_figure_is_drawn_when_it_comes_into_view(page, index):
 def click(page, selector):
     """Press and release the mouse in the middle of an element."""
     page.wait(f"document.querySelector({selector!r})")
+    page.run(f"document.querySelector({selector!r}).scrollIntoView({{ block: 'center', behavior: 'instant' }})")
     box = page.run(
         f"(() => {{ const b = document.querySelector({selector!r}).getBoundingClientRect();"
         " return [b.x + b.width / 2, b.y + b.height / 2]; })()"
@@ -76,6 +103,7 @@ def click(page, selector):
 
 def test_click_on_a_band_leaves_the_features_in_it(page, index):
     page.open(index)
+    by_paper(page)
     click(page, "#sankey .sankey-link")
     page.wait(f"{FOUND}.startsWith('50 of 300 features that persist from base, first seen in base')")
     assert page.run("location.hash") == "#browse?model=lua&seed=0&via=base&origin=base"
@@ -83,8 +111,20 @@ def test_click_on_a_band_leaves_the_features_in_it(page, index):
     assert page.run("document.querySelector('#table .tabulator-row a').textContent") == "lua #0"
 
 
+def test_click_on_a_verdict_leaves_the_features_in_it(page, index):
+    page.open(index)
+    click(page, "#verdicts .sankey-link")
+    page.wait(f"{FOUND} === '30 of 300 features'")
+    assert page.run("location.hash") == "#browse?model=base&seed=0&verdict=kept&edge=lua"
+    page.open(index)
+    click(page, "#verdicts .sankey-link:last-of-type")
+    page.wait(f"{FOUND} === '269 of 300 features'")
+    assert page.run("location.hash") == "#browse?model=lua&seed=0&verdict=new"
+
+
 def test_click_on_a_node_leaves_the_features_of_its_origin(page, index):
     page.open(index)
+    by_paper(page)
     click(page, "#sankey .sankey-node:last-of-type .node-rect")
     page.wait(f"{FOUND}.startsWith('50 of 300 features')")
     assert page.run("location.hash") == "#browse?model=lua&seed=0&origin=base"
@@ -112,6 +152,16 @@ def test_search_by_token_number_and_explanation(page, index):
         ("model=lua&fate=inherited", "50 of 300"),
         ("model=lua&fate=emerging", "249 of 300"),
         ("model=lua&via=base", "50 of 300"),
+        ("model=base&verdict=kept", "30 of 300"),
+        ("model=base&verdict=found&edge=lua", "40 of 300"),
+        ("model=base&verdict=found&edge=base", "0 of 300"),
+        ("model=base&verdict=drifted", "30 of 300"),
+        ("model=base&verdict=lost", "199 of 300"),
+        ("model=base&verdict=dead", "1 of 300"),
+        ("model=lua&verdict=there", "30 of 300"),
+        ("model=lua&verdict=new", "269 of 300"),
+        ("model=base&verdict=kept&reproducible=1", "10 of 300"),
+        ("model=base&verdict=kept&by=paper", "300 of 300"),
         ("model=lua&category=word", "99 of 300"),
         ("model=lua&corpus=code&fate=inherited", "0 of 300"),
         ("model=*&single=1", "2 of 600"),
@@ -120,6 +170,38 @@ def test_search_by_token_number_and_explanation(page, index):
 def test_filters_in_the_address(page, index, query, count):
     page.open(index, f"#browse?{query}")
     page.wait(f"{FOUND}.startsWith('{count} features')")
+
+
+def test_filters_of_the_other_measure_are_hidden_and_do_not_count(page, index):
+    page.open(index, "#browse?model=base&seed=0&verdict=kept")
+    page.wait(f"{FOUND} === '30 of 300 features'")
+    shown = "[...document.querySelectorAll('#filters label')].filter((e) => e.offsetParent).map((e) => e.firstChild.textContent.trim())"
+    assert {"Verdict", "In"} <= set(page.run(shown)) and not {"Fate", "First seen in"} & set(page.run(shown))
+    assert "verdict" in page.run("document.querySelector('#table .tabulator-header').innerText")
+    filtered(page, "by", "paper")
+    page.wait(f"{FOUND} === '300 of 300 features'")
+    assert {"Fate", "First seen in"} <= set(page.run(shown)) and not {"Verdict", "In"} & set(page.run(shown))
+    assert "r, parent" in page.run("document.querySelector('#table .tabulator-header').innerText")
+    page.open(index, "#browse?model=lua&seed=0&fate=inherited")
+    page.wait(f"{FOUND} === '50 of 300 features'")
+    assert page.run("document.getElementById('filters').elements.by.value") == "paper"
+
+
+def test_a_feature_shows_its_verdict_with_the_evidence(page, index):
+    page.open(index, "#feature=base/0/6")
+    page.wait(f"{HEADING} === 'base #6'")
+    text = page.run("document.getElementById('feature').innerText").replace("\n", " ")
+    for part in (
+        "What became of it lua: found again", "r of its own dictionary 0.10", "best match in lua lua #6 r = 0.90", "direction of the match same",
+        "cosine with it: decoder, encoder 0.50, –", "verdict on the held-out half found again", "lua: found again as lua #6 (r 0.95)",
+        "reproducible yes",
+    ):  # fmt: skip
+        assert part in text, part
+    assert "Goes on as" not in text, "the paper's measure is closed"
+    page.open(index, "#feature=lua/0/10")
+    page.wait(f"{HEADING} === 'lua #10'")
+    text = page.run("document.getElementById('feature').innerText").replace("\n", " ")
+    assert "Whether it was there before base: already there" in text and "new no" in text
 
 
 def test_deep_link_opens_a_feature_with_its_lineage_and_contexts(page, index):
@@ -132,7 +214,7 @@ def test_deep_link_opens_a_feature_with_its_lineage_and_contexts(page, index):
         "[...document.querySelectorAll('#feature .context .on')].map((e) => [e.textContent, e.style.getPropertyValue('--a')])"
     )
     assert marked == [["t6", "1.000"], ["t7", "0.250"]]
-    page.run("document.querySelector('#feature .tree a').click()")  # down the lineage
+    page.run("document.querySelector('#feature details .tree a').click()")  # down the lineage
     page.wait(f"{HEADING} === 'lua #270'")
     assert "Comes from" in page.run("document.getElementById('feature').textContent")
     page.run("history.back()")
@@ -200,8 +282,10 @@ def test_phone_and_dark(page, index, scheme):
         assert page.run("document.documentElement.scrollWidth") == 380, "the page scrolls sideways"
         dark = page.run("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
         assert dark == (scheme == "dark")
-        page.wait("document.querySelector('#sankey .main-svg') || (scrollTo(0, 0), false)")
-        colour = page.run("getComputedStyle(document.querySelector('#sankey .node-label')).fill")
+        page.wait(
+            "document.querySelector('#verdicts .main-svg') || (document.querySelector('#verdicts').scrollIntoView(), false)"
+        )
+        colour = page.run("getComputedStyle(document.querySelector('#verdicts .node-label')).fill")
         assert colour == page.run("getComputedStyle(document.body).color")
     finally:
         page.send("Emulation.clearDeviceMetricsOverride")
@@ -243,13 +327,13 @@ def test_what_scrolls_sideways_is_reached_by_keyboard_and_named(page, index):
 
 def test_a_change_of_colours_leaves_the_sankeys_buttons(page, index):
     page.open(index)
-    page.wait("document.querySelectorAll('#sankey .modebar-btn').length === 1")
+    page.wait("document.querySelectorAll('#verdicts .modebar-btn').length === 1")
     page.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
     try:
         page.wait(
-            "getComputedStyle(document.querySelector('#sankey .node-label')).fill === getComputedStyle(document.body).color"
+            "getComputedStyle(document.querySelector('#verdicts .node-label')).fill === getComputedStyle(document.body).color"
         )
-        assert page.run("document.querySelectorAll('#sankey .modebar-btn').length") == 1
+        assert page.run("document.querySelectorAll('#verdicts .modebar-btn').length") == 1
     finally:
         page.send("Emulation.setEmulatedMedia", features=[])
 
@@ -258,8 +342,8 @@ def test_a_change_of_colours_leaves_the_sankeys_buttons(page, index):
 def test_a_features_number_is_shown_however_long_its_models_name_is(page, tmp_path, name):
     """Of a name that is too long the end is cut, not the number behind it: whole in its cell, on one line, with five digits too."""
     given = content()
-    text = json.dumps([given["summary"], given["figures"]["sankey"]]).replace('"lua"', json.dumps(name))
-    summary, sankey = json.loads(text)
+    flows = {kind: given["figures"][kind] for kind in ("verdicts", "sankey")}
+    summary, flows = json.loads(json.dumps([given["summary"], flows]).replace('"lua"', json.dumps(name)))
 
     def renamed(table, *columns):
         for column in columns:
@@ -271,9 +355,9 @@ def test_a_features_number_is_shown_however_long_its_models_name_is(page, tmp_pa
     found = [one._replace(model=name) if one.model == "lua" else one for one in given["features"]]
     changes = {
         "summary": summary,
-        "figures": given["figures"] | {"sankey": sankey},
+        "figures": given["figures"] | flows,
         "flow": flow,
-        "lineages": renamed(given["lineages"], "model", "origin"),
+        "lineages": untraced(renamed(given["lineages"], "model", "origin")),
         "features": found,
         "shown": [("base", 0), (name, 0)],
         "cases": [],
