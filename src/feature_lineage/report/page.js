@@ -290,8 +290,7 @@ const word = (name) => ({ ...WORDS, new: "new", there: "already there" })[name];
 const COLUMNS = {
   feature: (one, i) => i,
   density: (one, i) => one.density[i],
-  onParent: (one, i) => strongest(one, i, "child", "drift"),
-  onChild: (one, i) => strongest(one, i, "parent", "drift"),
+  drift: (one, i) => strongest(one, i, "parent", "drift") ?? strongest(one, i, "child", "drift"),
   above: (one, i) => strongest(one, i, "child"),
   below: (one, i) => strongest(one, i, "parent"),
   score: (one, i) => one.interpretations[i]?.simulation ?? one.interpretations[i]?.token_mean ?? null,
@@ -311,7 +310,7 @@ function sortHits({ field, dir }) {
 function rowOf([one, i]) {
   return {
     id: `${one.model}/${one.seed}/${i}`, one, i, feature: i, density: one.density[i],
-    onParent: COLUMNS.onParent(one, i), onChild: COLUMNS.onChild(one, i), above: COLUMNS.above(one, i), below: COLUMNS.below(one, i), score: COLUMNS.score(one, i),
+    drift: COLUMNS.drift(one, i), above: COLUMNS.above(one, i), below: COLUMNS.below(one, i), score: COLUMNS.score(one, i),
     tokens: one.tokens[i].slice(0, 3), category: study.categories[one.category[i]] || "–",
   };
 }
@@ -324,12 +323,11 @@ function makeTable() {
   const paper = filters.by === "paper";
   const columns = [
     { title: "feature", field: "feature", width: 118, formatter: cell(({ one, i, id }) => el("a", { class: "number", href: `#feature=${id}`, title: `${one.model} #${i}` }, el("span", {}, one.model), ` #${i}`)) },
-    { title: "tokens", field: "tokens", minWidth: 120, widthGrow: 2, headerSort: false, formatter: cell((_, tokens) => el("span", {}, tokens.map((t) => [code(vocabulary[t] ?? `#${t}`), " "]).flat())) },
+    { title: "tokens", field: "tokens", minWidth: 100, widthGrow: 2, headerSort: false, formatter: cell((_, tokens) => el("span", {}, tokens.map((t) => [code(vocabulary[t] ?? `#${t}`), " "]).flat())) },
     { title: "category", field: "category", minWidth: 84, headerSort: false, formatter: "plaintext" },
     { title: "density", field: "density", width: 74, formatter: cell((_, value) => value.toPrecision(2)) },
-    { title: "verdict", field: "verdict", width: 96, visible: !paper, headerSort: false, formatter: cell(({ one, i }) => el("span", {}, verdictWords(one, i).flatMap(([model, name], k) => [k ? ", " : "", model, el("span", { class: `fate ${name}` }, word(name))]))) },
-    { title: "r on parent", field: "onParent", width: 66, visible: !paper, headerTooltip: "between what it does on its own model and on a parent, by its own dictionary", formatter: drift },
-    { title: "r on child", field: "onChild", width: 62, visible: !paper, headerTooltip: "between what it does on its own model and on a child, by its own dictionary", formatter: drift },
+    { title: "verdict", field: "verdict", width: 92, visible: !paper, headerSort: false, formatter: cell(({ one, i }) => el("span", {}, verdictWords(one, i).flatMap(([model, name], k) => [k ? ", " : "", model, el("span", { class: `fate ${name}` }, word(name))]))) },
+    { title: "r", field: "drift", width: 54, visible: !paper, headerTooltip: "between what it does on its own model and on a child, or else on a parent, by its own dictionary", formatter: drift },
     { title: "r, parent", field: "above", width: 66, visible: paper, headerTooltip: "correlation with its closest feature in a parent", formatter: r("child") },
     { title: "r, child", field: "below", width: 62, visible: paper, headerTooltip: "correlation with its closest feature in a child", formatter: r("parent") },
   ];
@@ -367,7 +365,7 @@ async function browse() {
   const indices = await Promise.all(names.map((one) => index(one.model, one.seed)));
   const start = performance.now();
   hits = indices.flatMap((one) => sieve(one).map((i) => [one, i]));
-  for (const name of ["verdict", "onParent", "onChild"]) table[filters.by === "paper" ? "hideColumn" : "showColumn"](name);
+  for (const name of ["verdict", "drift"]) table[filters.by === "paper" ? "hideColumn" : "showColumn"](name);
   for (const name of ["above", "below"]) table[filters.by === "paper" ? "showColumn" : "hideColumn"](name);
   await table.setData();
   const band = filters.by === "paper" && filters.via ? ` that persist from ${filters.via}` + (filters.origin ? `, first seen in ${filters.origin}` : "") : "";
