@@ -32,19 +32,19 @@ def edge(tmp_path, monkeypatch):
     return make_edge(tmp_path)
 
 
-def judged_of(files, table, stables):
-    return judge_features(files, table, (), stables, Half(document_of(), HELD_OUT), LIMITS).features
+def judged_of(files, table, stables, limits=LIMITS):
+    return judge_features(files, table, (), stables, Half(document_of(), HELD_OUT), limits).features
 
 
-def by_hand(edge, place, drawn, chosen, least, found=True):
+def by_hand(edge, place, drawn, chosen, least, found=True, limits=LIMITS):
     """Living features and those of each verdict on the tokens drawn; matches are among what lives in the sample."""
     own, other = redraw(edge.own[place], drawn), redraw(edge.other[place], drawn)
-    alive = [(dense > 0).sum(0) >= LIMITS.min_active for dense in edge.own]
+    alive = [(dense > 0).sum(0) >= limits.min_active for dense in edge.own]
     match_r = matched(*(redraw(dense, drawn) for dense in edge.own), *alive)[place][1]
     words = []
     for feature, (x, y) in enumerate(zip(own.T, other.T, strict=True)):
         if chosen[feature] and (x > 0).sum() >= least:
-            words.append(word(correlation(x, y), match_r[feature] if found else np.nan, LIMITS.threshold))
+            words.append(word(correlation(x, y), match_r[feature] if found else np.nan, limits.threshold))
     return [len(words), *(words.count(name) for name in VERDICTS)]
 
 
@@ -53,24 +53,29 @@ def rows(table, name, features):
     return [list(row.values())[2:] for row in part.to_pylist()]
 
 
-@pytest.mark.parametrize("dense", [1 << 24, 0])
-def test_each_replicate_is_counted_on_repeated_documents(edge, monkeypatch, dense):
+@pytest.mark.parametrize(("dense", "min_active"), [(1 << 24, 10), (0, 10), (1 << 24, 70)])
+def test_each_replicate_is_counted_on_repeated_documents(edge, monkeypatch, dense, min_active):
+    """Features fire on about 80 of the 400 tokens: where 70 are asked for, some are dead in some replicates."""
     monkeypatch.setattr(bootstrap, "DENSE", dense)
+    limits = Limits(threshold=0.7, min_active=min_active)
     table, drawn = correlated(edge.files.own), drawn_documents()
-    judged = judged_of(edge.files, table, [stable_of(0, PARENT), stable_of(1, CHILD)])
-    found = bootstrap_verdicts(edge.files, table, judged, drawn, LIMITS)
+    judged = judged_of(edge.files, table, [stable_of(0, PARENT), stable_of(1, CHILD)], limits)
+    found = bootstrap_verdicts(edge.files, table, judged, drawn, limits)
     assert found.schema == REPLICATES and found.num_rows == 2 * 2 * COUNT
     seen = set()
     for place, name in enumerate(("parent", "child")):
         features = len(edge.own[place].T)
         stable = np.array([bool(value) for value in side(judged, name)["reproducible"].to_pylist()])
-        stable &= (edge.own[place] > 0).sum(0) >= LIMITS.min_active
+        stable &= (edge.own[place] > 0).sum(0) >= min_active
         assert 0 < stable.sum() < features
         for group, documents, chosen, least in (
-            ("all", drawn.whole, np.ones(features, bool), 10),
-            ("reproducible", drawn.held_out, stable, 5),
+            ("all", drawn.whole, np.ones(features, bool), min_active),
+            ("reproducible", drawn.held_out, stable, min_active // 2),
         ):
-            expected = [[k, *by_hand(edge, place, documents[:, k], chosen, least)] for k in range(documents.shape[1])]
+            expected = [
+                [k, *by_hand(edge, place, documents[:, k], chosen, least, limits=limits)]
+                for k in range(documents.shape[1])
+            ]
             assert rows(found, name, group) == expected
             assert all(row[1] == sum(row[2:]) for row in expected)
             seen |= {(group, tuple(row[1:])) for row in expected}
