@@ -227,6 +227,19 @@ def test_half_of_the_tokens_are_enough_in_half_of_the_documents(least, half):
     assert Limits(threshold=0.8, min_active=least).half_active == half
 
 
+def test_who_lives_in_the_held_out_half(edge):
+    """Features fire on about 80 of the 400 tokens: of 70 that are asked for, 35 in the half."""
+    limits = Limits(threshold=0.7, min_active=70)
+    found = judge_features(edge.files, correlated(edge.files.own), (), [None, None], HALF, limits).features
+    counts = set()
+    for name, dense in zip(("parent", "child"), edge.own, strict=True):
+        active, inside = (dense > 0).sum(0), (dense[HELD_OUT[document_of()]] > 0).sum(0)
+        lives = [word is not None for word in side(found, name)["held_out_verdict"].to_pylist()]
+        assert lives == ((active >= 70) & (inside >= 35)).tolist()
+        counts |= set(inside[active >= 70] < 70)
+    assert True in counts
+
+
 # --- edges whose answer is known -----------------------------------------------------------------------------
 
 
