@@ -46,9 +46,7 @@ def fingerprint(script: str | Path) -> str:
     found = reached(script)
     where = {path: "" if path == script else path.relative_to(PACKAGE).as_posix() for path, _ in found}
     for path, name in sorted(found, key=lambda one: (where[one.path], one.name or "")):
-        module = _module(path)
-        nodes = module.rest if name is None else module.definitions[name]
-        digest.update(f"{where[path] or script.name} {name} {_text(nodes)}\n".encode())
+        digest.update(f"{where[path] or script.name} {name} {_code(Reached(path, name))}\n".encode())
     for path in sorted(where, key=where.__getitem__):
         beside = [path.with_suffix(suffix) for suffix in (".html", ".css", ".js")]
         for text in (*beside, *sorted(path.parent.glob(f"{path.stem}_files/*"))):
@@ -65,13 +63,31 @@ def reached(script: Path) -> set[Reached]:
         if (one := todo.pop()) in found:
             continue
         found.add(one)
-        module = _module(one.path)
-        todo.append(Reached(one.path, None))
-        if one.name is None:
-            todo += [start for name in module.imported for start in _initialised(name)]
-        for node in module.rest if one.name is None else module.definitions[one.name]:
-            todo += _needs(module, node)
+        todo += _next(one)
     return found
+
+
+@cache  # one for all scripts: most reach the same definitions
+def _next(one: Reached) -> tuple[Reached, ...]:
+    """What a definition needs directly."""
+    module = _module(one.path)
+    found = {Reached(one.path, None): None}
+    if one.name is None:
+        found |= dict.fromkeys(start for name in module.imported for start in _initialised(name))
+    for node in _nodes(one):
+        found |= dict.fromkeys(_needs(module, node))
+    return tuple(found)
+
+
+def _nodes(one: Reached) -> list[ast.stmt]:
+    module = _module(one.path)
+    return module.rest if one.name is None else module.definitions[one.name]
+
+
+@cache
+def _code(one: Reached) -> str:
+    """The code of a definition as text."""
+    return _text(_nodes(one))
 
 
 class _Module:
@@ -192,6 +208,11 @@ def _initialised(full: str) -> Iterator[Reached]:
 
 
 def _file(inner: list[str]) -> Path | None:
+    return _file_of(tuple(inner))
+
+
+@cache
+def _file_of(inner: tuple[str, ...]) -> Path | None:
     place = PACKAGE.joinpath(*inner)
     files = [place / "__init__.py", *([place.with_suffix(".py")] if inner else [])]
     return next((file for file in files if file.is_file()), None)

@@ -61,7 +61,10 @@ def write_table(
 def table_writer(path: str | Path, schema: pa.Schema, record: dict[str, Any]) -> Iterator[pq.ParquetWriter]:
     """A writer of what `write_table` writes, for who writes several files at once; `path` is a temporary one."""
     schema = schema.with_metadata({KEY: json.dumps(record, sort_keys=True)})
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    # Of floating-point numbers hardly two are equal: a dictionary of them takes most of the time to write and to read.
+    flat = not any(pa.types.is_nested(field.type) for field in schema)
+    repeated = [field.name for field in schema if not pa.types.is_floating(field.type)] if flat else True
+    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=repeated) as writer:
         yield writer
         writer.add_key_value_metadata({SEAL: ZEROS})
     seal(path)
