@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from chromium import Page
 
 CASE = "assignment"
-SANKEY = "document.querySelector('#sankey .sankey-link')"
+SANKEY = "document.querySelector('#verdicts')"
 FEATURE = "document.querySelector('#feature.shown .context')"
 
 

@@ -50,8 +50,11 @@ def kept_sentence(edge: Answer, intervals: bool = False) -> str:
     if kept.edge.share is None:
         return f"{edge.name}: none of {edge.parent}'s features fires in the sample."
     between = _between(kept.edge) if intervals else ""
+    count = (
+        "" if " to " in became.n else f"{became.n} "
+    )  # seeds differ by the few that are dead: the table has both numbers
     return (
-        f"{edge.name}: {percent(kept.edge.share)}{between} of {edge.parent}'s {became.n} features keep firing the same way in "
+        f"{edge.name}: {percent(kept.edge.share)}{between} of {edge.parent}'s {count}features keep firing the same way in "
         f"{edge.child} ({_placebo(edge, kept.placebo, intervals)}); {edge.child}'s own dictionary holds another "
         f"{percent(found.edge.share)}."
     )
