@@ -20,10 +20,14 @@ JOBS = {
     | {"join_control as_published"},
 }
 BETWEEN = {f"correlate validation {model} 0 {model} 1" for model in ("base", "coder", "writer", "both")}
-SHARED = {"summarise_controls", "write_report"}
-
-
-DRAWN = {"plot_curves", "tabulate_figures"}  # the curves show the threshold of the null
+SHARED = {  # the figures of the flow say the ceiling
+    "summarise_controls",
+    "plot_verdicts",
+    "plot_sankey",
+    "tabulate_figures",
+    "write_report",
+}
+DRAWN = {"plot_curves"}  # the curves show the threshold of the null
 
 
 def switched(workplace, *on):
