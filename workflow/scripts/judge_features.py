@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from feature_lineage.features.activations import ActivationFile
 from feature_lineage.flow.bootstrap import number_documents
 from feature_lineage.flow.direction import read_directions
 from feature_lineage.flow.drift import Quality
@@ -26,7 +27,8 @@ def main(smk: Any) -> None:
         cosines = list(map(read_json, given.cosines))
         stable: list[Stable | None] = [None] * len(given.own)
         for place, (path, found) in enumerate(zip(given.stability, cosines, strict=True)):
-            r, judged_r = (others(read_table(path), params.seed, column) for column in ("r", "judged_r"))
+            table, count = read_table(path), ActivationFile(given.own[place]).features
+            r, judged_r = (others(table, params.seed, column, count) for column in ("r", "judged_r"))
             stable[place] = Stable(r, judged_r, found["high"])
         judged = judge_features(
             Activations(given.own, given.other),

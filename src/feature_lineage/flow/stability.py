@@ -125,12 +125,12 @@ def _rows(seed: int, other: int, r: np.ndarray, judged_r: np.ndarray) -> pa.Tabl
     return pa.table(columns, schema=STABILITY)
 
 
-def others(table: pa.Table, seed: int, column: str) -> np.ndarray:
-    """A column of the rows of one seed, which others are compared with: float64 [features, other dictionaries]; NaN where there is no match."""
+def others(table: pa.Table, seed: int, column: str, features: int) -> np.ndarray:
+    """A column of the rows of one seed, float64 [features, other dictionaries]; NaN where there is no match."""
     frame = table.to_pandas()
     frame = frame[frame["seed"] == seed]
     columns = [rows.sort_values("feature")[column].to_numpy(np.float64) for _, rows in frame.groupby("other")]
-    return np.stack(columns, axis=1)
+    return np.stack(columns, axis=1) if columns else np.zeros((features, 0))
 
 
 def is_reproducible(judged_r: np.ndarray, threshold: float) -> np.ndarray:

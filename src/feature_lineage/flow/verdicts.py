@@ -146,7 +146,7 @@ def judge_features(
         if best is not None:
             columns |= _cosines(match, directions[place], directions[1 - place], other, limits.threshold)
             columns["best_cosine"] = pa.array(best[place].r)
-        if other is not None:
+        if other is not None and other.r.shape[1]:
             columns["reproducible"] = pa.array(is_reproducible(other.judged_r, limits.threshold))
             columns["margin"] = pa.array(np.nan_to_num(match.r) - np.nan_to_num(other.r).mean(1))
         missing = {name: pa.nulls(table.num_rows, JUDGED.field(name).type) for name in JUDGED.names}
