@@ -147,7 +147,7 @@ def outside(page):
 def test_no_text_in_the_report_runs_loads_or_becomes_an_element(page, index):
     page.open(index)
     title = page.run("document.title")
-    page.wait("document.querySelector('#sankey .main-svg')")
+    page.wait("document.querySelector('#verdicts .main-svg')")
     for number, attack in enumerate(ATTACKS):
         page.run(f"location.hash = 'feature=base/0/{number}'")
         page.wait(f"{HEADING} === 'base #{number}'")
@@ -208,7 +208,7 @@ def test_the_policy_stops_what_gets_into_the_page_all_the_same(page, index, tmp_
         path.write_text(text if policy else text.replace("Content-Security-Policy", "none", 1), encoding="utf-8")
         page.send("Page.navigate", url=path.as_uri())
         page.wait(
-            "location.protocol === 'file:' && document.querySelector('#sankey .main-svg')"
+            "location.protocol === 'file:' && document.querySelector('#verdicts .main-svg')"
         )  # the page's own scripts run
         options = {"awaitPromise": True, "returnByValue": True, "allowUnsafeEvalBlockedByCSP": False}
         for attempt in (f"eval({CALL!r})", f"new Function({CALL!r})()", f"fetch('{host}/d')"):

@@ -182,8 +182,8 @@ def placebo_schedule(schedule: Training, like: Data | None, own: Data) -> Traini
     """
 
     def tokens(data: Data) -> int:
-        windows = Windows(data.train, schedule.block)
-        return len(windows.sample(None, 0, "", data.balance)) * schedule.block
+        counts = Windows(data.train, schedule.block).counts()
+        return max(1, int(counts.min()) * len(counts) if data.balance else int(counts.sum())) * schedule.block
 
     asked = schedule.tokens if like is None else tokens(like)
     assert asked is not None
