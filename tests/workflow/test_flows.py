@@ -72,3 +72,71 @@ def test_a_study_without_the_bootstrap_has_no_intervals(copy):
     edges = read_table(copy.results / "flows" / "edges.parquet")
     assert set(edges["persisting_low"].to_pylist()) == {None}
     assert "95 % interval " not in (copy.results / "report" / "index.html").read_text()
+
+
+def dense(path):
+    """Activations of a reading, float64 [tokens, features]."""
+    record, table = read_provenance(path), read_table(path)
+    found = np.zeros((record["tokens"], record["features"]))
+    found[table["token"], table["feature"]] = table["activation"]
+    return found
+
+
+def test_drift_and_verdicts_of_real_features_equal_a_dense_reference(study):
+    """Both sides of two edges: each measure by its definition, and the verdict that follows from it and from the best match."""
+    drift = read_table(study.results / "flows" / "drift.parquet").to_pandas()
+    features = read_table(study.results / "flows" / "features.parquet").to_pandas()
+    verdicts = set()
+    for parent, child in (("base", "coder"), ("writer", "both")):
+        for side, model, read in (("parent", parent, child), ("child", child, parent)):
+            own = dense(study.results / "features" / model / "seed0" / "validation" / "activations.parquet")
+            other = dense(
+                study.results / "readings" / f"{model}--{read}" / "seed0" / "validation" / "activations.parquet"
+            )
+            rows = drift[(drift["parent"] == parent) & (drift["child"] == child) & (drift["side"] == side)]
+            judged = features[
+                (features["parent"] == parent) & (features["child"] == child) & (features["model"] == model)
+            ]
+            assert rows["feature"].tolist() == judged["feature"].tolist() == list(range(own.shape[1]))
+            for row, word, x, y in zip(rows.itertuples(), judged.itertuples(), own.T, other.T, strict=True):
+                a, b = x > 0, y > 0
+                changes = np.ptp(x) > 0 and np.ptp(y) > 0
+                r = np.corrcoef(x, y)[0, 1] if changes else np.nan
+                np.testing.assert_allclose(row.r, r, atol=1e-6)
+                if a.any():
+                    np.testing.assert_allclose(row.density_ratio, b.sum() / a.sum(), atol=1e-6)
+                    np.testing.assert_allclose(row.jaccard, (a & b).sum() / (a | b).sum(), atol=1e-6)
+                if a.any() and b.any():
+                    np.testing.assert_allclose(row.mean_ratio, y[b].mean() / x[a].mean(), rtol=1e-6)
+                expected = "lost"
+                if changes and r > 0.8:
+                    expected = "kept"
+                elif word.r > 0.8:
+                    expected = "found"
+                elif changes and r > 0.5:
+                    expected = "drifted"
+                assert word.verdict == expected if a.any() else word.verdict is None or np.isnan(word.verdict), (
+                    row,
+                    word,
+                )
+                verdicts.add(word.verdict)
+    assert {"kept", "drifted"} <= verdicts
+
+
+def test_verdicts_are_counted_as_they_stand(study):
+    features = read_table(study.results / "flows" / "features.parquet").to_pandas()
+    replicates = {}
+    for row in read_table(study.results / "flows" / "verdicts.parquet").to_pylist():
+        model = row[row["side"]]
+        words = features[
+            (features["parent"] == row["parent"]) & (features["child"] == row["child"]) & (features["model"] == model)
+        ]["verdict"]
+        assert row["features"] == "all", "one seed has no reproducible features"
+        assert (row["living"], row["count"]) == (words.notna().sum(), (words == row["verdict"]).sum())
+        assert row["low"] <= row["share"] <= row["high"] and row["placebo"] is None
+        place = f"{row['parent']}--{row['child']}.seed0"
+        path = study.results / "flows" / "verdicts" / "validation" / place / "replicates.parquet"
+        table = replicates.setdefault(place, read_table(path).to_pandas())
+        drawn = table[table["side"] == row["side"]]
+        low, high = np.quantile(drawn[row["verdict"]] / drawn["living"], [0.025, 0.975])
+        np.testing.assert_allclose((row["low"], row["high"]), (min(low, row["share"]), max(high, row["share"])))
