@@ -85,6 +85,7 @@ def test_a_case_that_matches_nothing_names_what_is_alike(copy):
 def test_without_a_browser_figures_have_their_numbers_and_no_image(study):
     folder = study.results / "figures"
     assert {path.stem for path in folder.glob("*.csv")} == {
+        "verdicts",
         "sankey",
         "curves",
         "training",
