@@ -28,6 +28,7 @@ GROUPS = {  # several small jobs in one of SLURM's, as each of these starts Snak
     "documents": ("build_corpus", "train_tokenizer", "encode_corpus", "sample_windows"),
     "facets": ("weigh_tokens", "collect_contexts", "categorise_features"),
     "flow": ("correlate", "bootstrap_flow"),
+    "verdicts": ("judge_features", "bootstrap_verdicts"),
 }
 GROUPED = ("--groups", *(f"{rule}={group}" for group, rules in GROUPS.items() for rule in rules),
            "--group-components", *(f"{group}=6" for group in GROUPS))  # fmt: skip
