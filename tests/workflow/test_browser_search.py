@@ -119,7 +119,7 @@ def in_report(copy):
 def test_a_report_written_on_a_machine_without_a_browser_has_its_images(copy, outside, monkeypatch):
     """The images are drawn where Snakemake runs; the job that writes the report reads the same rules and sees no browser."""
     drawn = images(copy)
-    assert len(drawn) == 12
+    assert len(drawn) == 2 * 7
     mine = tiny_study.environment() | {"BROWSER_PATH": "/bin/true"}
     monkeypatch.setattr(tiny_study, "environment", lambda: mine)
     assert set(copy.plan()) == {"write_report"}

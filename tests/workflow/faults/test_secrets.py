@@ -94,8 +94,8 @@ def test_its_report_shows_all_as_text_and_asks_for_nothing(hostile, tmp_path):
     try:
         page.open(hostile["place"].root / REPORT, f"#feature=base/0/{feature}")
         page.wait("document.querySelector('#feature h3')")
-        page.run("document.querySelector('#sankey').scrollIntoView()")  # figures are drawn when they come into view
-        page.wait("document.querySelector('#sankey .main-svg')")
+        page.run("document.querySelector('#verdicts').scrollIntoView()")  # figures are drawn when they come into view
+        page.wait("document.querySelector('#verdicts .main-svg')")
         assert TAG in page.run("document.querySelector('#feature').textContent")
         assert page.run("document.querySelectorAll('main script, iframe, [onerror], main img').length") == 0
         assert page.run("document.title").startswith("tiny")
