@@ -31,7 +31,7 @@ def test_models_are_told_apart_by_how_they_come_to_be(plan):
     assert demo.models() == list(demo.study.models)
     assert demo.architecture("base")["hidden_size"] == demo.study.models["base"].architecture.hidden_size
     assert demo.architecture("lua") is demo.architecture("luabible") is None
-    assert demo.imported_roots("luabible") == []
+    assert demo.foreign("luabible") == []
 
 
 def test_a_switch_turned_off_is_the_reason(plan):

@@ -6,7 +6,7 @@ rule train_autoencoder:
         model=lambda w: checkpoint_files(w.model),
         hook=lambda w: expand(
             "<results>/models/{root}/hook.json",
-            root=plan.imported_roots(w.model),
+            root=plan.foreign(w.model),
         ),
         train=lambda w: tokens(study.seen_corpora(w.model), "train"),
         validation=lambda w: tokens(study.seen_corpora(w.model), "validation"),

@@ -447,7 +447,7 @@ use rule merge_models as merge_otherwise with:
         "<benchmarks>/merge_otherwise/{method}.{model}.tsv"
     wildcard_constraints:
         method="linear|slerp",
-        model=one_of(plan.merged),
+        model=one_of(plan.on_a_path),
     params:
         method=lambda w: w.method,
 

@@ -77,7 +77,7 @@ rule check_hook:
     benchmark:
         "<benchmarks>/check_hook/{model}.tsv"
     wildcard_constraints:
-        model=one_of(plan.imported),
+        model=one_of([*plan.imported, *plan.adapted]),
     priority: 1
     conda:
         CONDA
@@ -105,7 +105,7 @@ rule sweep_merge:
     benchmark:
         "<benchmarks>/sweep_merge/{model}.tsv"
     wildcard_constraints:
-        model=one_of(plan.merged),
+        model=one_of(plan.on_a_path),
     conda:
         CONDA
     threads: study.threads

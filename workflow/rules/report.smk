@@ -111,7 +111,7 @@ rule plot_sweep:
     benchmark:
         "<benchmarks>/plot_sweep/{model}.tsv"
     wildcard_constraints:
-        model=one_of(plan.merged),
+        model=one_of(plan.on_a_path),
     localrule: True
     conda:
         CONDA
@@ -275,7 +275,8 @@ rule write_report:
         tensors=expand("<results>/models/{model}/tensors.parquet", model=plan.merged),
         curves=expand("<results>/models/{model}/training.parquet", model=plan.trained),
         imported=expand(
-            "<results>/models/{model}/model.safetensors", model=plan.imported
+            "<results>/models/{model}/model.safetensors",
+            model=[*plan.imported, *plan.adapted],
         ),
         documents=expand(
             "<results>/corpora/{corpus}/train.parquet", corpus=study.read_corpora()
@@ -321,7 +322,7 @@ rule write_report:
         cases=list(study.cases),
         merges=plan.merged,
         trained=plan.trained,
-        imported=plan.imported,
+        imported=[*plan.imported, *plan.adapted],
         read=study.read_corpora(),
         init=study.autoencoder.init,
         corpora=study.flow_corpora(),

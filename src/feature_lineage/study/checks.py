@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from feature_lineage.study import hook_points as hooks
 from feature_lineage.study.keys import GENERATIONS, MergedModel, PretrainedModel, TrainedModel, TrainedTokenizer
 from feature_lineage.study.measures import FeatureCase, PatternCase
+from feature_lineage.study.sequences import model_name
 from feature_lineage.study.types import LARGEST, Hidden
 
 if TYPE_CHECKING:
@@ -82,14 +83,27 @@ def _placebos_can_be_made(study: Study) -> Iterator[Problem]:
         yield "controls.placebo_autoencoders", True, "false without controls.placebo, or where no model is fine-tuned"
 
 
+def _sequences_have_names(study: Study) -> Iterator[Problem]:
+    for name, model in study.models.items():
+        if (
+            isinstance(model, PretrainedModel) and model.revisions is not None
+        ):  # of which `unrolled` could make no models
+            yield (
+                f"models.{name}.revisions",
+                model.revisions,
+                f"different revisions, of which each gives a name that no other model has, such as {model_name(name, model.revisions[0])}",
+            )
+
+
 def _parents_are_known(study: Study) -> Iterator[Problem]:
     for name, model in study.models.items():
-        key = f"models.{name}." + ("parents" if isinstance(model, MergedModel) else "parent")
-        for parent in study.parents(name):
+        parents = study.parents(name)
+        key = f"models.{name}." + ("parents" if getattr(model, "parents", None) else "parent")
+        for parent in parents:
             if parent not in study.models:
                 yield key, parent, "another model of this study: " + ", ".join(n for n in study.models if n != name)
-        if isinstance(model, MergedModel) and len(set(model.parents)) < 2:
-            yield key, model.parents, "two different models"
+        if len(set(parents)) < len(parents):
+            yield key, parents, "each model once"
 
 
 def _lineage_can_be_walked(study: Study) -> Iterator[Problem]:
@@ -285,6 +299,7 @@ OF_NAMES: tuple[Check, ...] = (
     _seeds_differ,
     _names_differ_in_more_than_case,
     _untrained_models_can_be_made,
+    _sequences_have_names,
     _parents_are_known,
 )
 OF_VALUES: tuple[Check, ...] = (

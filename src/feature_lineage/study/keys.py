@@ -223,13 +223,22 @@ class FineTunedModel(Block):
     training: FineTuning = Field(default_factory=FineTuning, description="How it is trained.")
 
 
-MergeMethod = Literal["slerp", "linear"]
+MergeMethod = Literal["slerp", "linear", "ties", "dare_ties"]
+ON_A_PATH = (
+    "slerp",
+    "linear",
+)  # between two parents, so that a position is chosen; `linear` takes weights instead, too
+OVER_A_BASE = ("ties", "dare_ties")  # merge what training changed in a base
 
 
 class Merge(Block):
-    """How two models are merged (paper, section 3.3)."""
+    """How models are merged (paper, section 3.3), and published methods beyond it."""
 
-    method: MergeMethod = Field("slerp", description="Path between the two parents' parameters.")
+    method: MergeMethod = Field(
+        "slerp",
+        description="`slerp` and `linear`: a position on the path between two parents; `linear` also a weighted mean of any number. "
+        "`ties` and `dare_ties` add up what the parents changed in a base.",
+    )
     t: Literal["equilibrium"] | Annotated[float, Field(ge=0, le=1)] = Field(
         "equilibrium",
         description="Position on the path: 0 is the first parent, 1 the second; `equilibrium` is where the accuracies "
@@ -238,6 +247,19 @@ class Merge(Block):
     points: int = Field(
         21, ge=2, le=10_001, description="Positions on the path, both ends included, at which both are measured."
     )
+    weights: list[Annotated[float, Field(ge=0)]] | None = Field(
+        None,
+        description="Weight of each parent, of `linear`, `ties` and `dare_ties`; only their ratios matter. Not set, all alike.",
+    )
+    density: Annotated[float, Field(gt=0, le=1)] | list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        0.2,
+        description="Share of what a parent changed that is kept, of `ties` (the largest, as published) and `dare_ties` (at random); one for "
+        "all parents or one each.",
+    )
+    base: Name | None = Field(
+        None,
+        description="Model whose changes are merged by `ties` and `dare_ties`; the parents' nearest common ancestor when not set.",
+    )
 
 
 def _by_method(value: Any) -> Any:
@@ -245,24 +267,77 @@ def _by_method(value: Any) -> Any:
 
 
 class MergedModel(Block):
-    """Two models merged into one."""
+    """Models merged into one."""
 
-    parents: list[Name] = Field(min_length=2, max_length=2, description="The two models, from t = 0 to t = 1.")
+    parents: list[Name] = Field(min_length=2, description="The models; of a path the two, from t = 0 to t = 1.")
     merge: Annotated[Merge, BeforeValidator(_by_method, json_schema_input_type=Merge | MergeMethod)] = Field(
         default_factory=Merge,
         description="How they are merged; a method alone is the same as a block with that `method`.",
     )
 
+    @property
+    def on_a_path(self) -> bool:
+        """Whether it is a position on the path between two parents."""
+        merge = self.merge
+        return len(self.parents) == 2 and merge.method in ON_A_PATH and merge.weights is None
+
 
 class PretrainedModel(Block):
-    """A published checkpoint that uses the study's tokenizer."""
+    """A published checkpoint that uses the study's tokenizer; with `parent` or `parents`, a fine-tune or a merge made elsewhere."""
 
     pretrained: Place = Field(
         description="Name on the hub, or path of a local directory. What a cluster is asked for follows from the directory's "
         "`config.json`; for a name on the hub a model of 24 layers and 1,024 elements is assumed (`resources.py`)."
     )
     revision: Place | None = Field(None, description="Commit, tag or branch.")
-    train: list[Name] = Field(min_length=1, description="Corpora of this study that stand for what it was trained on.")
+    revisions: Annotated[list[Place], Field(min_length=2)] | None = Field(
+        None,
+        description="Checkpoints of one training, oldest first: commits, tags, branches, or folders in a local directory. Each becomes a model "
+        "`<name>-<revision>`, a parent of the next and of the last.",
+    )
+    parent: Name | None = Field(None, description="Model that it was trained from.")
+    parents: Annotated[list[Name], Field(min_length=2)] | None = Field(
+        None, description="Models that it was merged from."
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Type that its weights are computed with; `bfloat16` takes half the memory."
+    )
+    train: list[Name] = Field(
+        default_factory=list,
+        description="Corpora of this study that stand for what it was trained on; may be left out where it has a parent.",
+    )
+
+    @model_validator(mode="after")
+    def _keys_apply(self) -> PretrainedModel:
+        if self.parent is not None and self.parents is not None:
+            raise PydanticCustomError("parents", "`parent` or `parents`, not both", {})
+        if self.revision is not None and self.revisions is not None:
+            raise PydanticCustomError("revisions", "`revision` or `revisions`, not both", {})
+        if not self.train and self.parent is None and self.parents is None:
+            raise PydanticCustomError(
+                "train", "a list `train` of the corpora that stand for what it was trained on, or a `parent`", {}
+            )
+        return self
 
 
-MODELS = {"parents": MergedModel, "pretrained": PretrainedModel, "parent": FineTunedModel, "train": TrainedModel}
+class AdaptedModel(Block):
+    """Its parent with a published LoRA adapter merged into it."""
+
+    parent: Name = Field(description="Model that the adapter was trained on.")
+    adapter: Place = Field(
+        description="Name on the hub, or path of a local directory, of a LoRA adapter as `peft` saves it."
+    )
+    revision: Place | None = Field(None, description="Commit, tag or branch.")
+    train: list[Name] = Field(
+        default_factory=list, description="Corpora of this study that stand for what it was trained on."
+    )
+
+
+# The first of these keys that a block has tells its kind.
+MODELS = {
+    "pretrained": PretrainedModel,
+    "adapter": AdaptedModel,
+    "parents": MergedModel,
+    "parent": FineTunedModel,
+    "train": TrainedModel,
+}

@@ -7,7 +7,7 @@ from functools import cached_property
 from itertools import combinations
 from typing import Any
 
-from feature_lineage.study.keys import FineTunedModel, MergedModel, PretrainedModel, TrainedModel
+from feature_lineage.study.keys import AdaptedModel, FineTunedModel, MergedModel, PretrainedModel, TrainedModel
 from feature_lineage.study.study import Placebo, Study
 from feature_lineage.study.types import Block
 
@@ -33,22 +33,33 @@ class Plan:
 
     @cached_property
     def imported(self) -> list[str]:
-        """Models trained elsewhere."""
+        """Models that are checkpoints made elsewhere."""
         return self.models(PretrainedModel)
 
     @cached_property
+    def adapted(self) -> list[str]:
+        """Models that are their parent with an adapter made elsewhere."""
+        return self.models(AdaptedModel)
+
+    @cached_property
     def merged(self) -> list[str]:
-        """Models merged from two others."""
+        """Models merged from others."""
         return self.models(MergedModel)
+
+    @cached_property
+    def on_a_path(self) -> list[str]:
+        """Merged models whose position between two parents is chosen."""
+        blocks = [(name, self.study.models[name]) for name in self.merged]
+        return [name for name, block in blocks if isinstance(block, MergedModel) and block.on_a_path]
 
     def architecture(self, model: str) -> dict[str, Any] | None:
         """What a model is built from, if it starts from nothing."""
         block = self.study.models[model]
         return block.architecture.model_dump() if isinstance(block, TrainedModel) else None
 
-    def imported_roots(self, model: str) -> list[str]:
-        """Roots of a model that were trained elsewhere: what their hook point gives is known once they are here."""
-        return [root for root in self.study.roots(model) if root in self.imported]
+    def foreign(self, model: str) -> list[str]:
+        """Of a model and its ancestors those made elsewhere: what their hook point gives is known once they are here."""
+        return [name for name in self.study.ancestors(model) if name in [*self.imported, *self.adapted]]
 
     @cached_property
     def unread_corpora(self) -> list[str]:
@@ -139,6 +150,8 @@ class Plan:
         def reason(child: str) -> str:
             if child in self.merged:
                 return "a merge is no training"
+            if child in [*self.imported, *self.adapted]:
+                return "it was made elsewhere, by a schedule that this study does not know"
             if not self.study.controls.placebo:
                 return "controls.placebo is false"
             return "it comes from several roots"
@@ -192,7 +205,7 @@ class Plan:
     def other_merges(self) -> dict[str, str]:
         """Method of the merge that is made beside each merged model, to compare the two."""
         other = {"slerp": "linear", "linear": "slerp"}
-        blocks = [(name, self.study.models[name]) for name in self.merged]
+        blocks = [(name, self.study.models[name]) for name in self.on_a_path]
         return {
             name: other[block.merge.method]
             for name, block in blocks
@@ -237,7 +250,7 @@ class Plan:
     @cached_property
     def figures(self) -> list[str]:
         """Figures beside the flow's own, in the report's order."""
-        return ["curves", *(f"sweep-{model}" for model in self.merged), "training", "autoencoders", "scores"]
+        return ["curves", *(f"sweep-{model}" for model in self.on_a_path), "training", "autoencoders", "scores"]
 
     def language_model(self) -> dict[str, Any] | None:
         """Where explanations come from, if a language model is named, and the budget with the number of jobs that share it."""

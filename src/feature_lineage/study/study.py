@@ -6,15 +6,16 @@ and `config/README.md` are written from it (`python -m feature_lineage.study.ref
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from feature_lineage.study.checks import problems
-from feature_lineage.study.keys import CORPORA, MODELS, TOKENIZERS, FineTunedModel, MergedModel, TrainedModel, Training
+from feature_lineage.study.keys import CORPORA, MODELS, TOKENIZERS, FineTunedModel, TrainedModel, Training
 from feature_lineage.study.measures import CASES, Autoencoder, Controls, Flow, Interpretation
+from feature_lineage.study.sequences import unrolled
 from feature_lineage.study.types import Block, Name, Seed, by_key
 
 
@@ -55,6 +56,11 @@ class Study(Block):
         default_factory=Interpretation, description="How features are explained, and by whom."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _sequences(cls, value: Any) -> Any:
+        return value | {"models": unrolled(value["models"])} if isinstance(value, dict) and "models" in value else value
+
     @model_validator(mode="after")
     def _hangs_together(self) -> Study:
         if found := list(problems(self)):
@@ -88,13 +94,12 @@ class Study(Block):
         return self.models[self.placebos()[model].root if model in self.placebos() else self.untrained()[model]]
 
     def parents(self, model: str) -> list[str]:
-        """Models that `model` comes from directly: none, one or two."""
+        """Models that `model` comes from directly; of several the first is the nearest."""
         if model not in self.models and model in self.placebos():
             return [self.placebos()[model].root]
         block = self._configured(model)
-        if isinstance(block, MergedModel):
-            return list(block.parents)
-        return [block.parent] if isinstance(block, FineTunedModel) else []
+        one = getattr(block, "parent", None)
+        return [one] if one is not None else list(getattr(block, "parents", None) or [])
 
     def ancestors(self, model: str) -> list[str]:
         """`model` and all that it comes from, oldest first."""
@@ -124,18 +129,20 @@ class Study(Block):
         return [(parent, child) for child in self.order() for parent in self.parents(child)]
 
     def own_corpora(self, model: str) -> list[str]:
-        """Corpora that `model` itself was trained on; for a merge, those of its parents; for an untrained one, its root's."""
+        """Corpora that `model` itself was trained on; for a merge, those of its parents; for an untrained one, its root's.
+
+        None of a model trained elsewhere, if none is named.
+        """
         found: dict[str, None] = {}
         seen, todo = set(), [model]
         while todo:
             if (name := todo.pop()) in seen:
                 continue
             seen.add(name)
-            block = self._configured(name)
-            if isinstance(block, MergedModel):
-                todo += reversed(block.parents)
-            else:
-                found |= dict.fromkeys(block.train)
+            if own := getattr(self._configured(name), "train", None):
+                found |= dict.fromkeys(own)
+            elif len(parents := self.parents(name)) > 1:
+                todo += reversed(parents)
         return list(found)
 
     def seen_corpora(self, model: str) -> list[str]:
