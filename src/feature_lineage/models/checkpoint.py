@@ -24,6 +24,7 @@ with uncollected():
         PreTrainedConfig,
         PreTrainedModel,
     )
+    from transformers.utils import cached_file
     from transformers.utils import logging as transformers_logging
 
 from feature_lineage.devices import windows_at_once
@@ -33,6 +34,7 @@ from feature_lineage.progress import logger
 from feature_lineage.store.checksums import digests, seal
 from feature_lineage.store.formats import tensor_metadata, verify_files
 from feature_lineage.store.writing import staged
+from feature_lineage.study.vocabularies import disagreement, read_vocabulary
 from feature_lineage.text.tokenizer import load_tokenizer, vocabulary_size
 from feature_lineage.text.windows import Windows
 
@@ -243,11 +245,34 @@ def import_model(
     config = published_config(source, revision)  # what it tells is checked before the weights are read
     check_architecture(source, MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__)
     needed = vocabulary_size(load_tokenizer(tokenizer))
+    check_own_tokenizer(source, tokenizer, revision)
     _check_embedding(source, getattr(config.get_text_config(), "vocab_size", needed), needed)
     model = published_model(source, revision)
     _check_embedding(source, model.get_input_embeddings().num_embeddings, needed)
     check_causal(model)
     save_model(model, tokenizer, path, record)
+
+
+def check_own_tokenizer(source: str, tokenizer: str | Path, revision: str | None = None) -> None:
+    """Refuse a checkpoint whose own tokenizer has another number for a token than the study's; one without a tokenizer passes.
+
+    Raises:
+        InputError: names both.
+    """
+    file = cached_file(
+        source,
+        "tokenizer.json",
+        revision=revision,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    study, own = read_vocabulary(Path(tokenizer) / "tokenizer.json"), read_vocabulary(file) if file else None
+    if study is not None and own is not None and (problem := disagreement(study, own)):
+        raise InputError(
+            f"model {source}: its tokenizer has other numbers than the study's, {tokenizer}: {problem}; name this model's own under `tokenizer`, "
+            "and compare models that share it"
+        )
 
 
 def _check_embedding(source: str, size: int, needed: int) -> None:

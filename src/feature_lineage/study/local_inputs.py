@@ -21,6 +21,7 @@ from feature_lineage.places import is_path, on_disk, wrong_folder
 from feature_lineage.study.keys import FilesCorpus, HuggingFaceCorpus, PretrainedModel, PretrainedTokenizer
 from feature_lineage.study.study import Study
 from feature_lineage.study.types import StudyError
+from feature_lineage.study.vocabularies import disagreement, read_vocabulary
 
 # What `tokenizer.import_tokenizer` reads, beside the numbers of special tokens in config.json; it is too slow to import here.
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
@@ -90,7 +91,7 @@ class LocalInputs:
         self._study, self._checksums = study, checksums
 
     def check(self) -> None:
-        """Refuse paths that lead to no folder.
+        """Refuse paths that lead to no folder, revisions of a folder, and models whose own tokenizer has other numbers.
 
         Raises:
             StudyError: names each key, what was found and what is allowed.
@@ -102,6 +103,12 @@ class LocalInputs:
                 if not is_path(name, revision="any"):
                     allowed += ", with a `revision` where a folder here has its owner's name"
                 lines.append(f"  {key}: found {name!r}, {problem} (in {Path.cwd()}); allowed: {allowed}")
+            elif revision is not None and Path(on_disk(name)).is_dir():
+                lines.append(
+                    f"  {key}: found {name!r} with the revision {revision!r}, and a folder has no revisions (in {Path.cwd()}); allowed: the "
+                    "folder alone, in a sequence one with a folder of each revision's name, or a name on the hub"
+                )
+        lines += self._other_tokens()
         if lines:
             count = f"{len(lines)} problem" + "s" * (len(lines) > 1)
             raise StudyError(f"config refused, {count} in study {self._study.study!r}:\n" + "\n".join(lines))
@@ -116,6 +123,24 @@ class LocalInputs:
         for name, block in self._study.models.items():
             if isinstance(block, PretrainedModel):
                 yield f"models.{name}.pretrained", block.pretrained, block.revision
+
+    def _other_tokens(self) -> Iterator[str]:
+        """Problems of models whose own tokenizer, beside the checkpoint, is not the study's."""
+        tokenizer = self._study.tokenizer
+        if not isinstance(tokenizer, PretrainedTokenizer) or not is_path(tokenizer.pretrained, tokenizer.revision):
+            return  # known once it is here: `checkpoint.import_model` compares
+        file = Path(on_disk(tokenizer.pretrained), "tokenizer.json")
+        study = read_vocabulary(file)
+        for name, block in self._study.models.items():
+            if study is None or not isinstance(block, PretrainedModel) or not is_path(block.pretrained, block.revision):
+                continue
+            beside = Path(on_disk(block.pretrained), "tokenizer.json")
+            own = None if _same_file(beside, file) else read_vocabulary(beside)
+            if own is not None and (problem := disagreement(study, own)):
+                yield (
+                    f"  models.{name}.pretrained: found {block.pretrained!r}, whose tokenizer has other numbers than that of tokenizer.pretrained, "
+                    f"{tokenizer.pretrained!r}: {problem}; allowed: models that share the study's tokenizer"
+                )
 
     @cache  # noqa: B019 - there is one for each study, and it lives as long as the process
     def model(self, name: str) -> str:
@@ -165,6 +190,14 @@ class LocalInputs:
             one = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else next(read)
             digest.update(f"{one} {name}\n".encode(errors="surrogateescape"))
         return f"sha256:{digest.hexdigest()}"
+
+
+def _same_file(a: Path, b: Path) -> bool:
+    """Whether two files hold the same bytes."""
+    try:
+        return a.stat().st_size == b.stat().st_size and a.read_bytes() == b.read_bytes()
+    except OSError:
+        return False
 
 
 # --- which files are read ----------------------------------------------------------------------------------
