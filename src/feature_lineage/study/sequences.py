@@ -15,7 +15,7 @@ def model_name(name: str, revision: str) -> str:
 
 
 def unrolled(models: Any) -> Any:
-    """The blocks of a study's models, each with `revisions` in parts: every revision a parent of the next and of the last.
+    """The blocks of a study's models, each with `revisions` in parts: every revision, and its parent, a parent of the next and of the last.
 
     What is not of the form that the keys have is left to their check.
     """
@@ -35,10 +35,12 @@ def unrolled(models: Any) -> Any:
             continue
         first = {key: value for key, value in block.items() if key != "revisions"}
         rest = {key: value for key, value in first.items() if key not in ("parent", "parents")}
-        for number, (one, revision) in enumerate(zip(names, revisions, strict=True)):
-            earlier = names[:number][::-1] if number == len(names) - 1 else names[number - 1 : number]
-            lineage = {"parents": earlier} if len(earlier) > 1 else {"parent": earlier[0]} if earlier else {}
-            found[one] = (rest if number else first) | _place(block["pretrained"], revision) | lineage
+        found[names[0]] = first | _place(block["pretrained"], revisions[0])
+        for number in range(1, len(names) - 1):
+            found[names[number]] = rest | _place(block["pretrained"], revisions[number]) | {"parent": names[number - 1]}
+        earlier = [*names[-2::-1], *([block["parent"]] if "parent" in block else block.get("parents") or [])]
+        lineage = {"parents": earlier} if len(earlier) > 1 else {"parent": earlier[0]}
+        found[names[-1]] = rest | _place(block["pretrained"], revisions[-1]) | lineage
     return found
 
 
