@@ -12,9 +12,16 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from feature_lineage.study import hook_points as hooks
-from feature_lineage.study.keys import GENERATIONS, MergedModel, PretrainedModel, TrainedModel, TrainedTokenizer
+from feature_lineage.study.keys import (
+    GENERATIONS,
+    KeptModel,
+    MergedModel,
+    PretrainedModel,
+    TrainedModel,
+    TrainedTokenizer,
+)
 from feature_lineage.study.measures import FeatureCase, PatternCase
-from feature_lineage.study.sequences import model_name
+from feature_lineage.study.sequences import model_name, step_name
 from feature_lineage.study.types import LARGEST, Hidden
 
 if TYPE_CHECKING:
@@ -95,6 +102,21 @@ def _sequences_have_names(study: Study) -> Iterator[Problem]:
             )
 
 
+def _steps_are_kept(study: Study) -> Iterator[Problem]:
+    for name, model in study.models.items():
+        if isinstance(model, KeptModel) and name not in study.steps(model.kept):
+            allowed = (
+                f"models.{model.kept}.training.keep with this step, which makes {step_name(model.kept, model.step)}"
+            )
+            yield f"models.{name}", name, allowed
+        for step in study.steps(name):
+            if not isinstance(study.models.get(step), KeptModel):
+                yield f"models.{step}", step, f"another name: models.{name}.training.keep makes a model of this name"
+        keep = model.training.keep if hasattr(model, "training") else []
+        if len(set(keep)) < len(keep):
+            yield f"models.{name}.training.keep", keep, "each step once"
+
+
 def _parents_are_known(study: Study) -> Iterator[Problem]:
     for name, model in study.models.items():
         parents = study.parents(name)
@@ -173,6 +195,12 @@ def _warmup_ends(study: Study, name: str) -> Iterator[Problem]:
             f"models.{name}.training.warmup_steps",
             model.training.warmup_steps,
             f"fewer than the run's {steps:,} steps (tokens / block / batch x epochs), or the learning rate never gets to its peak",
+        )
+    if steps is not None and model.training.keep and (last := max(model.training.keep)) >= steps:
+        yield (
+            f"models.{name}.training.keep",
+            last,
+            f"steps before the run's last, {steps:,} (tokens / block / batch x epochs), whose weights are the model's own",
         )
 
 
@@ -300,6 +328,7 @@ OF_NAMES: tuple[Check, ...] = (
     _names_differ_in_more_than_case,
     _untrained_models_can_be_made,
     _sequences_have_names,
+    _steps_are_kept,
     _parents_are_known,
 )
 OF_VALUES: tuple[Check, ...] = (

@@ -184,6 +184,11 @@ class Training(Block):
         description="How often validation loss and accuracy are measured; a checkpoint is kept each time.",
     )
 
+    keep: list[Annotated[int, Field(gt=0)]] = Field(
+        default_factory=list,
+        description="Steps whose weights are kept as models of their own, `<name>-step<N>`: each is a parent of the next and of the last.",
+    )
+
     def most_steps(self, corpora: int) -> int | None:
         """Steps of a run on so many corpora, at most; None where it reads all tokens that there are."""
         if self.tokens is None:
@@ -333,8 +338,16 @@ class AdaptedModel(Block):
     )
 
 
+class KeptModel(Block):
+    """An earlier step of another model's training; `training.keep` writes these blocks."""
+
+    kept: Name = Field(description="Model that is trained on to its end.")
+    step: int = Field(gt=0, description="Step of that training, one of its `training.keep`.")
+
+
 # The first of these keys that a block has tells its kind.
 MODELS = {
+    "kept": KeptModel,
     "pretrained": PretrainedModel,
     "adapter": AdaptedModel,
     "parents": MergedModel,
