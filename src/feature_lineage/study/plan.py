@@ -171,7 +171,7 @@ class Plan:
             if child in self.merged:
                 return "a merge is no training"
             if child in [*self.imported, *self.adapted]:
-                return "it was made elsewhere, by a schedule that this study does not know"
+                return "it was made elsewhere"
             if not self.study.controls.placebo:
                 return "controls.placebo is false"
             return "it comes from several roots"
