@@ -13,7 +13,6 @@ from filelock import FileLock
 from tiny_study import CHECKOUT, Workplace, shared
 
 from feature_lineage.models.checkpoint import build_model, load_model
-from feature_lineage.models.merge import merge_over_base
 from feature_lineage.store.formats import read_json, read_table
 
 EXAMPLES = sorted((CHECKOUT / "config" / "examples").glob("*.yaml"))
@@ -81,7 +80,9 @@ def lineage(tmp_path_factory, bare, tokenizer_dir, architecture) -> Workplace:
 
 
 def test_nothing_is_trained_but_autoencoders(lineage):
-    names = {path.parent.name if path.parent.name in JOBS else path.name for path in lineage.results.glob("logs/**/*.log")}
+    names = {
+        path.parent.name if path.parent.name in JOBS else path.name for path in lineage.results.glob("logs/**/*.log")
+    }
     assert {"import_model", "import_adapter", "merge_models"} <= names and "train_model" not in names
     assert lineage.plan() == {}
 

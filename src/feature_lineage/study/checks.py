@@ -61,6 +61,15 @@ def _corpora_are_known(study: Study) -> Iterator[Problem]:
             yield key, names, "each corpus once"
 
 
+def _conversations_can_be_rendered(study: Study) -> Iterator[Problem]:
+    for name in study.read_corpora():
+        if study.corpora[name].messages is None:
+            continue
+        if isinstance(study.tokenizer, TrainedTokenizer):
+            allowed = "a corpus of plain `text`: the tokenizer that this study trains has no chat template; name a published one"
+            yield f"corpora.{name}.messages", study.corpora[name].messages, allowed
+
+
 def _seeds_differ(study: Study) -> Iterator[Problem]:
     if len(set(seeds := study.autoencoder.seeds)) < len(seeds):
         yield "autoencoder.seeds", seeds, "each seed once"
@@ -333,6 +342,7 @@ OF_NAMES: tuple[Check, ...] = (
 )
 OF_VALUES: tuple[Check, ...] = (
     _placebos_can_be_made,
+    _conversations_can_be_rendered,
     _cases_name_what_there_is,
     _models_fit_their_roots,
     _hook_points_exist,
