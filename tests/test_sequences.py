@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from feature_lineage.study.loading import load_study
+from feature_lineage.study.plan import Plan
 from feature_lineage.study.types import StudyError
 
 
@@ -69,6 +70,72 @@ def test_what_may_not_stand_in_a_name_becomes_a_hyphen():
     ids=lambda value: str(value)[:40],
 )
 def test_what_is_no_sequence_is_refused_by_name(models, key, allowed):
+    with pytest.raises(StudyError) as error:
+        study(**models)
+    assert f"  {key}: found" in str(error.value) and allowed in str(error.value)
+
+
+# --- steps that a training keeps ---
+
+BASE = {"train": ["prose"], "training": {"tokens": 100_000, "block": 64, "batch": 8}}
+FINE = {"parent": "base", "train": ["code"], "training": {"tokens": 50_000, "block": 64, "batch": 8, "warmup_steps": 2}}
+
+
+def keeping(block, *steps):
+    return block | {"training": block["training"] | {"keep": list(steps)}}
+
+
+def test_steps_of_a_training_are_a_sequence_before_it():
+    found = study(base=keeping(BASE, 100, 10), tuned=FINE)
+    assert found.order() == ["base-step10", "base-step100", "base", "tuned"]
+    assert found.edges() == [
+        ("base-step10", "base-step100"),
+        ("base-step100", "base"),
+        ("base-step10", "base"),
+        ("base", "tuned"),
+    ]
+    assert found.origins("base") == [] and found.origins("base-step100") == []
+    assert {name: found.roots(name) for name in found.order()} == {name: ["base"] for name in found.order()}
+    assert found.own_corpora("base-step10") == ["prose"] and found.block("base-step10") == 64
+    assert list(found.placebos()) == ["base-placebo-tuned"] and found.placebos()["base-placebo-tuned"].root == "base"
+
+
+def test_a_fine_tune_that_keeps_steps_is_compared_with_its_parent_from_its_first_to_its_last():
+    found = study(base=BASE, tuned=keeping(FINE, 5, 50))
+    assert found.parents("tuned-step5") == ["base"] and found.parents("tuned-step50") == ["tuned-step5"]
+    assert found.parents("tuned") == ["tuned-step50", "tuned-step5", "base"] and found.origins("tuned") == ["base"]
+    plan = Plan(found)
+    assert plan.placebo("base", "tuned") == "base-placebo-tuned" and plan.placebo("tuned-step5", "tuned") is None
+    assert plan.keeping == ["tuned"] and list(plan.kept) == ["tuned-step5", "tuned-step50"]
+    reasons = {reason for *_, reason in plan.no_placebo}
+    assert reasons == {"a part of one training has no schedule of its own"}
+
+
+def test_fine_tunes_share_a_placebo_whatever_they_keep():
+    found = study(base=BASE, one=FINE, other=keeping(FINE, 5))
+    assert [placebo.fine_tunes for placebo in found.placebos().values()] == [("one", "other")]
+
+
+@pytest.mark.parametrize(
+    ("models", "key", "allowed"),
+    [
+        ({"base": keeping(BASE, 10, 10)}, "models.base.training.keep", "each step once"),
+        ({"base": keeping(BASE, 588)}, "models.base.training.keep", "steps before the run's last, 588"),
+        ({"base": keeping(BASE, 0)}, "models.base.training.keep.0", "greater than 0"),
+        (
+            {"base": keeping(BASE, 5), "base-step5": BASE},
+            "models.base-step5",
+            "another name: models.base.training.keep",
+        ),
+        (
+            {"base": BASE, "early": {"kept": "base", "step": 5}},
+            "models.early",
+            "models.base.training.keep with this step",
+        ),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_cannot_be_kept_is_refused_by_name(models, key, allowed):
     with pytest.raises(StudyError) as error:
         study(**models)
     assert f"  {key}: found" in str(error.value) and allowed in str(error.value)

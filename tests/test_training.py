@@ -9,8 +9,9 @@ from trainings import train_model
 
 from feature_lineage.errors import InputError, Stopped
 from feature_lineage.models import training
-from feature_lineage.models.checkpoint import evaluate_model
-from feature_lineage.models.training import CURVE, last_checkpoint, mark_whole
+from feature_lineage.models.checkpoint import evaluate_model, save_model
+from feature_lineage.models.training import CURVE, keep_model, kept_file, last_checkpoint, mark_whole
+from feature_lineage.store.formats import read_tensors
 from feature_lineage.text.windows import Windows
 
 BLOCK, BATCH = 16, 8
@@ -329,3 +330,49 @@ def test_the_batch_is_the_configured_one_however_many_gpus_are_visible(train, mo
     _, several = train("several")
     assert set(sizes[:-1]) == {BATCH}
     assert several.equals(alone)
+
+
+def kept(checkpoints, step):
+    return read_tensors(kept_file(checkpoints, step))
+
+
+def test_the_weights_of_a_step_are_kept_as_they_were(train, train_in, tmp_path):
+    """Beside the same run, ended by a kill right after that step; the end is what it is without."""
+    model, _ = train_in(tmp_path / "whole", keep=[3, 7])
+    plain, _ = train_in(tmp_path / "plain")
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name])
+    seen = {}
+
+    def remember(self, args, state, control, model, **_):
+        seen[state.global_step] = {name: tensor.clone().numpy() for name, tensor in model.state_dict().items()}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training._Keep, "on_step_end", remember)
+        train_in(tmp_path / "seen")
+    for step in (3, 7):
+        found = kept(tmp_path / "whole", step)
+        assert found.keys() == seen[step].keys()
+        assert all(np.array_equal(found[name], seen[step][name]) for name in found)
+    assert not np.array_equal(*(kept(tmp_path / "whole", step)["lm_head.weight"] for step in (3, 7)))
+
+
+def test_what_was_kept_before_a_kill_is_kept(train_in, tmp_path):
+    train_in(tmp_path / "whole", keep=[2, 9])
+    with pytest.raises(Killed):
+        train_in(tmp_path / "killed", keep=[2, 9], kill=7)
+    train_in(tmp_path / "killed", keep=[2, 9])
+    for step in (2, 9):
+        assert kept_file(tmp_path / "killed", step).read_bytes() == kept_file(tmp_path / "whole", step).read_bytes()
+
+
+def test_a_step_that_the_run_has_not_is_refused(train_in, tmp_path):
+    with pytest.raises(InputError, match=r"models.lua.training.keep asks for step 1000, and the run ends with step"):
+        train_in(tmp_path / "run", keep=[1000])
+
+
+def test_a_kept_step_becomes_a_model(train_in, tmp_path, tokenizer_dir):
+    model, _ = train_in(tmp_path / "run", keep=[3])
+    save_model(model, tokenizer_dir, tmp_path / "end", {})
+    found = keep_model(tmp_path / "end", kept_file(tmp_path / "run", 3)).state_dict()
+    assert all(np.array_equal(found[name].numpy(), tensor) for name, tensor in kept(tmp_path / "run", 3).items())

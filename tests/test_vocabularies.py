@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from feature_lineage.errors import InputError
-from feature_lineage.models.checkpoint import import_model
+from feature_lineage.models.checkpoint import import_model, published_config
 from feature_lineage.study.loading import load_study
 from feature_lineage.study.local_inputs import Checksums, LocalInputs
 from feature_lineage.study.types import StudyError
@@ -116,4 +116,16 @@ def test_a_folder_has_no_revisions_but_those_that_lie_in_it(published):
     found = local(published, run={"pretrained": f"{published}/run", "revisions": ["step1", "step2"], "parent": "base"})
     found.check()
     assert found._study.models["run-step2"].pretrained == f"{published}/run/step2"
-    assert found._study.edges() == [("base", "run-step1"), ("run-step1", "run-step2")]
+    edges = [("base", "run-step1"), ("run-step1", "run-step2"), ("base", "run-step2")]
+    assert found._study.edges() == edges
+
+
+@pytest.mark.parametrize("revision", [None, "step1000"])
+def test_a_hub_that_is_away_is_told_with_name_and_revision(monkeypatch, revision):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError) as error:
+        published_config("someone/model", revision)
+    named = "model someone/model at revision step1000: " if revision else "model someone/model: "
+    assert str(error.value).startswith(f"{named}cannot be loaded from the hub (")
+    assert "check the name, the revision and the network" in str(error.value)

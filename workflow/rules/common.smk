@@ -171,7 +171,7 @@ def parent_files(wildcards):
     """The checkpoint that a model starts from, if it has a parent."""
     return [
         file
-        for parent in study.parents(wildcards.model)
+        for parent in study.origins(wildcards.model)
         for file in checkpoint_files(parent)
     ]
 

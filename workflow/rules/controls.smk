@@ -217,8 +217,10 @@ use rule train_model as train_placebo with:
     wildcard_constraints:
         model=one_of(plan.placebos),
     params:
-        balance=lambda w: study.models[plan.placebos[w.model].root].balance,
-        training=lambda w: plan.fine_tune(w.model).training.model_dump(),
+        balance=lambda w: getattr(
+            study.models[plan.placebos[w.model].root], "balance", "none"
+        ),
+        training=lambda w: plan.fine_tune(w.model).training.model_dump(exclude={"keep"}),
         placebo_for=lambda w: plan.placebo_for(w.model),
         architecture=None,
 

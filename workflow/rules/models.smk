@@ -16,7 +16,7 @@ rule train_model:
     benchmark:
         "<benchmarks>/train_model/{model}.tsv"
     wildcard_constraints:
-        model=one_of(plan.trained),
+        model=one_of(name for name in plan.trained if name not in plan.keeping),
     conda:
         CONDA
     threads: study.threads
@@ -34,6 +34,44 @@ rule train_model:
         code=code("train_model"),
     script:
         "../scripts/train_model.py"
+
+
+# What keeps steps has one output more.
+use rule train_model as train_keeping with:
+    output:
+        expand("<results>/models/{{model}}/{file}", file=CHECKPOINT),
+        curve="<results>/models/{model}/training.parquet",
+        kept=directory("<results>/models/{model}/kept"),
+    log:
+        "<logs>/train_keeping/{model}.log",
+    benchmark:
+        "<benchmarks>/train_keeping/{model}.tsv"
+    wildcard_constraints:
+        model=one_of(plan.keeping),
+
+
+rule keep_model:
+    input:
+        model=lambda w: checkpoint_files(plan.kept[w.model].kept),
+        kept=lambda w: f"<results>/models/{plan.kept[w.model].kept}/kept",
+    output:
+        expand("<results>/models/{{model}}/{file}", file=CHECKPOINT),
+    log:
+        "<logs>/keep_model/{model}.log",
+    benchmark:
+        "<benchmarks>/keep_model/{model}.tsv"
+    wildcard_constraints:
+        model=one_of(plan.kept),
+    conda:
+        CONDA
+    threads: 1
+    resources:
+        **needs("keep_model"),
+    params:
+        step=lambda w: plan.kept[w.model].step,
+        code=code("keep_model"),
+    script:
+        "../scripts/keep_model.py"
 
 
 rule import_model:
@@ -95,8 +133,8 @@ rule check_hook:
 
 rule sweep_merge:
     input:
-        first=lambda w: checkpoint_files(study.parents(w.model)[0]),
-        second=lambda w: checkpoint_files(study.parents(w.model)[1]),
+        first=lambda w: checkpoint_files(study.origins(w.model)[0]),
+        second=lambda w: checkpoint_files(study.origins(w.model)[1]),
         validation=lambda w: tokens(plan.swept_corpora(w.model), "validation"),
     output:
         sweep="<results>/models/{model}/sweep.parquet",
@@ -149,7 +187,7 @@ rule merge_models:
         t=lambda w: study.models[w.model].merge.t,
         recipe=lambda w: plan.recipe(w.model),
         corpora=lambda w: [
-            study.own_corpora(parent) for parent in study.parents(w.model)
+            study.own_corpora(parent) for parent in study.origins(w.model)
         ],
         code=code("merge_models"),
     script:

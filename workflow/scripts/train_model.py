@@ -8,9 +8,10 @@ import torch
 
 from feature_lineage.jobs.job import job, stop_signal
 from feature_lineage.models.checkpoint import build_model, load_model, save_model
-from feature_lineage.models.training import CURVE, Data, placebo_schedule, train_model
+from feature_lineage.models.training import CURVE, Data, kept_file, placebo_schedule, train_model
 from feature_lineage.store.formats import write_table
 from feature_lineage.store.provenance import checkpoint_folder, provenance
+from feature_lineage.store.writing import staged
 from feature_lineage.study.keys import Training
 from feature_lineage.text.shards import token_directories
 
@@ -38,6 +39,11 @@ def main(smk: Any) -> None:
             training = placebo_schedule(training, like, data)
         curve = train_model(model, data, checkpoints, training, output.name, smk.params.seed, stop)
         save_model(model, tokenizer, output, record)
+        if smk.output.get("kept"):
+            with staged(smk.output.kept) as folder:
+                folder.mkdir()
+                for step in training.keep:
+                    shutil.copyfile(kept_file(checkpoints, step), kept_file(folder, step))
         write_table(smk.output.curve, curve, CURVE, record)
         shutil.rmtree(checkpoints.parent, ignore_errors=True)
 

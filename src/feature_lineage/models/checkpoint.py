@@ -29,7 +29,7 @@ with uncollected():
 
 from feature_lineage.devices import windows_at_once
 from feature_lineage.errors import InputError
-from feature_lineage.places import wrong_folder
+from feature_lineage.places import is_path, wrong_folder
 from feature_lineage.progress import logger
 from feature_lineage.store.checksums import digests, seal
 from feature_lineage.store.formats import tensor_metadata, verify_files
@@ -100,11 +100,11 @@ def published_config(path: str, revision: str | None = None) -> PreTrainedConfig
         InputError: it cannot be read, or is not of a causal language model; names the path.
     """
     if problem := wrong_folder(path, revision):
-        raise _unloadable(path, problem)
+        raise _unloadable(path, problem, revision)
     try:
         config = AutoConfig.from_pretrained(path, revision=revision or "main", trust_remote_code=False)
     except Exception as error:  # transformers and the hub raise many kinds
-        raise _unloadable(path, error) from error
+        raise _unloadable(path, error, revision) from error
     if "/" in str(config._attn_implementation):
         raise InputError(
             f"model {path}: its config.json asks for {config._attn_implementation!r}, an attention kernel from the hub, which is "
@@ -119,7 +119,12 @@ def published_config(path: str, revision: str | None = None) -> PreTrainedConfig
     return config
 
 
-def _unloadable(path: str, error: Exception) -> InputError:
+def _unloadable(path: str, error: Exception | str, revision: str | None = None) -> InputError:
+    if not is_path(path, revision):
+        return InputError(
+            f"model {path}{f' at revision {revision}' if revision else ''}: cannot be loaded from the hub ({' '.join(str(error).split())}); "
+            "check the name, the revision and the network, or name a folder here; only safetensors are read, and no code of a checkpoint is run"
+        )
     return InputError(
         f"model {path}: cannot be loaded ({' '.join(str(error).split())}); only safetensors are read, and no code of a checkpoint is run; "
         f"{_AGAIN}"
@@ -145,7 +150,7 @@ def published_model(path: str | Path, revision: str | None = None) -> PreTrained
             ignore_mismatched_sizes=True,  # so that the report names them
         )
     except Exception as error:  # transformers, safetensors and the hub raise many kinds
-        raise _unloadable(str(path), error) from error
+        raise _unloadable(str(path), error, revision) from error
     wrong = [
         f"{len(names)} {kind} ({', '.join(map(str, sorted(names)[:3]))}{', …' * (len(names) > 3)})"
         for kind in ("missing", "mismatched", "unexpected")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,10 @@ with uncollected():
 
 from feature_lineage.devices import device
 from feature_lineage.errors import InputError, Stopped
-from feature_lineage.models.checkpoint import check_windows
+from feature_lineage.models.checkpoint import check_windows, load_model
 from feature_lineage.progress import logger, progress
 from feature_lineage.store.checksums import sha256
+from feature_lineage.store.formats import read_tensors, write_tensors
 from feature_lineage.store.writing import PARTIAL, disk_faults_named
 from feature_lineage.streams import Stream, entropy
 from feature_lineage.study.keys import Training
@@ -115,6 +116,28 @@ class _Progress(TrainerCallback):
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.bar.close()
+
+
+class _Keep(TrainerCallback):
+    """Writes the weights of chosen steps.
+
+    Args:
+        steps: which.
+        folder: of the run's checkpoints, which outlives a run that is stopped.
+    """
+
+    def __init__(self, steps: Collection[int], folder: Path) -> None:
+        self.steps, self.folder = steps, folder
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
+        if state.global_step in self.steps:
+            weights = {name: tensor.cpu().numpy() for name, tensor in rest["model"].state_dict().items()}
+            write_tensors(kept_file(self.folder, state.global_step), weights, {"step": state.global_step})
+
+
+def kept_file(folder: str | Path, step: int) -> Path:
+    """Where the weights of a step are kept."""
+    return Path(folder) / f"step{step}.safetensors"
 
 
 _WHOLE = "whole"
@@ -210,7 +233,8 @@ def train_model(
     Args:
         model: any causal language model; bf16 arithmetic where the GPU has it, float32 weights always.
         data: what it is trained and evaluated on.
-        checkpoints: folder of this run alone; a run with other inputs or parameters must have another.
+        checkpoints: folder of this run alone; a run with other inputs or parameters must have another. The steps of `options.keep` are
+            there, too (`kept_file`).
         options: of the training.
         name: of the model, for messages that name a key of it.
         seed: of the draw of windows and their order.
@@ -228,11 +252,7 @@ def train_model(
     chosen = windows.sample(options.tokens, entropy(seed, Stream.TRAINING), f"{key}.tokens", data.balance)
     check_windows(model, windows[chosen[:1]], f"{key}.block")
     steps = max(1, math.ceil(math.ceil(len(chosen) / options.batch) * options.epochs))
-    if options.warmup_steps >= steps:
-        raise InputError(
-            f"{key}.warmup_steps is {options.warmup_steps}, and the run has {steps} steps, so that the learning rate never gets to its "
-            "peak; lower it or train on more tokens"
-        )
+    _check_steps(options, steps, key)
     tokens_per_step = options.batch * options.block
     logger.info(
         "%s tokens a pass, %d steps of %s tokens", f"{len(chosen) * options.block:,}", steps, f"{tokens_per_step:,}"
@@ -247,7 +267,7 @@ def train_model(
         eval_dataset=_held_out(data, options.block),
         preprocess_logits_for_metrics=_sequence_accuracy,
         compute_metrics=_mean_accuracy,
-        callbacks=[_Progress(key, tokens_per_step, stop)],
+        callbacks=[_Keep(options.keep, Path(checkpoints)), _Progress(key, tokens_per_step, stop)],
     )
     trainer.remove_callback(PrinterCallback)
     with disk_faults_named(checkpoints):
@@ -256,6 +276,19 @@ def train_model(
         step = trainer.state.global_step
         raise Stopped(f"stopped after step {step} of {steps}; started again it goes on from {checkpoints}")
     return _curve(trainer.state.log_history, tokens_per_step)
+
+
+def _check_steps(options: Training, steps: int, key: str) -> None:
+    """Refuse what a run of so many steps cannot do."""
+    if options.warmup_steps >= steps:
+        raise InputError(
+            f"{key}.warmup_steps is {options.warmup_steps}, and the run has {steps} steps, so that the learning rate never gets to its "
+            "peak; lower it or train on more tokens"
+        )
+    if options.keep and max(options.keep) >= steps:
+        raise InputError(
+            f"{key}.keep asks for step {max(options.keep)}, and the run ends with step {steps}, whose weights are the model's own; lower it"
+        )
 
 
 def _run(trainer: Trainer, checkpoint: Path | None, steps: int) -> None:
@@ -334,3 +367,18 @@ def _curve(history: list[dict[str, Any]], tokens_per_step: int) -> pa.Table:
                 rows.append(base | {"split": "validation", "corpus": corpus} | measured)
     rows.sort(key=lambda row: (row["step"], row["split"], row.get("corpus") or ""))
     return pa.Table.from_pylist(rows, CURVE)
+
+
+def keep_model(path: str | Path, file: str | Path) -> PreTrainedModel:
+    """The model that a training was at a step that it has kept.
+
+    Args:
+        path: checkpoint of the training's end.
+        file: weights of the step (`kept_file`).
+
+    Raises:
+        InputError: a file is missing or damaged.
+    """
+    model = load_model(path)
+    model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in read_tensors(file).items()})
+    return model

@@ -12,10 +12,17 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from feature_lineage.study import hook_points as hooks
-from feature_lineage.study.keys import GENERATIONS, MergedModel, PretrainedModel, TrainedModel, TrainedTokenizer
+from feature_lineage.study.keys import (
+    GENERATIONS,
+    KeptModel,
+    MergedModel,
+    PretrainedModel,
+    TrainedModel,
+    TrainedTokenizer,
+)
 from feature_lineage.study.measures import FeatureCase, PatternCase
 from feature_lineage.study.merges import merge_problems
-from feature_lineage.study.sequences import model_name
+from feature_lineage.study.sequences import model_name, step_name
 from feature_lineage.study.types import LARGEST, Hidden
 
 if TYPE_CHECKING:
@@ -53,6 +60,15 @@ def _corpora_are_known(study: Study) -> Iterator[Problem]:
         yield from ((key, name, corpora) for name in names if name not in study.corpora)
         if len(set(names)) < len(names):
             yield key, names, "each corpus once"
+
+
+def _conversations_can_be_rendered(study: Study) -> Iterator[Problem]:
+    for name in study.read_corpora():
+        if study.corpora[name].messages is None:
+            continue
+        if isinstance(study.tokenizer, TrainedTokenizer):
+            allowed = "a corpus of plain `text`: the tokenizer that this study trains has no chat template; name a published one"
+            yield f"corpora.{name}.messages", study.corpora[name].messages, allowed
 
 
 def _seeds_differ(study: Study) -> Iterator[Problem]:
@@ -94,6 +110,21 @@ def _sequences_have_names(study: Study) -> Iterator[Problem]:
                 model.revisions,
                 f"different revisions, of which each gives a name that no other model has, such as {model_name(name, model.revisions[0])}",
             )
+
+
+def _steps_are_kept(study: Study) -> Iterator[Problem]:
+    for name, model in study.models.items():
+        if isinstance(model, KeptModel) and name not in study.steps(model.kept):
+            allowed = (
+                f"models.{model.kept}.training.keep with this step, which makes {step_name(model.kept, model.step)}"
+            )
+            yield f"models.{name}", name, allowed
+        for step in study.steps(name):
+            if not isinstance(study.models.get(step), KeptModel):
+                yield f"models.{step}", step, f"another name: models.{name}.training.keep makes a model of this name"
+        keep = model.training.keep if hasattr(model, "training") else []
+        if len(set(keep)) < len(keep):
+            yield f"models.{name}.training.keep", keep, "each step once"
 
 
 def _parents_are_known(study: Study) -> Iterator[Problem]:
@@ -176,6 +207,12 @@ def _warmup_ends(study: Study, name: str) -> Iterator[Problem]:
             f"models.{name}.training.warmup_steps",
             model.training.warmup_steps,
             f"fewer than the run's {steps:,} steps (tokens / block / batch x epochs), or the learning rate never gets to its peak",
+        )
+    if steps is not None and model.training.keep and (last := max(model.training.keep)) >= steps:
+        yield (
+            f"models.{name}.training.keep",
+            last,
+            f"steps before the run's last, {steps:,} (tokens / block / batch x epochs), whose weights are the model's own",
         )
 
 
@@ -292,10 +329,12 @@ OF_NAMES: tuple[Check, ...] = (
     _names_differ_in_more_than_case,
     _untrained_models_can_be_made,
     _sequences_have_names,
+    _steps_are_kept,
     _parents_are_known,
 )
 OF_VALUES: tuple[Check, ...] = (
     _placebos_can_be_made,
+    _conversations_can_be_rendered,
     _cases_name_what_there_is,
     _models_fit_their_roots,
     _hook_points_exist,

@@ -18,6 +18,15 @@ class CorpusBlock(Block):
     """What every corpus has, wherever its documents come from."""
 
     text: Text = Field("text", description="Column that holds the text, in Parquet, JSON, CSV, TSV and data sets.")
+    messages: Text | None = Field(
+        None,
+        description="Column that holds conversations, in place of `text`: lists of blocks with `role` and `content`. They are rendered with "
+        "the tokenizer's chat template.",
+    )
+    roles: Literal["all", "assistant", "user"] = Field(
+        "all",
+        description="Whose tokens of a conversation are read by autoencoders and compared; models read all of it.",
+    )
     license: Text | None = Field(
         None, description="Licence recorded for documents that carry no `license` column of their own."
     )
@@ -32,6 +41,19 @@ class CorpusBlock(Block):
         description="Cut the comment block at the head of a document where it speaks of a licence or a copyright. "
         "Off, text is kept byte for byte.",
     )
+
+    @model_validator(mode="after")
+    def _conversations(self) -> CorpusBlock:
+        given = self.model_fields_set
+        if self.messages is None and "roles" in given:
+            raise PydanticCustomError("roles", "`roles` with `messages` alone: plain text has no roles", {})
+        if self.messages is not None:
+            for key in ("text", "split_on", "strip_license_headers"):
+                if key in given and getattr(self, key):
+                    raise PydanticCustomError(
+                        "messages", "`messages` without `{key}`: a row is a conversation", {"key": key}
+                    )
+        return self
 
 
 # Of files whose documents are in a column; `files.TABLES`, which is too slow to import here.
@@ -56,8 +78,9 @@ class FileCorpus(CorpusBlock):
         plain = [
             not table and re.search(r"\.\w+$", name) is not None for name, table in zip(names, tables, strict=True)
         ]
-        if "text" in self.model_fields_set and all(plain):
-            raise PydanticCustomError("text", "no `text`: plain-text files have no columns", {})
+        for column in ("text", "messages"):
+            if column in self.model_fields_set and all(plain):
+                raise PydanticCustomError(column, "no `{column}`: plain-text files have no columns", {"column": column})
         if self.split_on is not None and all(tables):
             raise PydanticCustomError("split_on", "no `split_on`: each row of these files is a document", {})
         return self
@@ -182,6 +205,11 @@ class Training(Block):
         gt=0,
         le=10_000,
         description="How often validation loss and accuracy are measured; a checkpoint is kept each time.",
+    )
+
+    keep: list[Annotated[int, Field(gt=0)]] = Field(
+        default_factory=list,
+        description="Steps whose weights are kept as models of their own, `<name>-step<N>`: each is a parent of the next and of the last.",
     )
 
     def most_steps(self, corpora: int) -> int | None:
@@ -338,8 +366,16 @@ class AdaptedModel(Block):
     )
 
 
+class KeptModel(Block):
+    """An earlier step of another model's training; `training.keep` writes these blocks."""
+
+    kept: Name = Field(description="Model that is trained on to its end.")
+    step: int = Field(gt=0, description="Step of that training, one of its `training.keep`.")
+
+
 # The first of these keys that a block has tells its kind.
 MODELS = {
+    "kept": KeptModel,
     "pretrained": PretrainedModel,
     "adapter": AdaptedModel,
     "parents": MergedModel,

@@ -27,7 +27,13 @@ from feature_lineage.study.vocabularies import disagreement, read_vocabulary
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 _LARGE = 10**9  # bytes, a second or more to read
 Files = list[tuple[str, Path | bytes]]  # by name, the file, or of one that is read in part that part
-_SHARED = ("license", "fraction", "validation", "strip_license_headers")  # keys of a corpus that do not say where it is
+_SHARED = (
+    "roles",
+    "license",
+    "fraction",
+    "validation",
+    "strip_license_headers",
+)  # keys of a corpus that do not say where it is
 
 
 class Checksums:
@@ -108,7 +114,7 @@ class LocalInputs:
                     f"  {key}: found {name!r} with the revision {revision!r}, and a folder has no revisions (in {Path.cwd()}); allowed: the "
                     "folder alone, in a sequence one with a folder of each revision's name, or a name on the hub"
                 )
-        lines += self._other_tokens()
+        lines += [*self._other_tokens(), *self._no_template()]
         if lines:
             count = f"{len(lines)} problem" + "s" * (len(lines) > 1)
             raise StudyError(f"config refused, {count} in study {self._study.study!r}:\n" + "\n".join(lines))
@@ -123,6 +129,26 @@ class LocalInputs:
         for name, block in self._study.models.items():
             if isinstance(block, PretrainedModel):
                 yield f"models.{name}.pretrained", block.pretrained, block.revision
+
+    def _no_template(self) -> Iterator[str]:
+        """The problem of a tokenizer without a chat template in a study with conversations."""
+        talks = [name for name in self._study.read_corpora() if self._study.corpora[name].messages is not None]
+        tokenizer = self._study.tokenizer
+        if (
+            not talks
+            or not isinstance(tokenizer, PretrainedTokenizer)
+            or not is_path(tokenizer.pretrained, tokenizer.revision)
+        ):
+            return
+        folder = Path(on_disk(tokenizer.pretrained))
+        if (
+            not _json(folder / "tokenizer_config.json").get("chat_template")
+            and not (folder / "chat_template.jinja").is_file()
+        ):
+            yield (
+                f"  tokenizer.pretrained: found {tokenizer.pretrained!r}, which has no chat template, and corpora.{talks[0]}.messages needs one; "
+                "allowed: the tokenizer of an instruct version, or `text` in place of `messages`"
+            )
 
     def _other_tokens(self) -> Iterator[str]:
         """Problems of models whose own tokenizer, beside the checkpoint, is not the study's."""

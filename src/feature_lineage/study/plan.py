@@ -7,7 +7,14 @@ from functools import cached_property
 from itertools import combinations
 from typing import Any
 
-from feature_lineage.study.keys import AdaptedModel, FineTunedModel, MergedModel, PretrainedModel, TrainedModel
+from feature_lineage.study.keys import (
+    AdaptedModel,
+    FineTunedModel,
+    KeptModel,
+    MergedModel,
+    PretrainedModel,
+    TrainedModel,
+)
 from feature_lineage.study.study import Placebo, Study
 from feature_lineage.study.types import Block
 
@@ -35,6 +42,16 @@ class Plan:
     def imported(self) -> list[str]:
         """Models that are checkpoints made elsewhere."""
         return self.models(PretrainedModel)
+
+    @cached_property
+    def keeping(self) -> list[str]:
+        """Trained models that keep steps of their training."""
+        return [name for name in self.trained if self.study.steps(name)]
+
+    @cached_property
+    def kept(self) -> dict[str, KeptModel]:
+        """Models that are such a step."""
+        return {name: block for name, block in self.study.models.items() if isinstance(block, KeptModel)}
 
     @cached_property
     def adapted(self) -> list[str]:
@@ -151,7 +168,8 @@ class Plan:
 
     def placebo(self, parent: str, child: str) -> str | None:
         """The placebo that an edge is compared with, if it has one."""
-        return next((name for name, one in self.placebos.items() if child in one.fine_tunes), None)
+        names = (name for name, one in self.placebos.items() if child in one.fine_tunes)
+        return next(names, None) if parent in self.study.origins(child) else None
 
     def fine_tune(self, placebo: str) -> FineTunedModel:
         """The fine-tune whose schedule a placebo has."""
@@ -168,16 +186,18 @@ class Plan:
     def no_placebo(self) -> list[tuple[str, str, str]]:
         """(parent, child, reason) of the edges without a placebo."""
 
-        def reason(child: str) -> str:
+        def reason(parent: str, child: str) -> str:
+            if parent in self.kept or child in self.kept:
+                return "a part of one training has no schedule of its own"
             if child in self.merged:
                 return "a merge is no training"
             if child in [*self.imported, *self.adapted]:
-                return "it was made elsewhere, by a schedule that this study does not know"
+                return "it was made elsewhere"
             if not self.study.controls.placebo:
                 return "controls.placebo is false"
             return "it comes from several roots"
 
-        return [(*edge, reason(edge[1])) for edge in self.study.edges() if self.placebo(*edge) is None]
+        return [(*edge, reason(*edge)) for edge in self.study.edges() if self.placebo(*edge) is None]
 
     @cached_property
     def placebo_pairs(self) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""A sequence of checkpoints, written as one block, is a chain of models."""
+"""A sequence of checkpoints, written as one block, is a chain of models: published ones, or steps of the study's own training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def model_name(name: str, revision: str) -> str:
 def unrolled(models: Any) -> Any:
     """The blocks of a study's models, each with `revisions` in parts: every revision, and its parent, a parent of the next and of the last.
 
-    What is not of the form that the keys have is left to their check.
+    The steps that a training keeps become blocks of their own before it; `Study.parents` knows their lineage. What is not of the form that the keys have is left to their check.
     """
     if not isinstance(models, dict):
         return models
@@ -25,6 +25,7 @@ def unrolled(models: Any) -> Any:
     for name, block in models.items():
         revisions = block.get("revisions") if isinstance(block, dict) else None
         names = _names(name, revisions)
+        found |= {one: kept for one, kept in _kept(name, block).items() if one not in models}
         if (
             names is None
             or not models.keys().isdisjoint(names)
@@ -42,6 +43,20 @@ def unrolled(models: Any) -> Any:
         lineage = {"parents": earlier} if len(earlier) > 1 else {"parent": earlier[0]}
         found[names[-1]] = rest | _place(block["pretrained"], revisions[-1]) | lineage
     return found
+
+
+def step_name(name: str, step: int) -> str:
+    """The name of the model that a training was at one of its steps."""
+    return f"{name}-step{step}"
+
+
+def _kept(name: Any, block: Any) -> dict[str, dict[str, Any]]:
+    """Blocks of the steps that a training keeps."""
+    training = block.get("training") if isinstance(block, dict) else None
+    steps = training.get("keep") if isinstance(training, dict) else None
+    if not isinstance(name, str) or not isinstance(steps, list) or not all(type(step) is int for step in steps):
+        return {}
+    return {step_name(name, step): {"kept": name, "step": step} for step in sorted(steps)}
 
 
 def _names(name: Any, revisions: Any) -> list[str] | None:

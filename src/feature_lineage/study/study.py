@@ -19,12 +19,13 @@ from feature_lineage.study.keys import (
     OVER_A_BASE,
     TOKENIZERS,
     FineTunedModel,
+    KeptModel,
     MergedModel,
     TrainedModel,
     Training,
 )
 from feature_lineage.study.measures import CASES, Autoencoder, Controls, Flow, Interpretation
-from feature_lineage.study.sequences import unrolled
+from feature_lineage.study.sequences import step_name, unrolled
 from feature_lineage.study.types import Block, Name, Seed, by_key
 
 
@@ -91,24 +92,41 @@ class Study(Block):
             block, roots = self.models[name], self.roots(name)
             if isinstance(block, FineTunedModel) and len(roots) == 1:
                 corpora = block.train if block.training.tokens is None else None
-                schedule = f"{block.training.model_dump_json()} {corpora} {block.balance if corpora else None}"
+                options = block.training.model_dump_json(exclude={"keep"})
+                schedule = f"{options} {corpora} {block.balance if corpora else None}"
                 before = found.get((roots[0], schedule), Placebo(roots[0], ()))
                 found[roots[0], schedule] = before._replace(fine_tunes=(*before.fine_tunes, name))
         return {f"{root}-placebo-{one.fine_tunes[0]}": one for (root, _), one in found.items()}
 
     def _configured(self, model: str) -> Block:
-        """What the configuration says of a model; of an untrained one or a placebo, what it says of its root."""
+        """What the configuration says of a model; of a step of a training, what it says of that; of an untrained one or a placebo, of its root."""
         if model in self.models:
-            return self.models[model]
+            block = self.models[model]
+            return self.models.get(block.kept, block) if isinstance(block, KeptModel) else block
         return self.models[self.placebos()[model].root if model in self.placebos() else self.untrained()[model]]
 
     def parents(self, model: str) -> list[str]:
-        """Models that `model` comes from directly; of several the first is the nearest."""
+        """Models that `model` is compared with as its parents; of several the first is the nearest.
+
+        Of a training that keeps steps, each step has the one before, and the end all of them, beside what it starts from.
+        """
+        if isinstance(block := self.models.get(model), KeptModel):
+            before = [one for one in self.steps(block.kept) if self.models[one].step < block.step]
+            return before[-1:] or self.origins(model)
+        return [*reversed(self.steps(model)), *self.origins(model)]
+
+    def origins(self, model: str) -> list[str]:
+        """Models whose weights `model` is made from."""
         if model not in self.models and model in self.placebos():
             return [self.placebos()[model].root]
         block = self._configured(model)
         one = getattr(block, "parent", None)
         return [one] if one is not None else list(getattr(block, "parents", None) or [])
+
+    def steps(self, model: str) -> list[str]:
+        """The models that a training keeps of its way, in order."""
+        training = getattr(self.models.get(model), "training", None)
+        return [step_name(model, step) for step in sorted(training.keep)] if training is not None else []
 
     def made_from(self, model: str) -> list[str]:
         """Models that must be there before `model` can be made: its parents, and the base that a merge names."""
@@ -145,8 +163,9 @@ class Study(Block):
         return list(found)
 
     def roots(self, model: str) -> list[str]:
-        """The ancestors that come from no other model."""
-        return [name for name in self.ancestors(model) if not self.parents(name)]
+        """The ancestors that are made from no other model; of a step of a training, those of the training."""
+        ends = {getattr(self.models.get(name), "kept", name): None for name in self.ancestors(model)}
+        return [name for name in ends if not self.origins(name)]
 
     def order(self) -> list[str]:
         """All models, parents before children."""

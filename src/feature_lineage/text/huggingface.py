@@ -20,6 +20,7 @@ def huggingface_documents(
     split: str = "train",
     subset: str | None = None,
     revision: str | None = None,
+    messages: str | None = None,
 ) -> Iterator[Document]:
     """Documents of a data set, read as a stream: a name on the hub, or a local directory of the same form.
 
@@ -43,12 +44,13 @@ def huggingface_documents(
             _warn_of_others(builder, Path(huggingface))
         files = _table_files(builder, split) if local else []
         if files:
-            documents = (row[1:] for path in files for row in rows_of(path, text, f"{path} of data set {huggingface}"))
+            label = "{} of data set " + huggingface
+            documents = (row[1:] for path in files for row in rows_of(path, messages or text, label.format(path)))
         else:
-            documents = _streamed(builder, huggingface, split, text)
+            documents = _streamed(builder, huggingface, split, messages or text)
         row = -1
         for row, (value, license) in enumerate(documents):
-            yield document_of(value, f"{huggingface}:{split}:{row}", license, text)
+            yield document_of(value, f"{huggingface}:{split}:{row}", license, text, messages)
         if row < 0:
             raise InputError(f"{named}: cannot be read (it has no rows); check the folder, `subset` and `split`")
     except InputError:

@@ -26,6 +26,7 @@ def package_documents(
     sha256: str | None = None,
     text: str = "text",
     split_on: str | None = None,
+    messages: str | None = None,
 ) -> Iterator[Document]:
     """Documents from files of an installed distribution; `python` is the interpreter's standard library.
 
@@ -38,7 +39,7 @@ def package_documents(
             f"package {label}: its files have the hash {found}, the configuration says sha256 = {sha256}; "
             "install the pinned version (envs/demo.txt) or correct the key"
         )
-    yield from _each_file([(path, f"{label}:{name}") for name, path in files], text, split_on)
+    yield from _each_file([(path, f"{label}:{name}") for name, path in files], text, split_on, messages)
 
 
 def package_files(package: str, include: list[str], exclude: list[str] = ()) -> tuple[list[tuple[str, Path]], str]:
@@ -88,7 +89,9 @@ def files_digest(files: Iterable[tuple[str, Path]]) -> str:
     return digest.hexdigest()
 
 
-def files_documents(files: str | list[str], text: str = "text", split_on: str | None = None) -> Iterator[Document]:
+def files_documents(
+    files: str | list[str], text: str = "text", split_on: str | None = None, messages: str | None = None
+) -> Iterator[Document]:
     """Documents from paths or glob patterns, in sorted order, each file once, whatever links lead to it.
 
     Raises:
@@ -103,10 +106,12 @@ def files_documents(files: str | list[str], text: str = "text", split_on: str | 
             raise InputError(f"{pattern}: {not_a_file(pattern)}; check the corpus's `files` (relative to {Path.cwd()})")
         paths.update(found)
     once = {os.path.realpath(path): path for path in sorted(paths, reverse=True)}
-    yield from _each_file([(Path(path), path) for path in sorted(once.values())], text, split_on)
+    yield from _each_file([(Path(path), path) for path in sorted(once.values())], text, split_on, messages)
 
 
-def _each_file(files: Sequence[tuple[Path, str]], text: str, split_on: str | None) -> Iterator[Document]:
+def _each_file(
+    files: Sequence[tuple[Path, str]], text: str, split_on: str | None, messages: str | None
+) -> Iterator[Document]:
     split = split_on is None
     texts = [path for path, _ in files if kind_of(path) not in TABLES]
     if texts and len(texts) < len(files):
@@ -115,7 +120,7 @@ def _each_file(files: Sequence[tuple[Path, str]], text: str, split_on: str | Non
             len(texts), len(files), texts[0],
         )  # fmt: skip
     for path, source in files:
-        for document in file_documents(path, source, text, split_on):
+        for document in file_documents(path, source, text, split_on, messages):
             split = split or document.source != source
             yield document
     if not split:

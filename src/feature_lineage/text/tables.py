@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from feature_lineage.errors import InputError
+from feature_lineage.text.chat import conversation
 from feature_lineage.text.files import (
     _OTHERS,
     READ,
@@ -30,11 +31,13 @@ from feature_lineage.text.files import (
 from feature_lineage.text.json_rows import json_lines, json_rows
 
 
-def file_documents(path: Path, source: str, text: str = "text", split_on: str | None = None) -> Iterator[Document]:
+def file_documents(
+    path: Path, source: str, text: str = "text", split_on: str | None = None, messages: str | None = None
+) -> Iterator[Document]:
     """Documents of one file, by its suffix; `.gz` and `.zst` are unpacked.
 
     Of Parquet, JSON (lines, an array of objects, or one object), CSV and TSV the column `text` is read and no other but `license`; a null
-    is an empty document. Any other file is text: one document, or those between the places where `split_on` stands, without the line
+    is an empty document. With `messages`, that column's conversations are read, as JSON. Any other file is text: one document, or those between the places where `split_on` stands, without the line
     breaks beside it.
 
     Raises:
@@ -46,9 +49,11 @@ def file_documents(path: Path, source: str, text: str = "text", split_on: str | 
             raise InputError(
                 f"{path}: each row is a document, so `split_on` cannot apply; name plain-text files in a corpus of their own"
             )
-        for place, value, license in rows_of(path, text):
-            yield document_of(value, f"{source}:{place}", license, text)
+        for place, value, license in rows_of(path, messages or text):
+            yield document_of(value, f"{source}:{place}", license, text, messages)
         return
+    if messages is not None:
+        raise InputError(f"{path}: is no table, so `messages` = {messages!r} cannot apply; name JSON lines or Parquet")
     if kind_of(path) in _OTHERS:
         raise InputError(
             f"{path}: cannot be read as text ({kind_of(path)}); convert it to text, JSON lines, CSV or Parquet, plain, .gz or .zst, or leave it out"
@@ -204,8 +209,10 @@ def _header_hint(names: Sequence[str], delimiter: str) -> str:
     return "set the corpus's `text`, or add a first line that names the columns"
 
 
-def document_of(value: Any, source: str, license: Any, column: str) -> Document:
-    """A row as a document; one without text is empty."""
+def document_of(value: Any, source: str, license: Any, column: str, messages: str | None = None) -> Document:
+    """A row as a document; one without text is empty. A conversation of the column `messages` is one as JSON."""
+    if messages is not None:
+        value, column = conversation(value, source, messages), messages
     value = "" if value is None else value
     if not isinstance(value, str):
         raise InputError(f"{source}: column {column!r} holds {type(value).__name__}, not text; set the corpus's `text`")
