@@ -185,7 +185,9 @@ def base_files(wildcards):
 def sweep_file(wildcards):
     """What was measured along the path between two parents, if a merge is a position on one."""
     model = wildcards.model
-    return [f"<results>/models/{model}/sweep.parquet"] if model in plan.on_a_path else []
+    return (
+        [f"<results>/models/{model}/sweep.parquet"] if model in plan.on_a_path else []
+    )
 
 
 def parent_autoencoder(model, seed):
