@@ -19,6 +19,7 @@ from feature_lineage.autoencoders import variants
 from feature_lineage.autoencoders.autoencoder import load_autoencoder, save_autoencoder
 from feature_lineage.models.checkpoint import build_model, load_model, save_model
 from feature_lineage.models.merge import angles, merge_states
+from feature_lineage.models.task_vectors import Recipe, dropped, merge_any_number
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / ".venv-peers" / "bin"
@@ -122,3 +123,71 @@ def test_mergekit_merges_to_the_same_weights(tmp_path, tokenizer_dir, t):
     for name, tensor in ours.items():
         np.testing.assert_allclose(tensor.numpy(), theirs[name], rtol=0, atol=1e-6, err_msg=name)
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "theirs")
+
+
+OF_THREE = [
+    ("linear", {"weights": [1, 2, 0.5]}),
+    ("ties", {}),
+    ("ties", {"weights": [1, 2, 0.5], "density": [0.2, 0.5, 1]}),
+    ("ties", {"weights": [0.5, 0.7, 0.1], "density": [0.3, 0.3, 0.3], "normalize": False}),
+    ("dare_ties", {"weights": [1, 2, 0.5], "density": [1, 1, 1]}),
+    ("dare_ties", {"weights": [0.5, 0.7, 0.1], "density": [1, 1, 1], "normalize": False}),
+]
+
+
+@pytest.mark.parametrize(("method", "options"), OF_THREE)
+def test_mergekit_merges_three_to_the_same_weights(tmp_path, tokenizer_dir, method, options):
+    for seed in range(4):
+        save_model(build_model(SHAPE, tokenizer_dir, seed), tokenizer_dir, tmp_path / f"m{seed}", {})
+    given = {"weights": [1.0] * 3, "density": [0.2] * 3, "normalize": True} | options
+    each = zip(range(3), given["weights"], given["density"], strict=True)
+    of_base = method != "linear"
+    config = {
+        "merge_method": method,
+        "models": [
+            {"model": str(tmp_path / f"m{n}"), "parameters": {"weight": w} | ({"density": d} if of_base else {})} for n, w, d in each
+        ],
+        "parameters": {"normalize": given["normalize"]},
+        "dtype": "float32",
+    } | ({"base_model": str(tmp_path / "m3")} if of_base else {})  # fmt: skip
+    (tmp_path / "merge.yaml").write_text(json.dumps(config))
+    run(PEERS / "mergekit-yaml", tmp_path / "merge.yaml", tmp_path / "theirs")
+    *parents, base = (load_model(tmp_path / f"m{seed}") for seed in range(4))
+    names = {"model": "m", "parents": ["a", "b", "c"], "base": "d" if of_base else None}
+    merge_any_number(parents, Recipe(method=method, seed=0, **given, **names), base if of_base else None)
+    theirs = {k: v for file in (tmp_path / "theirs").glob("*.safetensors") for k, v in load_file(file).items()}
+    ours = parents[0].state_dict()
+    assert set(theirs) == set(ours)
+    for name, tensor in ours.items():
+        np.testing.assert_allclose(tensor.numpy(), theirs[name], rtol=0, atol=1e-5, err_msg=name)
+
+
+DARE = """
+import sys
+import numpy as np
+import torch
+from mergekit.sparsify import RescaleNorm, SparsificationMethod, sparsify
+
+change, density, draws, out = torch.from_numpy(np.load(sys.argv[1])), float(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+torch.manual_seed(0)
+found = [sparsify(change, density, SparsificationMethod.random, rescale_norm=RescaleNorm.l1) for _ in range(draws)]
+np.save(out, torch.stack(found).numpy())
+"""
+
+
+@pytest.mark.parametrize("density", [0.2, 0.7])
+def test_mergekits_dare_has_the_same_distribution(tmp_path, density):
+    """Over 2,000 draws; mergekit divides by the share of the norm that is left rather than by the density, which is that on average."""
+    change, draws = np.random.default_rng(0).normal(size=4000).astype(np.float32), 2000
+    np.save(tmp_path / "change.npy", change)
+    run(PEERS / "python", "-c", DARE, tmp_path / "change.npy", density, draws, tmp_path / "theirs.npy")
+    theirs = np.load(tmp_path / "theirs.npy").astype(np.float64)
+    ours = np.stack(
+        [dropped(torch.from_numpy(change), density, np.random.default_rng(n)).numpy() for n in range(draws)]
+    )
+    expected = np.abs(change) * np.sqrt((1 - density) / density)
+    for found in (theirs, ours.astype(np.float64)):
+        # In standard errors the means' mean square is 1, and the standard deviations are the published ones.
+        errors = (found.mean(0) - change) / (expected / np.sqrt(draws))
+        assert abs(np.mean(errors**2) - 1) < 0.15
+        assert abs(np.mean(found.std(0) / expected) - 1) < 0.02

@@ -146,7 +146,7 @@ def test_the_other_merge_is_by_the_other_method(plan):
     demo = plan()
     assert demo.study.models["luabible"].merge.method == "slerp"
     assert demo.other_merges == {"luabible": "linear"}
-    models = {name: block.model_dump() for name, block in demo.study.models.items()}
+    models = {name: block.model_dump(exclude_unset=True) for name, block in demo.study.models.items()}
     models["luabible"]["merge"]["method"] = "linear"
     assert plan(models__luabible=models["luabible"]).other_merges == {"luabible": "slerp"}
     assert plan(controls__linear_merge=False).other_merges == {}

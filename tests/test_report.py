@@ -3,6 +3,7 @@ import re
 import shutil
 import time
 from html import unescape
+from itertools import combinations
 
 import pandas as pd
 import pyarrow as pa
@@ -108,6 +109,30 @@ def test_merge_table(page):
     text = page()
     assert "both: merged at t = 0.5830" in text
     assert rows(text, "merged at t") == [["w", "1,234", "0.50000", "60.00", "slerp"]]
+
+
+@pytest.mark.parametrize("method", ["ties", "linear"])
+@pytest.mark.parametrize("parents", [["a", "b"], ["a", "b", "c"]])
+def test_merge_of_any_number(page, method, parents):
+    pairs = list(combinations(parents, 2))
+    numbers = {"elements": 1234, "first_norm": 3.0, "second_norm": 4.0, "cosine": 0.25, "angle": 1.3}
+    table = [{"tensor": "w", "first": one, "second": two} | numbers for one, two in pairs]
+    table += [row | {"tensor": "same", "first_norm": 0.0, "cosine": None} for row in table]
+    recipe = {
+        "method": method, "weights": [1.0, 2.0, 3.0][: len(parents)], "density": [0.2] * len(parents), "normalize": True, "seed": 0,
+        "model": "many", "parents": parents, "base": "root" if method == "ties" else None,
+    }  # fmt: skip
+    merged = {"tensors": pd.DataFrame(table), "record": {"parameters": {"recipe": recipe}}}
+    text = page(merges=content()["merges"] | {"many": merged})
+    kept = [["0.2"], []][method == "linear"]
+    title = "many: merged by " + {"ties": "TIES over root", "linear": "a weighted mean"}[method]
+    assert rows(text, title) == [[name, str(weight), *kept] for weight, name in enumerate(parents, 1)]
+    # Over all tensors: 0.25 * 12 / sqrt(9 * (16 + 16)).
+    assert rows(text, "over all tensors") == [[f"{one}, {two}", "0.17678"] for one, two in pairs]
+    for one, two in pairs:
+        found = rows(text, f"<summary>{one} and {two}, tensor by tensor</summary>")
+        assert found == [["w", "1,234", "3", "4", "0.25000"], ["same", "1,234", "0", "4", "–"]]
+    assert rows(text, "merged at t") == [["w", "1,234", "0.50000", "60.00", "slerp"]], "the merge on a path stays"
 
 
 def test_autoencoder_table(page):

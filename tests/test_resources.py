@@ -147,6 +147,25 @@ def test_a_model_of_its_own_size_asks_for_its_own():
     assert request(both, "collect_features", "small").mem_mb <= request(both, "collect_features", "base--lua").mem_mb
 
 
+def test_a_merge_of_many_asks_for_all_of_them_and_their_base():
+    demo = yaml.safe_load((CHECKOUT / "config/config.yaml").read_text())
+    wide = demo["models"]["base"] | {"architecture": {"hidden_size": 2048, "num_hidden_layers": 8}}
+
+    def asked(parents, **merge):
+        tunes = {f"f{number}": demo["models"]["lua"] for number in range(parents)}
+        merged = {"both": {"parents": [*tunes], "merge": merge}}
+        return request(
+            load_study(demo | {"models": {"base": wide} | tunes | merged, "cases": {}}), "merge_models", "both"
+        )
+
+    path, mean, six, eight = (
+        asked(2), asked(8, method="linear"), asked(6, method="ties"), asked(8, method="ties", density=0.5)
+    )  # fmt: skip
+    model = 4 * _sizes(load_study(demo | {"models": {"base": wide}, "cases": {}}), "base").parameters / 1e6
+    assert eight.mem_mb > MARGIN * 9 * model and eight.mem_mb > six.mem_mb > path.mem_mb
+    assert eight.mem_mb > mean.mem_mb > path.mem_mb
+
+
 def test_all_the_tokens_of_a_corpus_are_as_many_as_a_day_allows():
     assert request(PAPER, "train_model").runtime == LONGEST
     assert (

@@ -66,7 +66,8 @@ def test_every_stream_of_the_project_is_one_of_these(project):
                 found.setdefault(f"{path.parent.name}/{path.stem}", set()).add(ast.unparse(call.args[1]).split("(")[0])
     assert found.pop("text/windows") == {"seed"} and found.pop("feature_lineage/streams") == {"words"}
     assert set(found) == {
-        "models/training", "autoencoders/training", "text/sample", "controls/alignment_null", "flow/bootstrap", "explanations/excerpts"
+        "models/training", "autoencoders/training", "text/sample", "controls/alignment_null", "flow/bootstrap", "explanations/excerpts",
+        "models/task_vectors",
     }  # fmt: skip
     assert all(words == {"entropy"} for words in found.values()), found
 

@@ -23,6 +23,7 @@ class Stream(Enum):
     BOOTSTRAP = 5, 0  # documents of each replicate
     SIDES = 6, 1  # halves of the sample that explanations are made and scored on, by corpus
     EXCERPTS = 7, 2  # excerpts of a feature, by feature and half
+    DARE = 8, 3  # elements of a change that a merge keeps, by hashes of the names of merge, parent and tensor
 
 
 def entropy(seed: int, stream: Stream, *place: int) -> list[int]:

@@ -68,14 +68,15 @@ BAD = [
     ({"models.coder.parent": "coder"}, "models.coder", "coder -> coder", "without cycles"),
     ({"models.coder.parent": "both"}, "models.coder", "coder -> both -> coder", "without cycles"),
     ({"models.both.parents": ["coder"]}, "models.both.parents", "['coder']", "at least 2 items"),
-    ({"models.both.parents": ["coder", "coder"]}, "models.both.parents", "['coder', 'coder']", "two different models"),
+    ({"models.both.parents": ["coder", "coder"]}, "models.both.parents", "['coder', 'coder']", "each model once"),
     ({"models.both.merge.t": 1.5}, "models.both.merge.t", "1.5", "equilibrium"),
-    ({"models.both.merge.method": "ties"}, "models.both.merge.method", "'ties'", "'slerp' or 'linear'"),
+    ({"models.both.merge.method": "sum"}, "models.both.merge.method", "'sum'", "'ties' or 'dare_ties'"),
+    ({"models.both.merge.method": "ties"}, "models.both.merge.points", "3", "no `points` with ties"),
     (
         {"models.other": {"train": ["code"]}, "models.both.parents": ["coder", "other"]},
         "models.both.parents",
         "['coder', 'other']",
-        "two models of one architecture",
+        "models of one architecture",
     ),
     ({"autoencoder.hook": "mlp"}, "autoencoder.hook", "'mlp'", "did you mean blocks.0.mlp.hook_out?"),
     (

@@ -176,6 +176,20 @@ def parent_files(wildcards):
     ]
 
 
+def base_files(wildcards):
+    """The checkpoint whose changes a merge adds up, if its method has a base."""
+    base = study.merge_base(wildcards.model)
+    return checkpoint_files(base) if base is not None else []
+
+
+def sweep_file(wildcards):
+    """What was measured along the path between two parents, if a merge is a position on one."""
+    model = wildcards.model
+    return (
+        [f"<results>/models/{model}/sweep.parquet"] if model in plan.on_a_path else []
+    )
+
+
 def parent_autoencoder(model, seed):
     """The autoencoder that a model's own starts from, if it starts from one."""
     return expand(

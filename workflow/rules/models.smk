@@ -133,9 +133,9 @@ rule check_hook:
 
 rule sweep_merge:
     input:
-        first=lambda w: checkpoint_files(study.origins(w.model)[0]),
-        second=lambda w: checkpoint_files(study.origins(w.model)[1]),
-        validation=lambda w: tokens(study.own_corpora(w.model), "validation"),
+        first=lambda w: checkpoint_files(study.parents(w.model)[0]),
+        second=lambda w: checkpoint_files(study.parents(w.model)[1]),
+        validation=lambda w: tokens(plan.swept_corpora(w.model), "validation"),
     output:
         sweep="<results>/models/{model}/sweep.parquet",
     log:
@@ -151,7 +151,7 @@ rule sweep_merge:
         **needs("sweep_merge"),
     params:
         threads=study.threads,
-        corpora=lambda w: study.own_corpora(w.model),
+        corpora=lambda w: plan.swept_corpora(w.model),
         method=lambda w: study.models[w.model].merge.method,
         points=lambda w: study.models[w.model].merge.points,
         evaluation_tokens=study.evaluation_tokens,
@@ -163,9 +163,9 @@ rule sweep_merge:
 
 rule merge_models:
     input:
-        first=lambda w: checkpoint_files(study.origins(w.model)[0]),
-        second=lambda w: checkpoint_files(study.origins(w.model)[1]),
-        sweep="<results>/models/{model}/sweep.parquet",
+        parents=parent_files,
+        base=base_files,
+        sweep=sweep_file,
         tokenizer="<results>/tokenizer/tokenizer.json",
         tokenizer_config="<results>/tokenizer/tokenizer_config.json",
     output:
@@ -185,6 +185,7 @@ rule merge_models:
     params:
         method=lambda w: study.models[w.model].merge.method,
         t=lambda w: study.models[w.model].merge.t,
+        recipe=lambda w: plan.recipe(w.model),
         corpora=lambda w: [
             study.own_corpora(parent) for parent in study.parents(w.model)
         ],

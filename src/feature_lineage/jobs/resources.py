@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from feature_lineage.jobs.published import published_shape
 from feature_lineage.study.hook_points import width
-from feature_lineage.study.keys import Architecture, TrainedModel, TrainedTokenizer, Training
+from feature_lineage.study.keys import Architecture, MergedModel, TrainedModel, TrainedTokenizer, Training
 from feature_lineage.study.study import Study
 
 LONGEST = 24 * 60  # minutes, as long as most partitions take jobs: one that asks for more would wait for ever
@@ -142,8 +142,16 @@ def _sweep_merge(s: _Sizes) -> _Need:
 
 
 def _merge_models(s: _Sizes) -> _Need:
-    """Both parents and the merged model, as it is made, saved and saved again with its provenance."""
-    return _Need(6 * FLOAT * s.parameters, 0)
+    """On a path both parents and the merged model, as it is made, saved and saved again with its provenance.
+
+    Beside it all parents and the base, the first being overwritten, and copies of the largest tensor: what each parent changed, its
+    magnitudes, and two in float64.
+    """
+    blocks = [(name, model) for name, model in s.study.models.items() if isinstance(model, MergedModel)]
+    held = [(len(model.parents), s.study.merge_base(name) is not None) for name, model in blocks if not model.on_a_path]
+    largest = s.shape.hidden_size * max(s.vocabulary, s.shape.intermediate_size)
+    memory = [(parents + base) * s.parameters + (parents + 8) * largest for parents, base in held]
+    return _Need(FLOAT * max([6 * s.parameters, *memory]), HOUR / 4 if memory else 0)
 
 
 def _import_model(s: _Sizes) -> _Need:

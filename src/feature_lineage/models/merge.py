@@ -11,8 +11,8 @@ import pyarrow as pa
 import torch
 from transformers import PreTrainedModel
 
-from feature_lineage.errors import InputError
 from feature_lineage.models.checkpoint import evaluate_model, readable
+from feature_lineage.models.task_vectors import check_alike
 from feature_lineage.progress import logger, progress
 from feature_lineage.text.windows import Windows
 
@@ -78,19 +78,7 @@ def angles(
     Raises:
         InputError: the two do not have the same tensors of the same shapes, or one holds NaN or infinity.
     """
-    shapes = [{name: list(tensor.shape) for name, tensor in state.items()} for state in (a, b)]
-    if differ := sorted(name for name in {**a, **b} if shapes[0].get(name) != shapes[1].get(name)):
-        (first, second), name = parents, differ[0]
-        raise InputError(
-            f"merge: {first} and {second} are of different architectures, {len(differ)} tensors differ: {name} is "
-            f"{shapes[0].get(name, 'missing')} in one, {shapes[1].get(name, 'missing')} in the other; merge models of one shape"
-        )
-    for parent, state in zip(parents, (a, b), strict=True):
-        for name, tensor in state.items():
-            if not torch.isfinite(tensor).all():
-                raise InputError(
-                    f"merge: tensor {name} of {parent} holds NaN or infinity; train or import that model anew"
-                )
+    check_alike(parents, (a, b))
     return {name: angle(a[name], b[name], method) for name in a}
 
 

@@ -22,6 +22,7 @@ from feature_lineage.report.answers import VERDICTS, answers, ceilings
 from feature_lineage.report.browser import Browsed, write_browser, write_script
 from feature_lineage.report.data import Drawn, Findings, Run, Trained
 from feature_lineage.report.definitions import NUMBERS
+from feature_lineage.report.merges import merge_sections
 from feature_lineage.report.sentences import (
     first_sound,
     headline,
@@ -104,6 +105,7 @@ def _page(run: Run, trained: Trained, findings: Findings, drawn: Drawn, browsed:
         "files": {name: [file.name for file in drawn.files if file.stem == name] for name in drawn.figures},
         "tracked": set(drawn.tracking),
         "two_parents": [child for child, count in _parents(summary).items() if count > 1],
+        "merged": merge_sections(trained.merges),
         "groups": category_rows(findings.categories),
         "category_rule": RULE,
         "category_definitions": DEFINITIONS,

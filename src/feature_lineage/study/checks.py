@@ -21,6 +21,7 @@ from feature_lineage.study.keys import (
     TrainedTokenizer,
 )
 from feature_lineage.study.measures import FeatureCase, PatternCase
+from feature_lineage.study.merges import merge_problems
 from feature_lineage.study.sequences import model_name, step_name
 from feature_lineage.study.types import LARGEST, Hidden
 
@@ -35,7 +36,7 @@ def problems(study: Study) -> Iterator[Problem]:
     """All problems of a study; of one whose lineage cannot be walked, those of its names and its lineage alone."""
     for check in OF_NAMES:
         yield from check(study)
-    if any(parent not in study.models for name in study.models for parent in study.parents(name)):
+    if any(other not in study.models for name in study.models for other in study.made_from(name)):
         return
     tangled = list(_lineage_can_be_walked(study))
     yield from tangled
@@ -135,6 +136,8 @@ def _parents_are_known(study: Study) -> Iterator[Problem]:
                 yield key, parent, "another model of this study: " + ", ".join(n for n in study.models if n != name)
         if len(set(parents)) < len(parents):
             yield key, parents, "each model once"
+        if isinstance(model, MergedModel) and (base := model.merge.base) is not None and base not in study.models:
+            yield f"models.{name}.merge.base", base, "a model of this study: " + ", ".join(study.models)
 
 
 def _lineage_can_be_walked(study: Study) -> Iterator[Problem]:
@@ -148,7 +151,7 @@ def _lineage_can_be_walked(study: Study) -> Iterator[Problem]:
 
 def _cycle(study: Study) -> list[str] | None:
     """The first cycle, from child to parent, if there is one."""
-    sorter, free = TopologicalSorter({name: study.parents(name) for name in study.models}), set()
+    sorter, free = TopologicalSorter({name: study.made_from(name) for name in study.models}), set()
     try:
         sorter.prepare()
         return None
@@ -159,15 +162,15 @@ def _cycle(study: Study) -> list[str] | None:
     path, name = [], next(name for name in study.models if name not in free)
     while name not in path:
         path.append(name)
-        name = next(parent for parent in study.parents(name) if parent not in free)
+        name = next(other for other in study.made_from(name) if other not in free)
     return [*path[path.index(name) :], name]
 
 
 def _generations(study: Study) -> dict[str, int]:
     """How many generations lead to each model, itself counted."""
     found: dict[str, int] = {}
-    for name in TopologicalSorter({name: study.parents(name) for name in study.models}).static_order():
-        found[name] = 1 + max((found[parent] for parent in study.parents(name)), default=0)
+    for name in TopologicalSorter({name: study.made_from(name) for name in study.models}).static_order():
+        found[name] = 1 + max((found[other] for other in study.made_from(name)), default=0)
     return found
 
 
@@ -192,7 +195,7 @@ def _cases_name_what_there_is(study: Study) -> Iterator[Problem]:
 
 def _models_fit_their_roots(study: Study) -> Iterator[Problem]:
     for name in study.models:
-        for check in (_warmup_ends, _parents_are_alike, _sequences_fit):
+        for check in (_warmup_ends, merge_problems, _sequences_fit):
             yield from check(study, name)
 
 
@@ -211,17 +214,6 @@ def _warmup_ends(study: Study, name: str) -> Iterator[Problem]:
             last,
             f"steps before the run's last, {steps:,} (tokens / block / batch x epochs), whose weights are the model's own",
         )
-
-
-def _parents_are_alike(study: Study, name: str) -> Iterator[Problem]:
-    model = study.models[name]
-    shapes = {  # those of published checkpoints are known once they are loaded: `merge.angles` compares them
-        block.architecture.model_dump_json()
-        for block in (study.models[root] for root in study.roots(name))
-        if isinstance(block, TrainedModel)
-    }
-    if isinstance(model, MergedModel) and len(shapes) > 1:
-        yield f"models.{name}.parents", model.parents, "two models of one architecture"
 
 
 def _sequences_fit(study: Study, name: str) -> Iterator[Problem]:

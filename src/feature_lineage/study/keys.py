@@ -277,7 +277,12 @@ class Merge(Block):
     )
     weights: list[Annotated[float, Field(ge=0)]] | None = Field(
         None,
-        description="Weight of each parent, of `linear`, `ties` and `dare_ties`; only their ratios matter. Not set, all alike.",
+        description="Weight of each parent, of `linear`, `ties` and `dare_ties`; with `normalize` only their ratios matter. Not set, all 1.",
+    )
+    normalize: bool = Field(
+        True,
+        description="Whether `ties` and `dare_ties` divide the sum of the changes that agree in sign by the sum of their weights, as TIES "
+        "is published. mergekit's `dare_ties` does not unless it is told to.",
     )
     density: Annotated[float, Field(gt=0, le=1)] | list[Annotated[float, Field(gt=0, le=1)]] = Field(
         0.2,

@@ -69,6 +69,27 @@ class Plan:
         blocks = [(name, self.study.models[name]) for name in self.merged]
         return [name for name, block in blocks if isinstance(block, MergedModel) and block.on_a_path]
 
+    def swept_corpora(self, model: str) -> list[str]:
+        """Corpora on which both ends of a path and what lies between are measured: the parents' own, if any is named."""
+        return self.study.own_corpora(model) or self.study.flow_corpora()
+
+    def recipe(self, model: str) -> dict[str, Any] | None:
+        """How models are merged that lie on no path between two, as `task_vectors.Recipe`; None of one that does."""
+        block = self.study.models[model]
+        if not isinstance(block, MergedModel) or block.on_a_path:
+            return None
+        merge, count = block.merge, len(block.parents)
+        return {
+            "method": merge.method,
+            "weights": merge.weights or [1.0] * count,
+            "density": merge.density if isinstance(merge.density, list) else [merge.density] * count,
+            "normalize": merge.normalize,
+            "seed": self.study.seed if merge.method == "dare_ties" else 0,  # the others draw nothing
+            "model": model,
+            "parents": block.parents,
+            "base": self.study.merge_base(model),
+        }
+
     def architecture(self, model: str) -> dict[str, Any] | None:
         """What a model is built from, if it starts from nothing."""
         block = self.study.models[model]

@@ -13,7 +13,17 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from feature_lineage.study.checks import problems
-from feature_lineage.study.keys import CORPORA, MODELS, TOKENIZERS, FineTunedModel, KeptModel, TrainedModel, Training
+from feature_lineage.study.keys import (
+    CORPORA,
+    MODELS,
+    OVER_A_BASE,
+    TOKENIZERS,
+    FineTunedModel,
+    KeptModel,
+    MergedModel,
+    TrainedModel,
+    Training,
+)
 from feature_lineage.study.measures import CASES, Autoencoder, Controls, Flow, Interpretation
 from feature_lineage.study.sequences import step_name, unrolled
 from feature_lineage.study.types import Block, Name, Seed, by_key
@@ -117,6 +127,25 @@ class Study(Block):
         """The models that a training keeps of its way, in order."""
         training = getattr(self.models.get(model), "training", None)
         return [step_name(model, step) for step in sorted(training.keep)] if training is not None else []
+
+    def made_from(self, model: str) -> list[str]:
+        """Models that must be there before `model` can be made: its parents, and the base that a merge names."""
+        named = getattr(getattr(self.models.get(model), "merge", None), "base", None)
+        return list(dict.fromkeys([*self.parents(model), *([named] if named is not None else [])]))
+
+    def merge_base(self, model: str) -> str | None:
+        """The model whose changes a merge adds up; None if its method has no base, or if none is named and none is the nearest.
+
+        The nearest common ancestor of the parents is the one that comes from all their other common ancestors. A parent counts as its own
+        ancestor.
+        """
+        block = self.models[model]
+        if not isinstance(block, MergedModel) or block.merge.method not in OVER_A_BASE:
+            return None
+        if block.merge.base is not None:
+            return block.merge.base
+        common = set.intersection(*(set(self.ancestors(parent)) for parent in block.parents))
+        return next((name for name in self.order() if name in common and common <= set(self.ancestors(name))), None)
 
     def ancestors(self, model: str) -> list[str]:
         """`model` and all that it comes from, oldest first."""
