@@ -108,6 +108,7 @@ class LocalInputs:
                     f"  {key}: found {name!r} with the revision {revision!r}, and a folder has no revisions (in {Path.cwd()}); allowed: the "
                     "folder alone, in a sequence one with a folder of each revision's name, or a name on the hub"
                 )
+        lines += self._unknown_tokens()
         lines += self._other_tokens()
         if lines:
             count = f"{len(lines)} problem" + "s" * (len(lines) > 1)
@@ -123,6 +124,20 @@ class LocalInputs:
         for name, block in self._study.models.items():
             if isinstance(block, PretrainedModel):
                 yield f"models.{name}.pretrained", block.pretrained, block.revision
+
+    def _unknown_tokens(self) -> Iterator[str]:
+        """Problems of the tokens around documents and windows that a tokenizer on disk has not."""
+        tokenizer = self._study.tokenizer
+        if not isinstance(tokenizer, PretrainedTokenizer) or not is_path(tokenizer.pretrained, tokenizer.revision):
+            return  # known once it is here: `boundaries.choose_boundaries` looks
+        found = read_vocabulary(Path(on_disk(tokenizer.pretrained), "tokenizer.json"))
+        for key, text in tokenizer.boundaries.items():
+            if found is not None and text not in ("auto", "none") and text not in found.words | found.added:
+                example = f", such as {next(iter(found.added))!r}" if found.added else ""
+                yield (
+                    f"  tokenizer.{key}: found {text!r}, which is no token of {tokenizer.pretrained!r}; allowed: auto, none or a token that it "
+                    f"has{example}"
+                )
 
     def _other_tokens(self) -> Iterator[str]:
         """Problems of models whose own tokenizer, beside the checkpoint, is not the study's."""
