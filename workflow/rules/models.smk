@@ -133,8 +133,8 @@ rule check_hook:
 
 rule sweep_merge:
     input:
-        first=lambda w: checkpoint_files(study.parents(w.model)[0]),
-        second=lambda w: checkpoint_files(study.parents(w.model)[1]),
+        first=lambda w: checkpoint_files(study.origins(w.model)[0]),
+        second=lambda w: checkpoint_files(study.origins(w.model)[1]),
         validation=lambda w: tokens(plan.swept_corpora(w.model), "validation"),
     output:
         sweep="<results>/models/{model}/sweep.parquet",
@@ -187,7 +187,7 @@ rule merge_models:
         t=lambda w: study.models[w.model].merge.t,
         recipe=lambda w: plan.recipe(w.model),
         corpora=lambda w: [
-            study.own_corpora(parent) for parent in study.parents(w.model)
+            study.own_corpora(parent) for parent in study.origins(w.model)
         ],
         code=code("merge_models"),
     script:

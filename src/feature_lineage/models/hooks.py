@@ -16,7 +16,7 @@ with uncollected():
     import torch
     from transformer_lens.hook_points import HookPoint
     from transformer_lens.model_bridge import TransformerBridge
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from feature_lineage.devices import device, windows_at_once
 from feature_lineage.errors import InputError
@@ -83,18 +83,20 @@ def check_hook(path: str | Path, hook: str, length: int) -> dict[str, Any]:
     return {"hook": hook, "architecture": type(bridge.original_model).__name__, "elements": vectors.shape[1]}
 
 
-def _bridge(path: str | Path, model: PreTrainedModel, place: torch.device) -> TransformerBridge:
+def _bridge(
+    path: str | Path, model: PreTrainedModel, place: torch.device, tokenizer: PreTrainedTokenizerFast | None = None
+) -> TransformerBridge:
     architecture = type(model).__name__
     check_architecture(path, architecture)
     model.config.architectures = [architecture]
-    tokenizer = load_tokenizer(path)
+    tokenizer = tokenizer or load_tokenizer(path)
     try:
         bridge = TransformerBridge.boot_transformers(str(path), hf_model=model, tokenizer=tokenizer, device=str(place))
     except Exception as error:  # of many kinds, where its adapter does not fit the checkpoint
         raise InputError(
             f"model {path}: TransformerLens cannot take this {architecture} ({' '.join(str(error).split())[:300] or type(error).__name__}); choose another model"
         ) from error
-    bridge._tokenizer = load_tokenizer(path)  # the setter builds it again by its class, and adds special tokens
+    bridge._tokenizer = tokenizer  # the setter builds it again by its class, and adds special tokens
     return bridge.eval()
 
 
