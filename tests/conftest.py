@@ -37,6 +37,15 @@ def project():
 
 
 @pytest.fixture(scope="session")
+def trained_checkpoints(project):
+    """The folder of a small Llama that was really trained and its two fine-tunes, `models/stories260k` beside the checkout."""
+    found = next(project.parent.glob("*/models/stories260k/model.safetensors"), None)
+    if found is None:
+        pytest.skip("no models/stories260k in a folder beside the checkout")
+    return found.parents[1]
+
+
+@pytest.fixture(scope="session")
 def stdlib_texts():
     """Real text: some modules of the interpreter's standard library, about 250 kB."""
     root = Path(sysconfig.get_path("stdlib"))

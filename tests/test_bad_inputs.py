@@ -23,6 +23,7 @@ from feature_lineage.models.checkpoint import build_model, evaluate_model, impor
 from feature_lineage.models.hooks import activations, load_hooked
 from feature_lineage.models.merge import angles
 from feature_lineage.store.formats import write_json, write_tensors
+from feature_lineage.text.boundaries import choose_boundaries
 from feature_lineage.text.corpora import CorpusOptions, build_corpus
 from feature_lineage.text.files import Document
 from feature_lineage.text.huggingface import huggingface_documents
@@ -241,7 +242,7 @@ def altered(source, target, **files):
 )  # fmt: skip
 def test_tokenizer_that_is_none(tmp_path, tokenizer_dir, files):
     folder = altered(tokenizer_dir, tmp_path / "altered", **files)
-    refused(lambda: import_tokenizer(folder), f"tokenizer {folder}: ")
+    refused(lambda: choose_boundaries(import_tokenizer(folder), {}), f"tokenizer {folder}: ")
 
 
 def test_tokenizer_without_a_token_for_the_text(tmp_path, tokenizer_dir, write_documents):

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from feature_lineage.errors import InputError
 from feature_lineage.text import shards
+from feature_lineage.text.boundaries import choose_boundaries
 from feature_lineage.text.shards import TextEncoder, encode_corpus, read_index
 from feature_lineage.text.tokenizer import import_tokenizer, load_tokenizer, save_tokenizer
 from feature_lineage.text.vocabulary import Texts, token_texts
@@ -153,7 +154,7 @@ def test_the_end_of_a_sequence_is_found_where_publishers_write_it(bare, files):
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ({}, r"has no end-of-sequence token .*add its eos_token to tokenizer_config.json"),
+        ({}, r"has no token to part documents with; .*or add its eos_token to tokenizer_config.json"),
         (
             {"tokenizer_config": {"eos_token": "</s>"}},
             r"tokenizer_config.json has eos_token = '</s>', which tokenizer.json has not",
@@ -166,13 +167,13 @@ def test_the_end_of_a_sequence_is_found_where_publishers_write_it(bare, files):
         ),
         ({"tokenizer_config": {"eos_token": END, "padding_side": "middle"}}, "Padding side should be"),
         ({"tokenizer_config": {"auto_map": {"AutoTokenizer": ["a.B", None]}, "tokenizer_class": "B"}}, "custom code"),
-        ({"tokenizer_config": {}, "config": {"eos_token_id": 10**6}}, "has no end-of-sequence token"),
+        ({"tokenizer_config": {}, "config": {"eos_token_id": 10**6}}, "has no token to part documents with"),
     ],
 )
 def test_a_tokenizer_that_cannot_part_documents_is_refused(bare, files, said):
     folder = bare(**files)
     with pytest.raises(InputError, match=said) as error:
-        import_tokenizer(folder)
+        choose_boundaries(import_tokenizer(folder), {})
     assert str(error.value).startswith(f"tokenizer {folder}: ") and "\n" not in str(error.value)
 
 

@@ -121,11 +121,11 @@ def test_a_tokenizer_whose_file_was_removed_is_not_replaced_by_another(tmp_path,
         load_tokenizer(tmp_path / "tokenizer")
 
 
-def test_tokenizer_without_an_end_token_is_refused(tmp_path):
+def test_tokenizer_without_an_end_token_is_refused(tmp_path, corpus):
     bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"a": 0, "b": 1}, [])))
     save_tokenizer(bare, tmp_path / "bare", {})
-    with pytest.raises(InputError, match=r"bare: has no end-of-sequence token"):
-        load_tokenizer(tmp_path / "bare")
+    with pytest.raises(InputError, match=r"bare: has no token to part documents with; .*add its eos_token"):
+        encode_corpus(corpus[0], tmp_path / "bare", tmp_path / "tokens", {})
 
 
 # --- shards ------------------------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ if isinstance(study.tokenizer, TrainedTokenizer):
             **needs("train_tokenizer"),
         params:
             vocab_size=study.tokenizer.vocab_size,
+            boundaries=study.tokenizer.boundaries,
             code=code("train_tokenizer"),
         script:
             "../scripts/train_tokenizer.py"
@@ -79,6 +80,7 @@ else:
             source=lambda w, input: on_disk(study.tokenizer.pretrained),
             identity=tokenizer_identity,
             revision=study.tokenizer.revision,
+            boundaries=study.tokenizer.boundaries,
             code=code("import_tokenizer"),
         script:
             "../scripts/import_tokenizer.py"

@@ -35,6 +35,7 @@ from feature_lineage.store.checksums import digests, seal
 from feature_lineage.store.formats import tensor_metadata, verify_files
 from feature_lineage.store.writing import staged
 from feature_lineage.study.vocabularies import disagreement, read_vocabulary
+from feature_lineage.text.boundaries import recorded_boundaries
 from feature_lineage.text.tokenizer import load_tokenizer, vocabulary_size
 from feature_lineage.text.windows import Windows
 
@@ -59,7 +60,7 @@ def build_model(architecture: Mapping[str, Any], tokenizer: str | Path, seed: in
     options = dict(architecture)
     rope = {"rope_type": "default", "rope_theta": options.pop("rope_theta")}
     torch.manual_seed(seed)
-    return MistralForCausalLM(
+    model = MistralForCausalLM(
         MistralConfig(
             vocab_size=vocabulary_size(encoder),
             bos_token_id=encoder.bos_token_id,
@@ -68,16 +69,38 @@ def build_model(architecture: Mapping[str, Any], tokenizer: str | Path, seed: in
             **{"tie_word_embeddings": False, **options},
         )
     )
+    return _reading_after(model, tokenizer)
 
 
 def load_model(path: str | Path) -> PreTrainedModel:
     """Load a checkpoint; every file of one that `save_model` wrote is verified.
 
+    What its tokenizer's files say stands before every window is put there whenever it reads (`with_start`).
+
     Raises:
         InputError: a file of it is missing or damaged, or as for `published_model`.
     """
     verify_files(Path(path) / "model.safetensors")
-    return published_model(path)
+    return _reading_after(published_model(path), path)
+
+
+def _reading_after(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
+    """A model that knows which token it reads before every window: the choice recorded in the files of a tokenizer."""
+    recorded = recorded_boundaries(folder)
+    model.window_start = None if recorded is None else recorded.window_start
+    return model
+
+
+def window_start(model: PreTrainedModel) -> int | None:
+    """The token that a model reads before every window; None where there is none."""
+    return getattr(model, "window_start", None)
+
+
+def with_start(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
+    """Token ids [windows, length] as the model reads them, int64 [windows, length] or, after its window start, [windows, 1 + length]."""
+    if (start := window_start(model)) is None:
+        return ids
+    return torch.cat([ids.new_full((len(ids), 1), start), ids], 1)
 
 
 def check_architecture(path: str | Path, architecture: str) -> None:
@@ -174,10 +197,13 @@ POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "m
 
 
 def longest_window(model: PreTrainedModel) -> tuple[str, int] | None:
-    """The key of a model's config that bounds what it reads at once, and its value in tokens; None where none does."""
+    """The key of a model's config that bounds what it reads at once, and the tokens that it leaves to a window; None where none does."""
     config = model.config.get_text_config().to_dict()
     bounds = [(config[key], key) for key in POSITIONS if isinstance(config.get(key), int) and config[key] > 0]
-    return min(bounds)[::-1] if bounds else None
+    if not bounds:
+        return None
+    most, key = min(bounds)
+    return key, most - (window_start(model) is not None)
 
 
 def readable(model: PreTrainedModel, block: int) -> int:
@@ -204,8 +230,9 @@ def check_windows(model: PreTrainedModel, tokens: np.ndarray, key: str = "autoen
     """
     bound = longest_window(model)
     if bound and tokens.shape[-1] > bound[1]:
+        after = "" if window_start(model) is None else " after tokenizer.window_start"
         raise InputError(
-            f"model {model.name_or_path}: reads at most {bound[1]} tokens at once ({bound[0]} in its config.json), not "
+            f"model {model.name_or_path}: reads at most {bound[1]} tokens at once{after} ({bound[0]} in its config.json), not "
             f"{tokens.shape[-1]}; set {key} to at most {bound[1]}"
         )
     if tokens.size and (largest := int(tokens.max())) >= (size := model.get_input_embeddings().num_embeddings):
@@ -273,7 +300,10 @@ def check_own_tokenizer(source: str, tokenizer: str | Path, revision: str | None
         _raise_exceptions_for_connection_errors=False,
     )
     study, own = read_vocabulary(Path(tokenizer) / "tokenizer.json"), read_vocabulary(file) if file else None
-    if study is not None and own is not None and (problem := disagreement(study, own)):
+    around = recorded_boundaries(tokenizer)
+    ids = set() if around is None else {*around.document_start, *around.document_end, around.window_start}
+    used = tuple(token for token, number in study.added.items() if number in ids) if study is not None else ()
+    if study is not None and own is not None and (problem := disagreement(study, own, used)):
         raise InputError(
             f"model {source}: its tokenizer has other numbers than the study's, {tokenizer}: {problem}; name this model's own under `tokenizer`, "
             "and compare models that share it"
@@ -318,7 +348,10 @@ def check_causal(model: PreTrainedModel) -> None:
 
 @torch.no_grad()
 def evaluate_model(model: PreTrainedModel, windows: Windows, chosen: np.ndarray) -> dict[str, float]:
-    """Loss (nats per token) and accuracy (share of next tokens predicted right) over chosen windows; sums in float64."""
+    """Loss (nats per token) and accuracy (share of next tokens predicted right) over chosen windows; sums in float64.
+
+    A window's first token is predicted of none, whether a token stands before the window or not: so many tokens are predicted in either case.
+    """
     place = next(model.parameters()).device
     loss, accuracy = (
         torch.zeros((), dtype=torch.float64, device=place),
@@ -329,7 +362,8 @@ def evaluate_model(model: PreTrainedModel, windows: Windows, chosen: np.ndarray)
         tokens = windows[chosen[first : first + batch]]
         check_windows(model, tokens, "the length of the windows")
         ids = torch.from_numpy(tokens).to(place)
-        logits = model(ids).logits[:, :-1].flatten(0, 1)
+        read = with_start(model, ids)
+        logits = model(read).logits[:, read.shape[1] - ids.shape[1] : -1].flatten(0, 1)
         targets = ids[:, 1:].flatten()
         loss += torch.nn.functional.cross_entropy(logits, targets, reduction="none").sum(dtype=torch.float64)
         accuracy += (logits.argmax(-1) == targets).sum()

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from queue import Full, Queue
 from typing import Any
 
 import numpy as np
@@ -22,7 +20,13 @@ with uncollected():
 
 from feature_lineage.devices import device, windows_at_once
 from feature_lineage.errors import InputError
-from feature_lineage.models.checkpoint import check_architecture, check_windows, load_model, longest_window
+from feature_lineage.models.checkpoint import (
+    check_architecture,
+    check_windows,
+    load_model,
+    longest_window,
+    with_start,
+)
 from feature_lineage.study.hook_points import hook_problem
 from feature_lineage.text.tokenizer import load_tokenizer
 from feature_lineage.text.windows import Windows
@@ -224,11 +228,23 @@ def _vectors(value: torch.Tensor, shape: Sequence[int], point: HookPoint) -> tor
     return value.flatten(0, 1).flatten(1) if value.ndim > 2 and value.shape[:2] == (windows, length) else None
 
 
-def _splice(replace: Replacement, shape: Sequence[int]) -> Callable[[torch.Tensor, HookPoint], torch.Tensor]:
-    """A hook that replaces vectors, and gives them back in the form in which the hook point gave them."""
+def _splice(
+    replace: Replacement, shape: Sequence[int], left: int = 0
+) -> Callable[[torch.Tensor, HookPoint], torch.Tensor]:
+    """A hook that replaces vectors, and gives them back in the form in which the hook point gave them.
+
+    Args:
+        replace: what takes their place.
+        shape: windows, tokens of a window.
+        left: tokens at the head of a window whose vectors stay.
+    """
 
     def splice(value: torch.Tensor, hook: HookPoint) -> torch.Tensor:
-        replaced = replace(_vectors(value, shape, hook))
+        vectors = _vectors(value, shape, hook)
+        replaced = replace(_without(vectors, shape, left))
+        if left:
+            heads = vectors.unflatten(0, tuple(shape))[:, :left]
+            replaced = torch.cat([heads, replaced.unflatten(0, (shape[0], shape[1] - left))], 1).flatten(0, 1)
         if value.ndim == 2:
             return replaced
         place = hook.pos_dim or 1
@@ -237,27 +253,33 @@ def _splice(replace: Replacement, shape: Sequence[int]) -> Callable[[torch.Tenso
     return splice
 
 
+def _without(vectors: torch.Tensor, shape: Sequence[int], left: int) -> torch.Tensor:
+    """Vectors [windows * length, n] without those of the first `left` tokens of each window."""
+    return vectors.unflatten(0, tuple(shape))[:, left:].flatten(0, 1) if left else vectors
+
+
 @torch.no_grad()
 def activations(bridge: TransformerBridge, hook: str, tokens: np.ndarray) -> torch.Tensor:
     """Activations at `hook` for token ids [windows, length]: float32 [windows * length, n], on the model's device.
 
-    The vectors of a token's heads stand side by side. The forward pass ends at the hook point. Windows are read as they are; no token
-    is put before them.
+    The vectors of a token's heads stand side by side. The forward pass ends at the hook point. The model's window start, where it has
+    one, is read before each window, and its vectors are left out.
     """
     found: list[torch.Tensor] = []
     asked = hook
 
     check_windows(bridge.original_model, tokens)
+    ids = with_start(bridge.original_model, torch.from_numpy(tokens).to(bridge.cfg.device))
 
     def keep(value: torch.Tensor, hook: HookPoint) -> None:
-        if (vectors := _vectors(value.detach(), tokens.shape, hook)) is None:
+        if (vectors := _vectors(value.detach(), ids.shape, hook)) is None:
             raise InputError(f"hook point {asked!r} (autoencoder.hook) gives {list(value.shape)}, no vector per token")
-        found.append(vectors.float())
+        found.append(_without(vectors, ids.shape, ids.shape[1] - tokens.shape[1]).float())
         raise _Reached
 
     try:
         with _hooks:
-            bridge.run_with_hooks(torch.from_numpy(tokens).to(bridge.cfg.device), fwd_hooks=[(hook, keep)])
+            bridge.run_with_hooks(ids, fwd_hooks=[(hook, keep)])
     except _Reached:
         return found[0]
     raise InputError(f"hook point {hook!r} (autoencoder.hook) was not reached in a forward pass")
@@ -282,6 +304,8 @@ def next_token_losses(
 ) -> torch.Tensor:
     """Cross-entropy of each next token, nats, [windows * (length - 1)], with the activations at `hook` replaced if asked.
 
+    The model's window start is read before each window and keeps its activations. A window's first token is predicted of none.
+
     Args:
         bridge: the model.
         hook: hook point.
@@ -290,9 +314,11 @@ def next_token_losses(
     """
     check_windows(bridge.original_model, tokens)
     ids = torch.from_numpy(tokens).to(bridge.cfg.device)
+    read = with_start(bridge.original_model, ids)
+    left = read.shape[1] - ids.shape[1]
     with _hooks:
-        logits = bridge.run_with_hooks(ids, fwd_hooks=[(hook, _splice(replace, tokens.shape))] if replace else [])
-    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+        logits = bridge.run_with_hooks(read, fwd_hooks=[(hook, _splice(replace, read.shape, left))] if replace else [])
+    return torch.nn.functional.cross_entropy(logits[:, left:-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
 
 
 def spliced_losses(
@@ -337,56 +363,3 @@ def paired_activations(
 def loss_recovered(clean: float, zero: float, spliced: float) -> float:
     """(zero - spliced) / (zero - clean), losses with activations replaced by zero, by reconstructions, and as they are."""
     return (zero - spliced) / (zero - clean) if zero != clean else 0.0
-
-
-class ReadAhead:
-    """An iterator that runs another one in a thread of its own, up to `depth` items ahead.
-
-    `busy`: seconds that it has worked, whoever waited; `waited`: seconds that its reader has waited for it.
-    """
-
-    def __init__(self, source: Iterator[torch.Tensor], depth: int) -> None:
-        self.busy = self.waited = 0.0
-        self._source = source
-        self._items: Queue[torch.Tensor | BaseException | None] = Queue(depth)
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._work, daemon=True)
-
-    def __enter__(self) -> ReadAhead:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._closed.set()
-        self._thread.join()
-
-    def __iter__(self) -> ReadAhead:
-        return self
-
-    def __next__(self) -> torch.Tensor:
-        asked = time.monotonic()
-        item = self._items.get()
-        self.waited += time.monotonic() - asked
-        if isinstance(item, BaseException):
-            raise item
-        if item is None:
-            raise StopIteration
-        return item
-
-    def _work(self) -> None:
-        item: torch.Tensor | BaseException | None = None
-        while not self._closed.is_set():
-            began = time.monotonic()
-            try:
-                item = next(self._source, None)
-            except BaseException as error:  # the reader is to see it
-                item = error
-            self.busy += time.monotonic() - began
-            while not self._closed.is_set():
-                try:
-                    self._items.put(item, timeout=0.1)
-                    break
-                except Full:
-                    continue
-            if item is None or isinstance(item, BaseException):
-                return

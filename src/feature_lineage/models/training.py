@@ -31,7 +31,7 @@ with uncollected():
 
 from feature_lineage.devices import device
 from feature_lineage.errors import InputError, Stopped
-from feature_lineage.models.checkpoint import check_windows, load_model
+from feature_lineage.models.checkpoint import check_windows, load_model, with_start
 from feature_lineage.progress import logger, progress
 from feature_lineage.store.checksums import sha256
 from feature_lineage.store.formats import read_tensors, write_tensors
@@ -53,18 +53,29 @@ CURVE = pa.schema(
 )
 
 
-class _Sequences(Dataset):
-    """Chosen windows as what a causal language model is trained on."""
+_NOT_PREDICTED = -100  # the label that transformers leaves out of a loss
 
-    def __init__(self, windows: Windows, chosen: np.ndarray) -> None:
-        self.windows, self.chosen = windows, chosen
+
+class _Sequences(Dataset):
+    """Chosen windows as what a causal language model is trained on, after its window start where it has one.
+
+    A window's first token is predicted of none, as in `checkpoint.evaluate_model`.
+    """
+
+    def __init__(self, windows: Windows, chosen: np.ndarray, model: PreTrainedModel) -> None:
+        self.windows, self.chosen, self.model = windows, chosen, model
 
     def __len__(self) -> int:
         return len(self.chosen)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         ids = torch.from_numpy(self.windows[int(self.chosen[index])])
-        return {"input_ids": ids, "labels": ids}
+        read = with_start(self.model, ids[None])[0]
+        if len(read) == len(ids):
+            return {"input_ids": ids, "labels": ids}
+        labels = read.clone()
+        labels[: len(read) - len(ids) + 1] = _NOT_PREDICTED
+        return {"input_ids": read, "labels": labels}
 
 
 class _OneDevice(TrainingArguments):
@@ -263,8 +274,8 @@ def train_model(
     trainer = Trainer(
         model=model,
         args=_arguments(options, steps, seed, str(checkpoints), begins=checkpoint is None),
-        train_dataset=_Sequences(windows, chosen),
-        eval_dataset=_held_out(data, options.block),
+        train_dataset=_Sequences(windows, chosen, model),
+        eval_dataset=_held_out(data, options.block, model),
         preprocess_logits_for_metrics=_sequence_accuracy,
         compute_metrics=_mean_accuracy,
         callbacks=[_Keep(options.keep, Path(checkpoints)), _Progress(key, tokens_per_step, stop)],
@@ -300,11 +311,11 @@ def _run(trainer: Trainer, checkpoint: Path | None, steps: int) -> None:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
-def _held_out(data: Data, block: int) -> dict[str, _Sequences]:
+def _held_out(data: Data, block: int, model: PreTrainedModel) -> dict[str, _Sequences]:
     """Evenly spread windows of each validation corpus."""
     windows = Windows(data.validation, block)
     return {
-        corpus: _Sequences(windows, windows.spread(number, data.evaluation_tokens))
+        corpus: _Sequences(windows, windows.spread(number, data.evaluation_tokens), model)
         for number, corpus in enumerate(windows.corpora)
     }
 
@@ -347,7 +358,10 @@ def _arguments(options: Training, steps: int, seed: int, folder: str, begins: bo
 
 def _sequence_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Share of next tokens predicted right in each sequence: [batch, length, vocabulary], [batch, length] -> [batch]."""
-    return (logits[:, :-1].argmax(-1) == labels[:, 1:]).float().mean(1)
+    first = 1 + int(
+        labels[0, 1] == _NOT_PREDICTED
+    )  # of a window that follows its start, the second token is the first predicted
+    return (logits[:, first - 1 : -1].argmax(-1) == labels[:, first:]).float().mean(1)
 
 
 def _mean_accuracy(prediction: EvalPrediction) -> dict[str, float]:

@@ -126,14 +126,47 @@ class HuggingFaceCorpus(CorpusBlock):
 CORPORA = {"package": PackageCorpus, "huggingface": HuggingFaceCorpus, "files": FilesCorpus}
 
 
-class TrainedTokenizer(Block):
+class TokenizerBlock(Block):
+    """What stands around documents and windows, whatever the tokenizer: for each `auto`, `none` or the text of a token, such as `<s>`."""
+
+    document_start: Text = Field(
+        "auto",
+        description="Token before each document: `auto` for what the tokenizer itself puts before a text, `none`, or a token such as `<s>`. "
+        "Where it stands in a window, nothing is read of it: no feature, no comparison.",
+    )
+    document_end: Text = Field(
+        "auto",
+        description="Token after each document: `auto` for what the tokenizer itself puts after a text, and its end-of-sequence token where it "
+        "puts nothing on either side; `none`, or a token such as `</s>`.",
+    )
+    window_start: Text = Field(
+        "auto",
+        description="Token that a model reads before every window: `auto` for the BOS of Gemma and Llama 3, whose models need it, and none of "
+        "others; `none`, or a token. Nothing is read of it.",
+    )
+
+    @property
+    def boundaries(self) -> dict[str, str]:
+        """The three choices, by key."""
+        return self.model_dump(include={"document_start", "document_end", "window_start"})
+
+    @model_validator(mode="after")
+    def _documents_are_parted(self) -> TokenizerBlock:
+        if self.document_start == self.document_end == "none":
+            raise PydanticCustomError(
+                "boundaries", "a token in `document_start` or `document_end`: something must part documents", {}
+            )
+        return self
+
+
+class TrainedTokenizer(TokenizerBlock):
     """A byte-level BPE trained on the study's own corpora."""
 
     train: list[Name] = Field(min_length=1, description="Corpora whose training documents it is trained on.")
     vocab_size: int = Field(32_000, ge=300, le=1_000_000, description="Number of tokens, special ones included.")
 
 
-class PretrainedTokenizer(Block):
+class PretrainedTokenizer(TokenizerBlock):
     """A fast tokenizer of the Hugging Face hub or a local directory: what its `tokenizer.json` says, truncation and padding left out."""
 
     pretrained: Place = Field(description="Name on the hub, or path of a local directory.")

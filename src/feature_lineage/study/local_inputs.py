@@ -114,7 +114,7 @@ class LocalInputs:
                     f"  {key}: found {name!r} with the revision {revision!r}, and a folder has no revisions (in {Path.cwd()}); allowed: the "
                     "folder alone, in a sequence one with a folder of each revision's name, or a name on the hub"
                 )
-        lines += [*self._other_tokens(), *self._no_template()]
+        lines += [*self._unknown_tokens(), *self._other_tokens(), *self._no_template()]
         if lines:
             count = f"{len(lines)} problem" + "s" * (len(lines) > 1)
             raise StudyError(f"config refused, {count} in study {self._study.study!r}:\n" + "\n".join(lines))
@@ -149,6 +149,20 @@ class LocalInputs:
                 f"  tokenizer.pretrained: found {tokenizer.pretrained!r}, which has no chat template, and corpora.{talks[0]}.messages needs one; "
                 "allowed: the tokenizer of an instruct version, or `text` in place of `messages`"
             )
+
+    def _unknown_tokens(self) -> Iterator[str]:
+        """Problems of the tokens around documents and windows that a tokenizer on disk has not."""
+        tokenizer = self._study.tokenizer
+        if not isinstance(tokenizer, PretrainedTokenizer) or not is_path(tokenizer.pretrained, tokenizer.revision):
+            return  # known once it is here: `boundaries.choose_boundaries` looks
+        found = read_vocabulary(Path(on_disk(tokenizer.pretrained), "tokenizer.json"))
+        for key, text in tokenizer.boundaries.items():
+            if found is not None and text not in ("auto", "none") and text not in found.words | found.added:
+                example = f", such as {next(iter(found.added))!r}" if found.added else ""
+                yield (
+                    f"  tokenizer.{key}: found {text!r}, which is no token of {tokenizer.pretrained!r}; allowed: auto, none or a token that it "
+                    f"has{example}"
+                )
 
     def _other_tokens(self) -> Iterator[str]:
         """Problems of models whose own tokenizer, beside the checkpoint, is not the study's."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from feature_lineage.progress import logger, progress
 from feature_lineage.store.checksums import sha256
 from feature_lineage.store.formats import read_batches, read_json, read_table, write_json, write_table
 from feature_lineage.store.writing import staged
+from feature_lineage.text.boundaries import boundaries_of
 from feature_lineage.text.tokenizer import load_tokenizer, vocabulary_size
 from feature_lineage.text.vocabulary import token_texts
 
@@ -40,27 +41,30 @@ def encode_corpus(
     record: dict[str, Any],
     shard_tokens: int = SHARD_TOKENS,
 ) -> int:
-    """Encode a Parquet file of documents into token shards, an end token after each document; returns the tokens written.
+    """Encode a Parquet file of documents into token shards; returns the tokens written.
 
-    The directory holds `shard-00000.npy`, … (uint16, or uint32 for vocabularies above 65,536), `documents.parquet` (tokens of
-    each document, its end token counted) and `index.json`. One shard and one batch of documents are held at a time. What was in
-    the directory before goes: its shards may be more. Ids are those of `tokenizer.json` without the tokens that it puts around a text;
-    a special token's text in a document is text.
+    Before and after each document stands what the tokenizer's folder says (`boundaries_of`). The directory holds `shard-00000.npy`, …
+    (uint16, or uint32 for vocabularies above 65,536), `documents.parquet` (tokens of each document, those around it counted) and
+    `index.json`. One shard and one batch of documents are held at a time. What was in the directory before goes: its shards may be more.
+    Ids are those of `tokenizer.json`; a special token's text in a document is text.
 
     Raises:
-        InputError: a file cannot be read, or the tokenizer has no token for any of the text.
+        InputError: a file cannot be read, or the tokenizer has no token for any of the text, or none to part documents with.
     """
     encoder = load_tokenizer(tokenizer)
     vocabulary = vocabulary_size(encoder)
     dtype = np.uint16 if vocabulary <= 1 << 16 else np.uint32
+    around = boundaries_of(encoder)
     encode = TextEncoder(encoder.backend_tokenizer, token_texts(Path(tokenizer) / "tokenizer.json")[0], dtype)
 
     shutil.rmtree(output, ignore_errors=True)
     with staged(output) as folder:
         folder.mkdir()
-        shards = _Shards(folder, shard_tokens, np.array([encoder.eos_token_id], dtype))
+        shards = _Shards(
+            folder, shard_tokens, np.array(around.document_start, dtype), np.array(around.document_end, dtype)
+        )
         write_table(folder / "documents.parquet", _encoded(documents, encode, shards), _LENGTHS, record)
-        if shards.tokens == shards.documents:
+        if shards.tokens == shards.documents * (len(shards.start) + len(shards.end)):
             raise InputError(
                 f"tokenizer {tokenizer}: has no token for any text of {documents}; choose another under `tokenizer`"
             )
@@ -70,10 +74,12 @@ def encode_corpus(
             "documents": shards.documents,
             "dtype": np.dtype(dtype).name,
             "vocab_size": vocabulary,
-            "end_token": encoder.eos_token_id,
+            "end_token": around.document_end[-1] if around.document_end else None,
             "tokenizer_sha256": sha256(Path(tokenizer) / "tokenizer.json"),
             "shards": shards.files,
         }
+        if around.document_start:
+            index["document_start"] = list(around.document_start)
         write_json(folder / "index.json", index, record)
     counts = (f"{count:,}" for count in (shards.tokens, shards.documents))
     logger.info("%s: %s tokens in %s documents, %d shards", output, *counts, len(shards.files))
@@ -86,19 +92,20 @@ class _Shards:
     Args:
         folder: where.
         size: tokens of a file.
-        end: the end token, [1], of the files' type.
+        start: what stands before a document, of the files' type.
+        end: what stands after it.
     """
 
-    def __init__(self, folder: Path, size: int, end: np.ndarray) -> None:
-        self.folder, self.end = folder, end
+    def __init__(self, folder: Path, size: int, start: np.ndarray, end: np.ndarray) -> None:
+        self.folder, self.start, self.end = folder, start, end
         self.files: list[dict[str, Any]] = []  # as the index describes them
         self.tokens = self.documents = 0
         self._buffer, self._filled = np.empty(size, end.dtype), 0
 
     def add(self, pieces: Iterable[np.ndarray]) -> int:
-        """Write a document and an end token; returns its tokens, the end token counted."""
+        """Write a document and what stands around it; returns its tokens, those counted."""
         length = 0
-        for ids in (*pieces, self.end):
+        for ids in chain([self.start], pieces, [self.end]):
             self._store(ids)
             length += len(ids)
         self.tokens += length
@@ -233,6 +240,6 @@ def read_index(directory: str | Path) -> dict[str, Any]:
 
 
 def document_ends(directory: str | Path) -> np.ndarray:
-    """Position after each document's end token, int64 [documents]."""
+    """Position after each document and what stands after it, int64 [documents]."""
     lengths = read_table(Path(directory) / "documents.parquet", delete=directory)["tokens"]
     return np.cumsum(lengths.to_numpy(), dtype=np.int64)

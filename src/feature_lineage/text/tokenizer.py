@@ -16,6 +16,7 @@ from feature_lineage.progress import progress
 from feature_lineage.store.checksums import digests
 from feature_lineage.store.formats import read_batches, verify_files, write_json
 from feature_lineage.store.writing import staged
+from feature_lineage.text.boundaries import KEY, Boundaries, parse_boundaries
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -75,7 +76,7 @@ def import_tokenizer(path: str | Path, revision: str | None = None) -> PreTraine
     of the file's. Only the names of the special tokens are taken from the files beside it. Truncation, padding and BPE dropout are off.
 
     Raises:
-        InputError: it cannot be loaded, has no `tokenizer.json`, is custom code, or has no end-of-sequence token.
+        InputError: it cannot be loaded, has no `tokenizer.json`, or is custom code.
     """
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
@@ -109,6 +110,7 @@ def import_tokenizer(path: str | Path, revision: str | None = None) -> PreTraine
     tokenizer.name_or_path = str(path)  # not before: the constructor would ask the hub about it
     # TransformerLens asks transformers to build a tokenizer without this again, by its class.
     tokenizer.init_kwargs |= {"name_or_path": str(path), "add_bos_token": True}
+    setattr(tokenizer, KEY, parse_boundaries(settings.get(KEY), path))  # see `boundaries_of`
     return tokenizer
 
 
@@ -196,11 +198,6 @@ def _special_tokens(path: str | Path, exact: Tokenizer, contents: dict[str, dict
         if name not in names and name in ("bos_token", "eos_token") and type(number) is int and number >= 0:
             token = exact.id_to_token(number)
             names |= {} if token is None else {name: token}
-    if "eos_token" not in names:
-        raise InputError(
-            f"tokenizer {path}: has no end-of-sequence token to part documents with; add its eos_token to tokenizer_config.json, or choose "
-            "another tokenizer"
-        )
     return names
 
 
@@ -209,11 +206,22 @@ def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
     return max(tokenizer.get_vocab().values()) + 1
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerFast, path: str | Path, record: dict[str, Any]) -> None:
-    """Write a tokenizer directory; its provenance goes into `tokenizer_config.json`, with digests of the other files."""
+def save_tokenizer(
+    tokenizer: PreTrainedTokenizerFast, path: str | Path, record: dict[str, Any], boundaries: Boundaries | None = None
+) -> None:
+    """Write a tokenizer directory; its provenance goes into `tokenizer_config.json`, with digests of the other files.
+
+    Args:
+        tokenizer: which.
+        path: of the directory.
+        record: provenance.
+        boundaries: what is to stand around documents and windows; kept in `tokenizer_config.json`.
+    """
     with staged(path) as folder:
         tokenizer.save_pretrained(folder)
         config = folder / "tokenizer_config.json"
         content = json.loads(config.read_text(encoding="utf-8"))
         config.unlink()
+        if boundaries is not None:
+            content[KEY] = boundaries._asdict()
         write_json(config, content, record | {"files": digests(folder)})
