@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from checkpoint_zoo import LAYERS, publish
@@ -15,8 +13,7 @@ from feature_lineage.models import hooks
 from feature_lineage.models.checkpoint import published_model
 from feature_lineage.models.hook_table import _any_tokenizer, hook_table
 
-STORIES = Path(__file__).resolve().parents[2] / "shared" / "models" / "stories260k"
-# A mixture of experts; a norm after the MLP; one whose heads are as wide as none.
+# Among them a mixture of experts, and a norm after the MLP.
 NAMES = ("gpt2", "gemma2", "gemma3", "gpt-neox", "mixtral", "opt-projected", "mistral")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -54,9 +51,8 @@ def test_the_list_is_what_can_be_read_one_at_a_time(tmp_path, name):
     assert len(widths) == len(points), "a row a hook point, where the layers are alike"
 
 
-@pytest.mark.skipif(not STORIES.exists(), reason="the trained five-layer Llama is not beside this checkout")
-def test_heads_are_flat_and_layers_are_a_range(capsys):
-    assert main(["hooks", str(STORIES)]) == 0
+def test_heads_are_flat_and_layers_are_a_range(trained_checkpoints, capsys):
+    assert main(["hooks", str(trained_checkpoints / "stories260k")]) == 0
     title, *lines = capsys.readouterr().out.splitlines()
     assert title.split() == ["hook", "point", "width", "layers"]
     rows = {line.split()[0]: line.split()[1:] for line in lines}
