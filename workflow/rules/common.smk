@@ -9,7 +9,7 @@ from feature_lineage.jobs.fingerprint import fingerprint
 from feature_lineage.study.local_inputs import Checksums, LocalInputs, named_files
 from feature_lineage.places import on_disk
 from feature_lineage.jobs.resources import ON_GPU, request
-from feature_lineage.study.keys import TrainedTokenizer
+from feature_lineage.study.texts import TrainedTokenizer
 from feature_lineage.study.loading import each_key_once, load_study
 from feature_lineage.study.plan import Plan, places
 from feature_lineage.study.types import NAME_PATTERN, StudyError

@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 from feature_lineage.jobs.published import published_shape
 from feature_lineage.study.hook_points import width
-from feature_lineage.study.keys import Architecture, MergedModel, TrainedModel, TrainedTokenizer, Training
+from feature_lineage.study.keys import Architecture, MergedModel, TrainedModel, Training
 from feature_lineage.study.study import Study
+from feature_lineage.study.texts import TrainedTokenizer
 
 LONGEST = 24 * 60  # minutes, as long as most partitions take jobs: one that asks for more would wait for ever
 SHORTEST = 30

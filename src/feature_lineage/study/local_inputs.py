@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from feature_lineage.places import is_path, on_disk, wrong_folder
-from feature_lineage.study.keys import FilesCorpus, HuggingFaceCorpus, PretrainedModel, PretrainedTokenizer
+from feature_lineage.study.keys import PretrainedModel
 from feature_lineage.study.study import Study
+from feature_lineage.study.texts import FilesCorpus, HuggingFaceCorpus, PretrainedTokenizer
 from feature_lineage.study.types import StudyError
 from feature_lineage.study.vocabularies import disagreement, read_vocabulary
 
