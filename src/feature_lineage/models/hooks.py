@@ -229,22 +229,23 @@ def _vectors(value: torch.Tensor, shape: Sequence[int], point: HookPoint) -> tor
 
 
 def _splice(
-    replace: Replacement, shape: Sequence[int], left: int = 0
+    replace: Replacement, shape: Sequence[int], kept: torch.Tensor | None = None
 ) -> Callable[[torch.Tensor, HookPoint], torch.Tensor]:
     """A hook that replaces vectors, and gives them back in the form in which the hook point gave them.
 
     Args:
         replace: what takes their place.
         shape: windows, tokens of a window.
-        left: tokens at the head of a window whose vectors stay.
+        kept: bool [windows * length], whose vectors are replaced; the others stay. None for all.
     """
 
     def splice(value: torch.Tensor, hook: HookPoint) -> torch.Tensor:
         vectors = _vectors(value, shape, hook)
-        replaced = replace(_without(vectors, shape, left))
-        if left:
-            heads = vectors.unflatten(0, tuple(shape))[:, :left]
-            replaced = torch.cat([heads, replaced.unflatten(0, (shape[0], shape[1] - left))], 1).flatten(0, 1)
+        if kept is None:
+            replaced = replace(vectors)
+        else:
+            replaced = vectors.clone()
+            replaced[kept] = replace(vectors[kept])
         if value.ndim == 2:
             return replaced
         place = hook.pos_dim or 1
@@ -288,19 +289,30 @@ def activations(bridge: TransformerBridge, hook: str, tokens: np.ndarray) -> tor
 def activation_batches(
     bridge: TransformerBridge, hook: str, windows: Windows, chosen: np.ndarray, batch: int, ahead: int = 8
 ) -> Iterator[torch.Tensor]:
-    """Activations of `batch` windows after another, [batch * length, n] each; the last incomplete batch is left out.
+    """Activations of `batch` windows after another, [tokens of theirs that are kept, n] each; the last incomplete batch is left out.
 
     The language model reads `ahead` batches at once.
     """
     whole = len(chosen) // batch * batch
     for first in range(0, whole, batch * ahead):
         tokens = windows[chosen[first : min(first + batch * ahead, whole)]]
-        yield from activations(bridge, hook, tokens).split(batch * windows.length)
+        parts = activations(bridge, hook, tokens).split(batch * windows.length)
+        kept = windows.kept(tokens)
+        masks = [None] * len(parts) if kept is None else kept.reshape(len(parts), -1)
+        yield from (part if mask is None else part[_mask(mask, part)] for part, mask in zip(parts, masks, strict=True))
+
+
+def _mask(kept: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(kept.ravel()).to(like.device)
 
 
 @torch.no_grad()
 def next_token_losses(
-    bridge: TransformerBridge, hook: str, tokens: np.ndarray, replace: Replacement | None = None
+    bridge: TransformerBridge,
+    hook: str,
+    tokens: np.ndarray,
+    replace: Replacement | None = None,
+    kept: np.ndarray | None = None,
 ) -> torch.Tensor:
     """Cross-entropy of each next token, nats, [windows * (length - 1)], with the activations at `hook` replaced if asked.
 
@@ -310,19 +322,27 @@ def next_token_losses(
         bridge: the model.
         hook: hook point.
         tokens: token ids [windows, length].
-        replace: maps activations [windows * length, n] to what takes their place.
+        replace: maps activations [tokens that are kept, n] to what takes their place.
+        kept: whose activations are replaced, bool [windows, length]; None for all.
     """
     check_windows(bridge.original_model, tokens)
     ids = torch.from_numpy(tokens).to(bridge.cfg.device)
     read = with_start(bridge.original_model, ids)
-    left = read.shape[1] - ids.shape[1]
+    left, mask = read.shape[1] - ids.shape[1], None
+    if left or kept is not None:
+        kept = np.ones(tokens.shape, bool) if kept is None else kept
+        mask = _mask(np.concatenate([np.zeros((len(kept), left), bool), kept], 1), ids)
     with _hooks:
-        logits = bridge.run_with_hooks(read, fwd_hooks=[(hook, _splice(replace, read.shape, left))] if replace else [])
+        logits = bridge.run_with_hooks(read, fwd_hooks=[(hook, _splice(replace, read.shape, mask))] if replace else [])
     return torch.nn.functional.cross_entropy(logits[:, left:-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
 
 
 def spliced_losses(
-    bridge: TransformerBridge, hook: str, tokens: np.ndarray, kinds: Sequence[Replacement | None]
+    bridge: TransformerBridge,
+    hook: str,
+    tokens: np.ndarray,
+    kinds: Sequence[Replacement | None],
+    kept: np.ndarray | None = None,
 ) -> list[float]:
     """Mean next-token cross-entropy, nats, with the activations at `hook` replaced in each of these ways (None: as they are).
 
@@ -331,13 +351,15 @@ def spliced_losses(
         hook: hook point.
         tokens: token ids [windows, length].
         kinds: see `next_token_losses`.
+        kept: see there.
     """
     batch = windows_at_once(torch.device(bridge.cfg.device), tokens.shape[1], vocabulary(bridge))
     sums = torch.zeros(len(kinds), dtype=torch.float64, device=bridge.cfg.device)
     for first in range(0, len(tokens), batch):
-        part = tokens[first : first + batch]
+        here = slice(first, first + batch)
+        mask = None if kept is None else kept[here]
         for number, replace in enumerate(kinds):
-            sums[number] += next_token_losses(bridge, hook, part, replace).sum(dtype=torch.float64)
+            sums[number] += next_token_losses(bridge, hook, tokens[here], replace, mask).sum(dtype=torch.float64)
     return (sums / (tokens.shape[0] * (tokens.shape[1] - 1))).tolist()
 
 
@@ -347,9 +369,12 @@ def vocabulary(bridge: TransformerBridge) -> int:
 
 
 def paired_activations(
-    bridges: Sequence[TransformerBridge], hook: str, tokens: np.ndarray
+    bridges: Sequence[TransformerBridge], hook: str, tokens: np.ndarray, kept: np.ndarray | None = None
 ) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Activations of several models for the same token ids [windows, length], some windows at a time, [tokens, n] each."""
+    """Activations of several models for the same token ids [windows, length], some windows at a time, [tokens, n] each.
+
+    Of those alone that are `kept`, bool [windows, length], where it is given.
+    """
     place = torch.device(bridges[0].cfg.device)
     width = max(bridge.original_model.config.hidden_size for bridge in bridges)
     batch = windows_at_once(
@@ -357,7 +382,11 @@ def paired_activations(
     )  # an MLP is up to eight times as wide inside, in float64
     for first in range(0, len(tokens), batch):
         part = tokens[first : first + batch].astype(np.int64)
-        yield tuple(activations(bridge, hook, part) for bridge in bridges)
+        found = tuple(activations(bridge, hook, part) for bridge in bridges)
+        if kept is not None:
+            mask = _mask(kept[first : first + batch], found[0])
+            found = tuple(one[mask] for one in found)
+        yield found
 
 
 def loss_recovered(clean: float, zero: float, spliced: float) -> float:

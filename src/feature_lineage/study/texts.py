@@ -129,7 +129,7 @@ class TokenizerBlock(Block):
     document_start: Text = Field(
         "auto",
         description="Token before each document: `auto` for what the tokenizer itself puts before a text, `none`, or a token such as `<s>`. "
-        "Where it stands in a window, nothing is read of it: no feature, no comparison.",
+        "Where a special token stands there in a window, nothing is read of it: no feature, no comparison.",
     )
     document_end: Text = Field(
         "auto",
