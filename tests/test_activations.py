@@ -10,7 +10,6 @@ from transformers import AutoModelForCausalLM
 
 from feature_lineage.errors import InputError
 from feature_lineage.models.hooks import (
-    ReadAhead,
     activation_batches,
     activations,
     load_hooked,
@@ -18,6 +17,7 @@ from feature_lineage.models.hooks import (
     next_token_losses,
     spliced_losses,
 )
+from feature_lineage.models.read_ahead import ReadAhead
 from feature_lineage.text.windows import Windows
 
 HOOK = "blocks.0.mlp.hook_post"

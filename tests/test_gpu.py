@@ -32,6 +32,7 @@ from feature_lineage.meaning.logit_effects import weigh_logits
 from feature_lineage.models import checkpoint as language_model
 from feature_lineage.models import hooks as activations
 from feature_lineage.models.merge import sweep_merge
+from feature_lineage.models.read_ahead import ReadAhead
 from feature_lineage.text.windows import Windows
 
 HOOK = "blocks.0.mlp.hook_post"
@@ -171,14 +172,14 @@ def study(tmp_path_factory, tokenizer_dir, write_tokens, architecture, patch):
 @contextmanager
 def gpu(patch):
     """Pretend a GPU, in the thread that reads ahead too."""
-    work = activations.ReadAhead._work
+    work = ReadAhead._work
 
     def pretending(stream):
         with in_this_thread():
             work(stream)
 
     with patch.context() as inner, pretended_gpu(inner) as ledger:
-        inner.setattr(activations.ReadAhead, "_work", pretending)
+        inner.setattr(ReadAhead, "_work", pretending)
         yield ledger
 
 

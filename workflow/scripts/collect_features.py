@@ -21,7 +21,7 @@ def main(smk: Any) -> None:
         weights = Path(smk.input.weights).parent
         tokens = read_tensors(smk.input.sample)["tokens"]
         autoencoder = load_autoencoder(weights, device())
-        bridge = load_hooked(Path(smk.input.model[0]).parent, smk.params.hook)
+        bridge = load_hooked(Path(smk.input.model[0]).parent, smk.params.hook, activations_only=True)
         statistics = Statistics(tokens.size, len(autoencoder.b_enc))
         record = provenance(smk.input, smk.params) | {
             "tokens": tokens.size,

@@ -27,7 +27,8 @@ from feature_lineage.autoencoders.steering import Steering
 from feature_lineage.autoencoders.step import BETAS, SPARSE_BELOW, Terms, training_step
 from feature_lineage.autoencoders.variants import export
 from feature_lineage.errors import InputError, Stopped
-from feature_lineage.models.hooks import ReadAhead, activation_batches, activations, loss_recovered, spliced_losses
+from feature_lineage.models.hooks import activation_batches, activations, loss_recovered, spliced_losses
+from feature_lineage.models.read_ahead import ReadAhead
 from feature_lineage.progress import logger, progress
 from feature_lineage.streams import Stream, entropy
 from feature_lineage.study.measures import Autoencoder
