@@ -113,6 +113,7 @@ def merge_adapter(
         InputError: the adapter's tensors do not fit the parent's; names both.
     """
     options = {key: config[key] for key in APPLIED if config.get(key) is not None}
+    tensors = _without_copies(tensors, model.state_dict())
     try:
         wrapped = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
     except Exception as error:  # of many kinds
@@ -121,7 +122,12 @@ def merge_adapter(
             "trained on as its parent"
         ) from error
     _check_tensors(
-        {name: list(tensor.shape) for name, tensor in get_peft_model_state_dict(wrapped).items()}, tensors, adapter
+        {
+            name: list(tensor.shape)
+            for name, tensor in get_peft_model_state_dict(wrapped, save_embedding_layers=False).items()
+        },
+        tensors,
+        adapter,
     )
     _check_ties(model, tensors, adapter)
     set_peft_model_state_dict(wrapped, dict(tensors))
@@ -130,6 +136,16 @@ def merge_adapter(
         if not torch.isfinite(tensor).all():
             raise InputError(f"adapter {adapter.source}: makes {name} of {adapter.parent} NaN or infinite; check it")
     return merged.eval()
+
+
+def _without_copies(tensors: Mapping[str, torch.Tensor], parent: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """An adapter's tensors without those that are the parent's own: `peft` saves the embeddings too where a LoRA is of them."""
+
+    def copied(name: str, tensor: torch.Tensor) -> bool:
+        own = parent.get(name.removeprefix(_PREFIX).replace(".base_layer.", "."))
+        return own is not None and own.shape == tensor.shape and torch.equal(own, tensor.to(own.dtype))
+
+    return {name: tensor for name, tensor in tensors.items() if not copied(name, tensor)}
 
 
 def _check_tensors(expected: Mapping[str, list[int]], tensors: Mapping[str, torch.Tensor], adapter: Adapter) -> None:

@@ -101,7 +101,8 @@ def verify_model(folder: str | Path) -> None:
         verify_files(folder / WEIGHTS)
         return
     for name, known in read_json(folder / RECORD)["files"].items():
-        file, source = folder / name, known.get("source")
+        file = folder / name
+        source = str(file.readlink()) if file.is_symlink() else None
         if not file.exists():
             raise InputError(_gone(file, source))
         if file.stat().st_size != known["bytes"] or sha256(file) != known["sha256"]:
@@ -114,7 +115,7 @@ def verify_model(folder: str | Path) -> None:
 
 
 def _gone(file: Path, source: str | None) -> str:
-    if source is None or not file.is_symlink():
+    if source is None:
         return f"{file}: this input file is missing; delete {file.with_name(RECORD)}"
     return f"{source}: these weights of {file} are gone; put them back, or name another checkpoint and delete {file}"
 

@@ -181,6 +181,25 @@ class LocalInputs:
                     f"{tokenizer.pretrained!r}: {problem}; allowed: models that share the study's tokenizer"
                 )
 
+    def follow(self, models: str | Path) -> None:
+        """Lead links of imports to where their weights are now, if a checkpoint has moved: its identity is the same, so that no step reruns.
+
+        Args:
+            models: the folder of the study's models.
+        """
+        for name, block in self._study.models.items():
+            link = Path(models) / name / "model.safetensors"
+            if not isinstance(block, PretrainedModel) or not link.is_symlink() or link.exists():
+                continue
+            there = Path(on_disk(block.pretrained), link.name)
+            known = _json(link.with_name("import.json")).get("files")
+            digest = known.get(link.name, {}).get("sha256") if isinstance(known, dict) else None
+            if there.is_file() and [digest] == self._checksums.of([there]):
+                before, aside = link.lstat(), link.with_name(f".{link.name}.{os.getpid()}")
+                aside.symlink_to(os.path.realpath(there))
+                os.utime(aside, ns=(before.st_atime_ns, before.st_mtime_ns), follow_symlinks=False)
+                aside.replace(link)
+
     @cache  # noqa: B019 - there is one for each study, and it lives as long as the process
     def model(self, name: str) -> str:
         """Identity of a published checkpoint, or of an adapter."""

@@ -94,7 +94,7 @@ def _shape(path: str) -> dict[str, Any]:
 APPLIED = ("r", "lora_alpha", "target_modules", "exclude_modules", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out",
            "layers_to_transform", "layers_pattern")  # fmt: skip
 _SAID = ("peft_type", "task_type", "base_model_name_or_path", "revision", "inference_mode", "lora_dropout", "auto_mapping", "peft_version",
-         "runtime_config", "init_lora_weights", "eva_config", "qalora_group_size", "ensure_weight_tying")  # fmt: skip
+         "runtime_config", "init_lora_weights", "eva_config", "megatron_core", "qalora_group_size", "ensure_weight_tying")  # fmt: skip
 _DRAWN = (True, False, None, "gaussian", "orthogonal", "eva")  # how a LoRA may start and leave its base as it is
 
 
