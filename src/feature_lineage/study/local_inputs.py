@@ -182,23 +182,46 @@ class LocalInputs:
                 )
 
     def follow(self, models: str | Path) -> None:
-        """Lead links of imports to where their weights are now, if a checkpoint has moved: its identity is the same, so that no step reruns.
+        """Mend links of imports whose weights are gone: a link that leads nowhere has no time stamp, and no file to compare.
+
+        Of a checkpoint that has moved, the link is led to where it is now; its identity is the same, so that no step reruns. Of another
+        one, the link is removed, as it is imported again.
 
         Args:
             models: the folder of the study's models.
+
+        Raises:
+            StudyError: the weights of a checkpoint of the hub are gone from the cache; names them and the remedy.
         """
         for name, block in self._study.models.items():
             link = Path(models) / name / "model.safetensors"
-            if not isinstance(block, PretrainedModel) or not link.is_symlink() or link.exists():
+            if not link.is_symlink() or link.exists():
                 continue
-            there = Path(on_disk(block.pretrained), link.name)
-            known = _json(link.with_name("import.json")).get("files")
-            digest = known.get(link.name, {}).get("sha256") if isinstance(known, dict) else None
-            if there.is_file() and [digest] == self._checksums.of([there]):
-                before, aside = link.lstat(), link.with_name(f".{link.name}.{os.getpid()}")
-                aside.symlink_to(os.path.realpath(there))
-                os.utime(aside, ns=(before.st_atime_ns, before.st_mtime_ns), follow_symlinks=False)
-                aside.replace(link)
+            record = _json(link.with_name("import.json"))
+            if not isinstance(block, PretrainedModel):
+                link.unlink()
+            elif is_path(block.pretrained, block.revision):
+                self._lead(link, Path(on_disk(block.pretrained), link.name), record)
+            elif record.get("pretrained") != block.pretrained:
+                link.unlink()
+            else:
+                raise StudyError(
+                    f"models.{name}.pretrained: the weights of {block.pretrained!r} are gone from {link.readlink()}; download that revision again "
+                    f"to there (`hf download {block.pretrained}`), or delete {link}, so that the model is imported again and all that depends on "
+                    "it is computed again"
+                )
+
+    def _lead(self, link: Path, there: Path, record: dict[str, Any]) -> None:
+        """Lead a link to a file if it is what was imported; remove it otherwise."""
+        files = record.get("files")
+        digest = files.get(link.name, {}).get("sha256") if isinstance(files, dict) else None
+        if not there.is_file() or self._checksums.of([there]) != [digest]:
+            link.unlink()
+            return
+        before, aside = link.lstat(), link.with_name(f".{link.name}.{os.getpid()}")
+        aside.symlink_to(os.path.realpath(there))
+        os.utime(aside, ns=(before.st_atime_ns, before.st_mtime_ns), follow_symlinks=False)
+        aside.replace(link)
 
     @cache  # noqa: B019 - there is one for each study, and it lives as long as the process
     def model(self, name: str) -> str:

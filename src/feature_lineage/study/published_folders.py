@@ -36,7 +36,12 @@ def checkpoint_problem(path: str) -> str | None:
     """What is wrong with a checkpoint in a local folder, as far as the names of its files tell."""
     if (Path(on_disk(path)) / ADAPTER).is_file():
         return adapter_given(path)
-    return only_pickled(path)
+    if problem := only_pickled(path):
+        return problem
+    folder = Path(on_disk(path))
+    if (folder / "config.json").is_file() and not any(folder.glob("*.safetensors")):
+        return "has no weights in safetensors; put them back, or name another folder"
+    return None
 
 
 def adapter_problem(path: str) -> str | None:
