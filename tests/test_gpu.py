@@ -70,7 +70,7 @@ class Study:
             language_model.save_model(language_model.build_model(architecture, tokenizer, seed), tokenizer, path, {})
         self.loaded = {path: language_model.load_model(path) for path in self.paths}
 
-    def model(self, path):
+    def model(self, path, layers=None):
         return copy.deepcopy(self.loaded[path])
 
 
