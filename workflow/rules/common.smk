@@ -22,6 +22,7 @@ try:
     inputs = LocalInputs(study, Checksums(".snakemake/checksums.json", logger.info))
     if workflow.is_main_process:
         inputs.check()
+        inputs.follow(os.path.join("results", study.study, "models"))
 except StudyError as error:
     files = ", ".join(map(os.path.relpath, workflow.overwrite_configfiles))
     hint = f"\n(read from {files}; a target goes before --configfile, which takes all that follows)"

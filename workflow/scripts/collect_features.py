@@ -23,7 +23,7 @@ def main(smk: Any) -> None:
         sample = read_tensors(smk.input.sample)
         tokens, kept = sample["tokens"], sample.get("kept")
         autoencoder = load_autoencoder(weights, device())
-        bridge = load_hooked(Path(smk.input.model[0]).parent, smk.params.hook)
+        bridge = load_hooked(Path(smk.input.model[0]).parent, smk.params.hook, activations_only=True)
         record, schema = provenance(smk.input, smk.params), ACTIVATIONS
         record |= {"tokens": tokens.size, "features": len(autoencoder.b_enc)}
         if kept is not None:

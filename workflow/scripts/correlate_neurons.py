@@ -18,7 +18,8 @@ def main(smk: Any) -> None:
     with job(smk.log[0]):
         torch.set_num_threads(smk.params.threads)
         sample = read_tensors(smk.input.sample)
-        bridges = [load_hooked(Path(files[0]).parent, smk.params.hook) for files in (smk.input.parent, smk.input.child)]
+        folders = [Path(files[0]).parent for files in (smk.input.parent, smk.input.child)]
+        bridges = [load_hooked(folder, smk.params.hook, activations_only=True) for folder in folders]
 
         pairs = paired_activations(bridges, smk.params.hook, sample["tokens"], sample.get("kept"))
         r = correlate_neurons(pairs, int(kept_tokens(sample).sum()))

@@ -310,6 +310,7 @@ _NEEDS: dict[str, Callable[[_Sizes], _Need]] = {
     "train_model": _train_model,
     "import_model": _import_model,
     "keep_model": _import_model,
+    "import_adapter": _import_model,
     "check_hook": _check_hook,
     "build_model": _import_model,
     "sweep_merge": _sweep_merge,
