@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from feature_lineage.study import keys as keys_module
-from feature_lineage.study import measures
+from feature_lineage.study import measures, texts
 from feature_lineage.study import study as module
 from feature_lineage.study.loading import load_study
 from feature_lineage.study.reference import main as write_docs
@@ -289,14 +289,12 @@ def test_every_key_is_described(block):
 
 def test_reference_has_every_key_of_every_block():
     pages = {part.split("\n", 1)[0]: part for part in reference().split("\n## ")[1:]}
-    blocks = vars(keys_module) | vars(measures) | vars(module)
+    blocks = vars(texts) | vars(keys_module) | vars(measures) | vars(module)
     for name, page in pages.items():
         assert [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")] == list(
             blocks[name].model_fields
         )
-    kinds = [
-        kind for table in (keys_module.CORPORA, keys_module.TOKENIZERS, keys_module.MODELS) for kind in table.values()
-    ]
+    kinds = [kind for table in (texts.CORPORA, texts.TOKENIZERS, keys_module.MODELS) for kind in table.values()]
     assert {kind.__name__ for kind in kinds} <= set(pages)
 
 

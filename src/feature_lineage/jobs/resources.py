@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 from feature_lineage.jobs.published import published_shape
 from feature_lineage.study.hook_points import width
-from feature_lineage.study.keys import Architecture, MergedModel, TrainedModel, TrainedTokenizer, Training
+from feature_lineage.study.keys import Architecture, MergedModel, TrainedModel, Training
 from feature_lineage.study.study import Study
+from feature_lineage.study.texts import TrainedTokenizer
 
 LONGEST = 24 * 60  # minutes, as long as most partitions take jobs: one that asks for more would wait for ever
 SHORTEST = 30
@@ -309,6 +310,7 @@ _NEEDS: dict[str, Callable[[_Sizes], _Need]] = {
     "train_model": _train_model,
     "import_model": _import_model,
     "keep_model": _import_model,
+    "import_adapter": _import_model,
     "check_hook": _check_hook,
     "build_model": _import_model,
     "sweep_merge": _sweep_merge,

@@ -12,17 +12,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from feature_lineage.study import hook_points as hooks
-from feature_lineage.study.keys import (
-    GENERATIONS,
-    KeptModel,
-    MergedModel,
-    PretrainedModel,
-    TrainedModel,
-    TrainedTokenizer,
-)
+from feature_lineage.study.keys import GENERATIONS, KeptModel, MergedModel, PretrainedModel, TrainedModel
 from feature_lineage.study.measures import FeatureCase, PatternCase
 from feature_lineage.study.merges import merge_problems
 from feature_lineage.study.sequences import model_name, step_name
+from feature_lineage.study.texts import TrainedTokenizer
 from feature_lineage.study.types import LARGEST, Hidden
 
 if TYPE_CHECKING:

@@ -14,10 +14,8 @@ from pydantic_core import PydanticCustomError
 
 from feature_lineage.study.checks import problems
 from feature_lineage.study.keys import (
-    CORPORA,
     MODELS,
     OVER_A_BASE,
-    TOKENIZERS,
     FineTunedModel,
     KeptModel,
     MergedModel,
@@ -26,6 +24,7 @@ from feature_lineage.study.keys import (
 )
 from feature_lineage.study.measures import CASES, Autoencoder, Controls, Flow, Interpretation
 from feature_lineage.study.sequences import step_name, unrolled
+from feature_lineage.study.texts import CORPORA, TOKENIZERS
 from feature_lineage.study.types import Block, Name, Seed, by_key
 
 
