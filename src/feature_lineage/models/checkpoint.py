@@ -34,6 +34,7 @@ from feature_lineage.progress import logger
 from feature_lineage.store.checksums import digests, seal
 from feature_lineage.store.formats import tensor_metadata, verify_files
 from feature_lineage.store.writing import staged
+from feature_lineage.study.hook_points import POSITIONS
 from feature_lineage.study.vocabularies import disagreement, read_vocabulary
 from feature_lineage.text.boundaries import recorded_boundaries
 from feature_lineage.text.tokenizer import load_tokenizer, vocabulary_size
@@ -186,9 +187,6 @@ def published_model(path: str | Path, revision: str | None = None) -> PreTrained
         if not torch.isfinite(tensor).all():
             raise InputError(f"model {path}: tensor {name} holds NaN or infinity; {_AGAIN}")
     return model.eval()
-
-
-POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
 
 
 def longest_window(model: PreTrainedModel) -> tuple[str, int] | None:
