@@ -159,7 +159,7 @@ rule check_hook:
     params:
         threads=study.threads,
         hook=study.autoencoder.hook,
-        context=study.autoencoder.context,
+        context=study.context,
         code=code("check_hook"),
     script:
         "../scripts/check_hook.py"

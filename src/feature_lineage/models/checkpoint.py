@@ -35,6 +35,7 @@ from feature_lineage.progress import logger
 from feature_lineage.store.checksums import digests, seal
 from feature_lineage.store.formats import tensor_metadata, verify_files
 from feature_lineage.store.writing import staged
+from feature_lineage.study.hook_points import POSITIONS
 from feature_lineage.study.published_folders import ADAPTER, adapter_given, only_pickled
 from feature_lineage.study.vocabularies import disagreement, read_vocabulary
 from feature_lineage.text.boundaries import recorded_boundaries
@@ -219,9 +220,6 @@ def published_model(
 def _finite(tensor: torch.Tensor) -> bool:
     """Whether no element is NaN or infinite; some at a time, as the question takes several copies."""
     return all(bool(torch.isfinite(part).all()) for part in tensor.flatten().split(1 << 24))
-
-
-POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
 
 
 def longest_window(model: PreTrainedModel) -> tuple[str, int] | None:
