@@ -162,8 +162,12 @@ def _meaning(plan: Plan) -> Iterator[Job]:
 
 
 def _controls(plan: Plan) -> Iterator[Job]:
-    study, edges = plan.study, plan.study.edges()
-    by_edge = {"alignment_null": "correlate_shifted", "neurons": "correlate_neurons", "as_published": "correlate_published"}
+    edges = plan.study.edges()
+    by_edge = {
+        "alignment_null": "correlate_shifted",
+        "neurons": "correlate_neurons",
+        "as_published": "correlate_published",
+    }
     for control, rule in by_edge.items():
         if control in plan.measured:
             for _, child in edges:

@@ -27,6 +27,7 @@ PRODUCTS = 5e9  # activations × features a second and thread, Adam and resampli
 GIGABYTE = 1e9
 HOUR = 3600.0
 
+
 class Request(NamedTuple):
     """What a job asks for: memory in MB, run time in minutes."""
 

@@ -6,7 +6,14 @@ from typing import NamedTuple
 
 from feature_lineage.jobs.published import Published, published_shape
 from feature_lineage.study.hook_points import width
-from feature_lineage.study.keys import Architecture, KeptModel, PretrainedModel, TrainedModel, TrainedTokenizer, Training
+from feature_lineage.study.keys import (
+    Architecture,
+    KeptModel,
+    PretrainedModel,
+    TrainedModel,
+    TrainedTokenizer,
+    Training,
+)
 from feature_lineage.study.study import Study
 
 FLOAT = 4
