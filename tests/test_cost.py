@@ -131,6 +131,18 @@ def test_a_deeper_hook_costs_more_of_the_model():
     assert ways == pytest.approx([ways[3] * part / 4 for part in (1, 2, 3, 4)])
 
 
+def test_a_corpus_of_unknown_size_has_what_the_study_asks_of_it():
+    """A training of 3 billion tokens from two corpora of the hub, and autoencoders of 15 million."""
+    corpora = {name: {"huggingface": f"somebody/{name}", "validation": 0.5} for name in ("one", "two")}
+    base = {"train": ["one", "two"], "training": {"tokens": 3_000_000_000, "epochs": 1}}
+    config = {"study": "s", "corpora": corpora, "tokenizer": {"pretrained": "x"}, "models": {"base": base}}
+    found = cost(load_study(config), {})
+    assert {row.step: row.tokens for row in found.rows}["train_model"] == 3e9
+    assert "corpora.one: 3B tokens, as many as the study asks of it; its size is not known here" in found.assumptions
+    small = cost(load_study(config | {"models": {"base": {"train": ["one"]}}}), {}, hub_tokens=1e6)
+    assert any(line.startswith("corpora.one: 30M tokens") for line in small.assumptions)
+
+
 def test_more_threads_and_a_gpu_shorten_what_they_can():
     of = sizes_of(study("config/config.yaml"), "base")
     everything = Corpora(dict.fromkeys(of.study.corpora, 1e9), {})
@@ -204,7 +216,7 @@ def test_an_import_has_its_own_size_whatever_its_parent_is(tmp_path):
     assert found["half"].checkpoint == found["child"].checkpoint / 2
     said = cost(of, BYTES).assumptions
     assert any(line.startswith("models.base: 24 layers") for line in said)
-    assert any(line.startswith("models.child: 1.1G parameters") for line in said)
+    assert any(line.startswith("models.child: 1.1B parameters") for line in said)
     assert any(line.startswith("models.adapted: as large as child") for line in said)
 
 

@@ -129,11 +129,26 @@ def _corpora(study: Study, corpus_bytes: Mapping[str, float], hub_tokens: float)
         if name in corpus_bytes:
             tokens[name] = max(1.0, corpus_bytes[name] * block.fraction / BYTES_PER_TOKEN)
             continue
-        tokens[name] = hub_tokens
-        assumed[name] = f"corpora.{name}: {_short(hub_tokens)} tokens, as its size is not known here (--corpus-tokens)"
+        tokens[name] = max(hub_tokens, _asked(study, name))
+        why = "as its size is not known here (--corpus-tokens)"
+        if tokens[name] > hub_tokens:
+            why = "as many as the study asks of it; its size is not known here"
+        assumed[name] = f"corpora.{name}: {_short(tokens[name], 'B')} tokens, {why}"
     if len(tokens) > len(assumed):
         assumed[""] = f"other corpora: {BYTES_PER_TOKEN} bytes of text a token"
     return Corpora(tokens, assumed)
+
+
+def _asked(study: Study, corpus: str) -> float:
+    """The most training tokens that a model or an autoencoder takes of a corpus, if it takes as many of each."""
+    found = [0.0]
+    for model in study.models:
+        training = getattr(study.models[model], "training", None)
+        if training is not None and training.tokens is not None and corpus in study.own_corpora(model):
+            found.append(training.tokens / len(study.own_corpora(model)))
+        if corpus in (seen := study.seen_corpora(model)):
+            found.append(study.autoencoder.tokens / len(seen))
+    return max(found) / (1 - study.corpora[corpus].validation)
 
 
 def _models(study: Study) -> list[str]:
@@ -144,7 +159,9 @@ def _models(study: Study) -> list[str]:
             size = f"{PUBLISHED.num_hidden_layers} layers of {PUBLISHED.hidden_size:,} elements"
             found.append(f"models.{name}: {size}, as no config.json of {block.pretrained} is on this machine")
         elif isinstance(block, PretrainedModel):
-            found.append(f"models.{name}: {_short(sizes_of(study, name).parameters)} parameters, by its config.json")
+            found.append(
+                f"models.{name}: {_short(sizes_of(study, name).parameters, 'B')} parameters, by its config.json"
+            )
         elif isinstance(block, AdaptedModel):
             found.append(f"models.{name}: as large as {block.parent}; the adapter's own size is not counted")
     told = [isinstance(b, PretrainedModel) and published(b) is not None for b in study.models.values()]
@@ -191,7 +208,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (
         row.step,
         f"{row.jobs:,}",
-        _short(row.tokens),
+        _short(row.tokens, "B"),
         _short(row.operations),
         memory,
         _bytes(row.disk),
@@ -199,11 +216,12 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def _short(number: float) -> str:
+def _short(number: float, giga: str = "G") -> str:
+    """Three digits and a letter; a thousand million is G, and B of things that are counted."""
     if not number:
         return "-"
     power = min(6, max(0, int(math.log10(number) // 3)))
-    return f"{number / 1000**power:.3g}{['', 'k', 'M', 'G', 'T', 'P', 'E'][power]}"
+    return f"{number / 1000**power:.3g}{['', 'k', 'M', giga, 'T', 'P', 'E'][power]}"
 
 
 def _bytes(number: float) -> str:

@@ -48,7 +48,7 @@ class Work(NamedTuple):
     steps: float = 0.0  # of a training
     disk: float = 0.0  # bytes that it leaves
     start: float = LOADS_NOTHING
-    bfloat16: float = 0.0  # share of the products that are made in bfloat16
+    bfloat16: float = 0.0  # of those operations, the ones that a language model in bfloat16 makes
 
 
 class Corpora(NamedTuple):
@@ -61,8 +61,8 @@ class Corpora(NamedTuple):
 def seconds(work: Work, job: Job, threads: int, gpu: bool) -> float:
     """What a job takes, in seconds."""
     if gpu and job.base in ON_GPU:
-        speed = UTILISATION * (H100_BFLOAT16 if work.bfloat16 else H100_FLOAT32)
-        return work.start + work.products / speed + work.steps * GPU_STEP + work.seconds
+        products = (work.products - work.bfloat16) / H100_FLOAT32 + work.bfloat16 / H100_BFLOAT16
+        return work.start + products / UTILISATION + work.steps * GPU_STEP + work.seconds
     return work.start + work.products / OPERATIONS / threads + work.steps * STEP + work.seconds
 
 
@@ -119,11 +119,16 @@ def _merge_models(job: Job, s: Sizes, c: Corpora) -> Work:
     return Work(seconds=2e-9 * s.parameters * (parents + 4), disk=FLOAT * s.parameters, start=LOADS_MODEL + 1)
 
 
+def _half(s: Sizes, products: float) -> float:
+    """Of a language model's operations those in bfloat16: all or none."""
+    return products if s.number < FLOAT else 0.0
+
+
 def _evaluated(s: Sizes, tokens: float, models: int = 1) -> Work:
     block = max(map(s.study.block, s.study.models))
     loading = models * s.checkpoint / CHECKPOINT
     products = tokens * (s.products + attention(s, block))
-    return Work(tokens, products, TOKEN * tokens + loading, start=LOADS_MODEL, bfloat16=s.number == 2)
+    return Work(tokens, products, TOKEN * tokens + loading, start=LOADS_MODEL, bfloat16=_half(s, products))
 
 
 def _evaluate_model(job: Job, s: Sizes, c: Corpora) -> Work:
@@ -169,16 +174,24 @@ def training_autoencoder(s: Sizes) -> float:
 def _train_autoencoder(job: Job, s: Sizes, c: Corpora) -> Work:
     options = s.study.autoencoder
     products = options.tokens * (training_autoencoder(s) + to_hook(s))
-    share = to_hook(s) / (training_autoencoder(s) + to_hook(s)) if s.number == 2 else 0.0
     loading = s.checkpoint / CHECKPOINT
-    return Work(options.tokens, products, loading, options.steps, s.weights, LOADS_MODEL, bfloat16=float(share > 0.5))
+    return Work(
+        options.tokens,
+        products,
+        loading,
+        options.steps,
+        s.weights,
+        LOADS_MODEL,
+        bfloat16=_half(s, options.tokens * to_hook(s)),
+    )
 
 
 def _evaluate_autoencoder(job: Job, s: Sizes, c: Corpora) -> Work:
     """Six times the autoencoder, and six passes of the language model to the logits, as `resources` bounds it."""
     tokens = sum(_held_out(s, c, corpus) for corpus in s.study.seen_corpora(job.seen or job.model or ""))
     products = tokens * 6 * (encoding(s) + s.products)
-    return Work(tokens, products, s.checkpoint / CHECKPOINT, disk=24.0 * s.features, start=LOADS_MODEL)
+    half = _half(s, tokens * 6 * s.products)
+    return Work(tokens, products, s.checkpoint / CHECKPOINT, 0, 24.0 * s.features, LOADS_MODEL, half)
 
 
 def _collect_features(job: Job, s: Sizes, c: Corpora) -> Work:
@@ -187,21 +200,21 @@ def _collect_features(job: Job, s: Sizes, c: Corpora) -> Work:
     drift = (
         1.5 if job.rule == "collect_readings" else 1.0
     )  # a dictionary fires more on a model that it was not trained on
-    return Work(
-        tokens, tokens * (encoding(s) + to_hook(s)), seconds, disk=ENTRY_BYTES * s.entries * drift, start=LOADS_MODEL
-    )
+    disk, half = ENTRY_BYTES * s.entries * drift, _half(s, tokens * to_hook(s))
+    return Work(tokens, tokens * (encoding(s) + to_hook(s)), seconds, 0, disk, LOADS_MODEL, half)
 
 
 def _weigh_logits(job: Job, s: Sizes, c: Corpora) -> Work:
     products = 2.0 * s.features * s.shape.hidden_size * s.vocabulary
-    seconds = 5e-7 * s.features * math.sqrt(s.vocabulary) + s.checkpoint / CHECKPOINT
+    seconds = 1e-9 * s.features * s.vocabulary + s.checkpoint / CHECKPOINT
     return Work(products=products, seconds=seconds, disk=115.0 * s.features, start=LOADS_MODEL + 2.5)
 
 
 def _correlate_neurons(job: Job, s: Sizes, c: Corpora) -> Work:
     tokens = s.study.flow.tokens
     seconds = TOKEN * tokens + 2 * s.checkpoint / CHECKPOINT
-    return Work(tokens, tokens * (2.0 * s.elements**2 + 2 * to_hook(s)), seconds, start=LOADS_MODEL + 1)
+    half = _half(s, tokens * 2 * to_hook(s))
+    return Work(tokens, tokens * 2.0 * s.elements**2 + tokens * 2 * to_hook(s), seconds, 0, 0, LOADS_MODEL + 1, half)
 
 
 # --- the sample: what reads entries, on the host's clock ---
