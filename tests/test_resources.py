@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from feature_lineage.jobs.resources import DRIVER, LONGEST, MARGIN, ON_GPU, SIZED, _sizes, request
+from feature_lineage.jobs.resources import DRIVER, LONGEST, MARGIN, ON_GPU, SIZED, request
+from feature_lineage.jobs.sizes import sizes_of
 from feature_lineage.study.loading import load_study
 
 CHECKOUT = Path(__file__).parents[1]
@@ -162,7 +163,7 @@ def test_a_merge_of_many_asks_for_all_of_them_and_their_base():
     path, mean, six, eight = (
         asked(2), asked(8, method="linear"), asked(6, method="ties"), asked(8, method="ties", density=0.5)
     )  # fmt: skip
-    model = 4 * _sizes(load_study(demo | {"models": {"base": wide}, "cases": {}}), "base").parameters / 1e6
+    model = 4 * sizes_of(load_study(demo | {"models": {"base": wide}, "cases": {}}), "base").parameters / 1e6
     assert eight.mem_mb > MARGIN * 9 * model and eight.mem_mb > six.mem_mb > path.mem_mb
     assert eight.mem_mb > mean.mem_mb > path.mem_mb
 
@@ -224,7 +225,7 @@ def test_the_size_of_a_checkpoint_on_disk_is_in_its_config(tmp_path, name):
     (tmp_path / "config.json").write_text(json.dumps(config))
     demo = yaml.safe_load((CHECKOUT / "config/config.yaml").read_text())
     of = load_study(demo | {"models": {"base": {"pretrained": str(tmp_path), "train": ["english"]}}, "tokenizer": {"pretrained": "x"}, "cases": {}})  # fmt: skip
-    sizes = _sizes(of, "base")
+    sizes = sizes_of(of, "base")
     assert (sizes.body, sizes.parameters - sizes.body, sizes.elements) == (body, embeddings, elements)
 
 

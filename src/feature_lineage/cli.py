@@ -13,6 +13,7 @@ from feature_lineage.errors import InputError
 # when it is asked for, as some of them take seconds to load.
 COMMANDS = {
     "new": ("feature_lineage.commands.new", "print the `models:` block of a study"),
+    "cost": ("feature_lineage.commands.cost", "print what a study will cost, step by step, before anything has run"),
     "hooks": ("feature_lineage.commands.hooks", "list the hook points of a checkpoint, with their widths and layers"),
 }
 

@@ -1,4 +1,4 @@
-"""The size of a published checkpoint, from the `config.json` in its directory."""
+"""The size of a published checkpoint, from its `config.json`: in its directory, or in the hub's cache."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from feature_lineage.places import on_disk
+from feature_lineage.places import is_path, on_disk
 from feature_lineage.study.hook_points import LAYERS
 from feature_lineage.study.keys import Architecture
 
@@ -40,13 +40,29 @@ class Published(NamedTuple):
     experts: int
 
 
-def published_shape(path: str | Path) -> Published | None:
-    """The size of a checkpoint in a local directory, from its `config.json`; None for a name on the hub, or where it is not told."""
+def published_shape(path: str | Path, revision: str | None = None) -> Published | None:
+    """The size of a checkpoint, from the `config.json` in its directory or, of a name on the hub, in the hub's cache on this machine.
+
+    None where neither is there, or where it does not tell.
+    """
     file = Path(on_disk(path)) / "config.json"
+    if not is_path(path, revision):
+        file = _cached(str(path), revision)
     try:
-        return _published_shape(file, file.stat().st_mtime_ns)
+        return _published_shape(file, file.stat().st_mtime_ns) if file is not None else None
     except (OSError, ValueError):  # not there, no JSON
         return None
+
+
+def _cached(name: str, revision: str | None) -> Path | None:
+    """The `config.json` of a name on the hub, if it was downloaded before; the network is not asked."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        found = try_to_load_from_cache(name, "config.json", revision=revision)
+    except ValueError:  # no name of the hub's
+        return None
+    return Path(found) if isinstance(found, str) else None
 
 
 @lru_cache

@@ -13,11 +13,9 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from feature_lineage.jobs.published import published_shape
-from feature_lineage.study.hook_points import width
-from feature_lineage.study.keys import Architecture, MergedModel, TrainedModel, Training
+from feature_lineage.jobs.sizes import FLOAT, Sizes, sizes_of
+from feature_lineage.study.keys import MergedModel, Training
 from feature_lineage.study.study import Study
-from feature_lineage.study.texts import TrainedTokenizer
 
 LONGEST = 24 * 60  # minutes, as long as most partitions take jobs: one that asks for more would wait for ever
 SHORTEST = 30
@@ -26,18 +24,8 @@ PROCESS = 1.2e9  # bytes of a process with torch and transformers, 0.6e9 measure
 DRIVER = 2.0e9  # what CUDA and its libraries add to that in the host's memory: an allowance, not measured
 OPERATIONS = 2e10  # floating-point operations a second and thread of a slow processor
 PRODUCTS = 5e9  # activations × features a second and thread, Adam and resampling included
-FLOAT = 4
 GIGABYTE = 1e9
 HOUR = 3600.0
-
-# What is unknown before the workflow has run: the shape of a checkpoint on the hub, a published tokenizer's vocabulary, and how many
-# features fire where `autoencoder.l0` is not set. Raise the request of a step in the profile, under `set-resources`, where they do not
-# fit. Of a checkpoint in a local directory, its config.json tells.
-PUBLISHED = Architecture(
-    hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, num_key_value_heads=16
-)
-VOCABULARY = 50_000
-ACTIVE_SHARE = 1 / 400
 
 
 class Request(NamedTuple):
@@ -54,71 +42,10 @@ class _Need(NamedTuple):
     seconds: float
 
 
-class _Sizes(NamedTuple):
-    """Of the study, for one of its models or the largest."""
-
-    study: Study
-    shape: Architecture
-    vocabulary: int
-    trained: Training | None  # how the model is trained, if it is
-    experts: int = 1  # MLPs of a layer
-
-    @property
-    def body(self) -> int:
-        """Parameters of the layers."""
-        width, heads = self.shape.hidden_size, self.shape.num_attention_heads + self.shape.num_key_value_heads
-        mlp = 3 * width * self.shape.intermediate_size * self.experts
-        return int(self.shape.num_hidden_layers * (2 * width * self.shape.head_width * heads + mlp))
-
-    @property
-    def parameters(self) -> int:
-        """All of them: those of the layers, and both embeddings."""
-        return self.body + 2 * self.vocabulary * self.shape.hidden_size
-
-    @property
-    def elements(self) -> int:
-        """Of an activation at the hook point, n."""
-        return width(self.study.autoencoder.hook, self.shape, self.vocabulary)
-
-    @property
-    def features(self) -> int:
-        """Of an autoencoder, m."""
-        return self.elements * self.study.autoencoder.expansion
-
-    @property
-    def weights(self) -> int:
-        """Bytes of an autoencoder's encoder and decoder."""
-        return 2 * FLOAT * self.elements * self.features
-
-    @property
-    def active(self) -> float:
-        """Features that fire on a token."""
-        return self.study.autoencoder.l0 or max(40.0, ACTIVE_SHARE * self.features)
-
-    @property
-    def entries(self) -> float:
-        """Activations that are not zero, of one autoencoder on the sample."""
-        return self.study.flow.tokens * self.active
-
-    @property
-    def evaluated(self) -> int:
-        """Tokens on which something is evaluated, of all corpora."""
-        return self.study.evaluation_tokens * len(self.study.corpora)
-
-    def forward(self, tokens: float) -> float:
-        """Bytes of a forward pass: the weights, one layer's activations, and three copies of the logits."""
-        layer = 8 * self.shape.hidden_size + 4 * self.shape.intermediate_size
-        return FLOAT * (self.parameters + tokens * (layer + 3 * self.vocabulary))
-
-    def encoded(self, tokens: float) -> float:
-        """Bytes of a language model's forward pass with an autoencoder's features and what becomes of them."""
-        return self.forward(tokens) + self.weights + 3 * FLOAT * tokens * self.features
-
-
 # --- language models ---------------------------------------------------------------------------------------
 
 
-def _train_model(s: _Sizes) -> _Need:
+def _train_model(s: Sizes) -> _Need:
     """Weights, gradients and Adam's moments; the activations of all layers; the logits, their gradient and two copies."""
     training = s.trained or Training()
     tokens = training.batch * training.block
@@ -130,19 +57,19 @@ def _train_model(s: _Sizes) -> _Need:
     return _Need(memory, 2 * s.parameters * read / OPERATIONS / s.study.threads + 0.1 * read / (3 * tokens))
 
 
-def _evaluate_model(s: _Sizes) -> _Need:
+def _evaluate_model(s: Sizes) -> _Need:
     seconds = 2 * s.parameters * s.evaluated / OPERATIONS / s.study.threads
     return _Need(s.forward(32 * max(map(s.study.block, s.study.models))), seconds)
 
 
-def _sweep_merge(s: _Sizes) -> _Need:
+def _sweep_merge(s: Sizes) -> _Need:
     """Both parents and the merged model; evaluated at all points of the path."""
     points = max((model.merge.points for model in s.study.models.values() if hasattr(model, "merge")), default=0)
     one = _evaluate_model(s)
     return _Need(one.memory + 2 * FLOAT * s.parameters, one.seconds * points)
 
 
-def _merge_models(s: _Sizes) -> _Need:
+def _merge_models(s: Sizes) -> _Need:
     """On a path both parents and the merged model, as it is made, saved and saved again with its provenance.
 
     Beside it all parents and the base, the first being overwritten, and copies of the largest tensor: what each parent changed, its
@@ -155,7 +82,7 @@ def _merge_models(s: _Sizes) -> _Need:
     return _Need(FLOAT * max([6 * s.parameters, *memory]), HOUR / 4 if memory else 0)
 
 
-def _import_model(s: _Sizes) -> _Need:
+def _import_model(s: Sizes) -> _Need:
     """A model, as it is made or downloaded, saved, and saved again with its provenance."""
     return _Need(3 * FLOAT * s.parameters, HOUR)
 
@@ -163,12 +90,12 @@ def _import_model(s: _Sizes) -> _Need:
 # --- autoencoders ------------------------------------------------------------------------------------------
 
 
-def _check_hook(s: _Sizes) -> _Need:
+def _check_hook(s: Sizes) -> _Need:
     """A model, as it is read, and passes of two windows."""
     return _Need(s.forward(2 * s.study.context) + FLOAT * s.parameters, HOUR / 4)
 
 
-def _train_autoencoder(s: _Sizes) -> _Need:
+def _train_autoencoder(s: Sizes) -> _Need:
     """Weights, gradient, Adam's moments, what is exported to be measured and what a checkpoint is written from; a batch's
     pre-activations, activations and two of resampling; batches read ahead, queued and sampled; the language model, which reads
     several batches at once.
@@ -184,24 +111,24 @@ def _train_autoencoder(s: _Sizes) -> _Need:
     return _Need(memory, seconds + 600)
 
 
-def _evaluate_autoencoder(s: _Sizes) -> _Need:
+def _evaluate_autoencoder(s: Sizes) -> _Need:
     """The autoencoder is applied several times, beside passes of the language model to the logits."""
     token = 6 * s.elements * s.features / PRODUCTS + 6 * s.parameters / OPERATIONS
     return _Need(s.encoded(64 * s.study.context), s.evaluated * token / s.study.threads)
 
 
-def _collect_features(s: _Sizes) -> _Need:
+def _collect_features(s: Sizes) -> _Need:
     token = 2 * s.elements * s.features / PRODUCTS + 2 * s.body / OPERATIONS
     return _Need(s.encoded(64 * s.study.context), s.study.flow.tokens * token / s.study.threads)
 
 
-def _weigh_logits(s: _Sizes) -> _Need:
+def _weigh_logits(s: Sizes) -> _Need:
     """The language model, the decoder, the path from it to the logits, and a block of effects with its largest."""
     seconds = 2 * s.features * s.shape.hidden_size * s.vocabulary / OPERATIONS / s.study.threads
     return _Need(2 * FLOAT * s.parameters + 2 * s.weights + 4 * FLOAT * 2**24, seconds)
 
 
-def _correlate_neurons(s: _Sizes) -> _Need:
+def _correlate_neurons(s: Sizes) -> _Need:
     """Both language models; float64 activations of a batch, and four matrices of all pairs."""
     pairs = s.elements**2
     tokens = 64 * s.study.context
@@ -212,7 +139,7 @@ def _correlate_neurons(s: _Sizes) -> _Need:
 # --- the sample --------------------------------------------------------------------------------------------
 
 
-def _correlate(s: _Sizes) -> _Need:
+def _correlate(s: Sizes) -> _Need:
     """Both sides' activations of a window, 12 bytes each. Where the sample needs several windows, sums of 4 GiB too, and three times
     that in all: what was measured far beyond the paper's size.
     """
@@ -224,30 +151,30 @@ def _correlate(s: _Sizes) -> _Need:
     return _Need(memory + 64 * s.features, seconds)
 
 
-def _correlate_shifted(s: _Sizes) -> _Need:
+def _correlate_shifted(s: Sizes) -> _Need:
     """Three times, on tokens in another order: what is read is put together from several pieces."""
     once = _correlate(s)
     return _Need(1.5 * once.memory, 4 * once.seconds)
 
 
-def _correlate_published(s: _Sizes) -> _Need:
+def _correlate_published(s: Sizes) -> _Need:
     """All of both sides in memory, several times over; every pair of features that fire together at all."""
     return _Need(2 * 90 * s.entries, 1e-10 * s.study.flow.tokens * s.features**2)
 
 
-def _bootstrap_flow(s: _Sizes) -> _Need:
+def _bootstrap_flow(s: Sizes) -> _Need:
     """Sums of all replicates or of as many as `bootstrap.MEMORY` holds, in each step of their correlation; blocks of the sample."""
     return _Need(4 * 2**29 + 200 * 2**14 * s.active, 1e-8 * s.entries * s.study.flow.bootstrap)
 
 
-def _measure_stability(s: _Sizes) -> _Need:
+def _measure_stability(s: Sizes) -> _Need:
     """Both dictionaries' directions and all cosines between them, in float64; pairs of features in half of the documents."""
     pairs = len(s.study.autoencoder.seeds) * (len(s.study.autoencoder.seeds) - 1) / 2
     memory = 2 * s.weights * len(s.study.autoencoder.seeds) + 3 * 8 * s.features**2 + 4 * 2**29
     return _Need(memory, pairs * (2e-7 * s.entries + 2e-6 * s.features**2))
 
 
-def _judge_features(s: _Sizes) -> _Need:
+def _judge_features(s: Sizes) -> _Need:
     """The same for one pair of dictionaries, and blocks of the sample of four readings."""
     once = _measure_stability(s)
     return _Need(
@@ -255,17 +182,17 @@ def _judge_features(s: _Sizes) -> _Need:
     )
 
 
-def _bootstrap_verdicts(s: _Sizes) -> _Need:
+def _bootstrap_verdicts(s: Sizes) -> _Need:
     """Sums of all replicates or of as many as `bootstrap.MEMORY` holds, of four readings, in each step of their correlation."""
     return _Need(4 * 2**29 + 400 * 2**14 * s.active, 4e-8 * s.entries * s.study.flow.bootstrap)
 
 
-def _compare_weights(s: _Sizes) -> _Need:
+def _compare_weights(s: Sizes) -> _Need:
     """Two models, and two copies of their largest tensor in float64."""
     return _Need(4 * FLOAT * s.parameters, 0)
 
 
-def _read_sample(s: _Sizes) -> _Need:
+def _read_sample(s: Sizes) -> _Need:
     """What goes through the activations block by block: features × vocabulary in tiles, and some numbers for each feature, for each of its
     contexts and for each token of the sample.
     """
@@ -274,7 +201,7 @@ def _read_sample(s: _Sizes) -> _Need:
     return _Need(4 * 2**28 + 4 * own + 64 * s.study.flow.tokens + 200 * 2**14 * s.active, seconds)
 
 
-def _categorise_features(s: _Sizes) -> _Need:
+def _categorise_features(s: Sizes) -> _Need:
     """Sums of the pairs of a feature and a token that occur: a fourth of all activations, as text repeats itself. A pass takes those that
     `categories.PAIRS` holds.
     """
@@ -282,19 +209,19 @@ def _categorise_features(s: _Sizes) -> _Need:
     return _Need(_read_sample(s).memory, s.entries * (2.2e-6 + 0.8e-6 * (pairs // 2**24)))
 
 
-def _follow_features(s: _Sizes) -> _Need:
+def _follow_features(s: Sizes) -> _Need:
     """Tables of all features of all autoencoders: matches, fates, lineages."""
     count = s.features * len(s.study.models) * len(s.study.autoencoder.seeds)
     return _Need(20e3 * count, 0.01 * count)
 
 
-def _write_report(s: _Sizes) -> _Need:
+def _write_report(s: Sizes) -> _Need:
     """All that is shown of the features of one autoencoder a model: contexts, tokens, effects, explanations."""
     count = s.features * len(s.study.models)
     return _Need(100e3 * count, 0.01 * count)
 
 
-def _interpret_features(s: _Sizes) -> _Need:
+def _interpret_features(s: Sizes) -> _Need:
     """Excerpts of the features asked about; with a language model, the time is its endpoint's."""
     asked = s.study.interpretation
     return _Need(_read_sample(s).memory, math.inf if asked.model else _read_sample(s).seconds + HOUR)
@@ -303,7 +230,7 @@ def _interpret_features(s: _Sizes) -> _Need:
 # --- all of them -------------------------------------------------------------------------------------------
 
 # Corpora are of unknown size, and streamed; a tokenizer's training counts their words.
-_NEEDS: dict[str, Callable[[_Sizes], _Need]] = {
+_NEEDS: dict[str, Callable[[Sizes], _Need]] = {
     "build_corpus": lambda s: _Need(3 * GIGABYTE, 4 * HOUR),
     "train_tokenizer": lambda s: _Need(4 * GIGABYTE, 4 * HOUR),
     "encode_corpus": lambda s: _Need(3 * GIGABYTE, 4 * HOUR),
@@ -371,25 +298,8 @@ def request(study: Study, step: str, model: str | None = None, attempt: int = 1)
     Raises:
         KeyError: no such step.
     """
-    need = _NEEDS[step](_sizes(study, model))
+    need = _NEEDS[step](sizes_of(study, model))
     process = PROCESS + (DRIVER if step in ON_GPU else 0)
     mem_mb = 100 * math.ceil(MARGIN * (process + need.memory) / 100e6)
     minutes = math.ceil(min(LONGEST, max(SHORTEST, 2 * need.seconds / 60)) / 10) * 10
     return Request(mem_mb * 2 ** (attempt - 1), min(LONGEST, minutes * 2 ** (attempt - 1)))
-
-
-def _sizes(study: Study, model: str | None) -> _Sizes:
-    own = isinstance(study.tokenizer, TrainedTokenizer)
-    vocabulary = study.tokenizer.vocab_size if own else VOCABULARY
-    if model not in {*study.models, *study.untrained(), *study.placebos()}:
-        every = [_sizes(study, name) for name in study.models]
-        return max(every, key=lambda sizes: (sizes.parameters, sizes.features))
-    (root, *_) = study.roots(model)
-    block = study.models[study.untrained().get(root, root)]
-    schedule = study.placebos()[model].fine_tunes[0] if model in study.placebos() else model
-    trained = getattr(study.models.get(schedule), "training", None)
-    if isinstance(block, TrainedModel):
-        return _Sizes(study, block.architecture, vocabulary, trained)
-    if (found := published_shape(block.pretrained)) is None:
-        return _Sizes(study, PUBLISHED, vocabulary, trained)
-    return _Sizes(study, found.shape, max(vocabulary if own else 0, found.vocabulary), trained, found.experts)

@@ -222,7 +222,7 @@ class Study(Block):
         """
         if self.autoencoder.context is not None:
             return self.autoencoder.context
-        roots = [block for name, block in self.models.items() if not self.parents(name)]
+        roots = [self.models[root] for root in dict.fromkeys(root for name in self.models for root in self.roots(name))]
         if all(isinstance(root, TrainedModel) and root.architecture.num_hidden_layers == 1 for root in roots):
             wanted = PAPERS_CONTEXT
         else:
