@@ -29,6 +29,7 @@ class Windows:
         self._shards: list[np.ndarray] = []
         self._corpus: list[int] = []  # of each shard
         self._offset: list[int] = []  # of each shard, in its corpus, in tokens
+        self._chosen: list[np.ndarray | None] = []  # which tokens of each shard, where that is not all
         left_out: set[int] = set()  # ids of what stands before documents
         for number, path in enumerate(self.directories.values()):
             offset = 0
@@ -36,7 +37,10 @@ class Windows:
             left_out.update(index.get("left_out", ()))
             for shard in index["shards"]:
                 tokens = np.load(path / shard["file"], mmap_mode="r")
-                self._shards.append(tokens[: len(tokens) // length * length].reshape(-1, length))
+                whole = len(tokens) // length * length
+                chosen = np.load(path / shard["chosen"]["file"], mmap_mode="r") if "chosen" in shard else None
+                self._shards.append(tokens[:whole].reshape(-1, length))
+                self._chosen.append(None if chosen is None else chosen[:whole].reshape(-1, length))
                 self._corpus.append(number)
                 self._offset.append(offset)
                 offset += len(tokens)
@@ -57,9 +61,21 @@ class Windows:
             tokens[chosen] = self._shards[number][many[chosen] - first]
         return tokens if np.ndim(index) else tokens[0]
 
-    def kept(self, tokens: np.ndarray) -> np.ndarray | None:
-        """Which tokens of windows are read: bool of their shape, false for the special tokens before documents; None where all are."""
-        return ~np.isin(tokens, self._left_out) if len(self._left_out) else None
+    def kept(self, index: np.ndarray) -> np.ndarray | None:
+        """Which tokens of windows are read: bool [k, length], false for the special tokens before documents and for what other roles say.
+
+        None where all are, in every window.
+        """
+        if not len(self._left_out) and all(chosen is None for chosen in self._chosen):
+            return None
+        index = np.asarray(index, np.int64)
+        kept = ~np.isin(self[index], self._left_out)
+        shard = np.searchsorted(self._ends, index, side="right")
+        for number in np.unique(shard):
+            if (chosen := self._chosen[number]) is not None:
+                rows = shard == number
+                kept[rows] &= chosen[index[rows] - (self._ends[number] - len(self._shards[number]))]
+        return kept
 
     def counts(self) -> np.ndarray:
         """Windows of each corpus, int64 [corpora]; a corpus's windows have consecutive indices."""
