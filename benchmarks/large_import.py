@@ -109,7 +109,8 @@ def import_step(root: Path, dtype: str, tokens: int) -> None:
 
 def evaluate_step(root: Path, dtype: str, tokens: int) -> None:
     """As rule evaluate_model."""
-    from feature_lineage.models.checkpoint import evaluate_model, load_model
+    from feature_lineage.models.checkpoint import load_model
+    from feature_lineage.models.evaluation import evaluate_model
     from feature_lineage.text.windows import Windows
 
     windows = Windows({"c": root / "tokens"}, BLOCK)

@@ -19,7 +19,8 @@ from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadMode
 from feature_lineage.autoencoders.autoencoder import load_autoencoder, save_autoencoder
 from feature_lineage.errors import InputError
 from feature_lineage.features.collect import collect_features
-from feature_lineage.models.checkpoint import build_model, evaluate_model, import_model, published_model, save_model
+from feature_lineage.models.checkpoint import build_model, import_model, published_model, save_model
+from feature_lineage.models.evaluation import evaluate_model
 from feature_lineage.models.hooks import activations, load_hooked
 from feature_lineage.models.merge import angles
 from feature_lineage.store.formats import write_json, write_tensors

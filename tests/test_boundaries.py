@@ -12,15 +12,8 @@ from tokenizers import Tokenizer, models, processors
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from feature_lineage.errors import InputError
-from feature_lineage.models.checkpoint import (
-    build_model,
-    check_own_tokenizer,
-    check_windows,
-    evaluate_model,
-    load_model,
-    longest_window,
-    save_model,
-)
+from feature_lineage.models.checkpoint import build_model, check_own_tokenizer, load_model, save_model
+from feature_lineage.models.evaluation import check_windows, evaluate_model, longest_window
 from feature_lineage.models.hooks import activations, check_hook, load_hooked, next_token_losses
 from feature_lineage.models.readings import evaluate_plainly, warn_of_reading
 from feature_lineage.models.training import Data, train_model

@@ -15,7 +15,8 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 from feature_lineage.errors import InputError
-from feature_lineage.models.checkpoint import evaluate_model, import_model, load_model, published_model, save_model
+from feature_lineage.models.checkpoint import import_model, load_model, published_model, save_model
+from feature_lineage.models.evaluation import evaluate_model
 from feature_lineage.models.hooks import _vectors, activations, check_hook, load_hooked, next_token_losses
 from feature_lineage.models.merge import angles, merge_states
 from feature_lineage.study import hook_points as hooks

@@ -7,7 +7,7 @@ from autoencoders import TOKENS, M, N, random_autoencoder, sample, weights_of
 
 from feature_lineage.autoencoders.evaluation import Evaluation, evaluate_autoencoder
 from feature_lineage.autoencoders.variants import export
-from feature_lineage.models.checkpoint import evaluate_model
+from feature_lineage.models.evaluation import evaluate_model
 from feature_lineage.models.hooks import activations, next_token_losses
 from feature_lineage.text.windows import Windows
 

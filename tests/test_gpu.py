@@ -27,9 +27,10 @@ from feature_lineage.autoencoders.evaluation import evaluate_autoencoder
 from feature_lineage.controls.neurons import correlate_neurons
 from feature_lineage.devices import device
 from feature_lineage.errors import Stopped
-from feature_lineage.features.collect import collect_features
+from feature_lineage.features.collect import collect_features, paired_activations
 from feature_lineage.meaning.logit_effects import weigh_logits
 from feature_lineage.models import checkpoint as language_model
+from feature_lineage.models import evaluation
 from feature_lineage.models import hooks as activations
 from feature_lineage.models.merge import sweep_merge
 from feature_lineage.models.read_ahead import ReadAhead
@@ -103,7 +104,7 @@ def collect(study, bridges):
 
 def neurons(study, bridges):
     tokens = study.windows[np.arange(600)].astype(np.int32)
-    return {"r": correlate_neurons(activations.paired_activations(bridges, HOOK, tokens), tokens.size)}
+    return {"r": correlate_neurons(paired_activations(bridges, HOOK, tokens), tokens.size)}
 
 
 def logits(study, bridges):
@@ -138,7 +139,7 @@ def train_model(study, bridges):
 
 def evaluate_model(study, bridges):
     model = study.model(study.paths[1]).to(device())
-    return language_model.evaluate_model(model, study.windows, np.arange(600))
+    return evaluation.evaluate_model(model, study.windows, np.arange(600))
 
 
 PARTS = {
@@ -312,8 +313,8 @@ def test_the_pretended_gpu_has_cudas_rules(monkeypatch):
 @pytest.mark.parametrize("name", ["collect_features", "correlate_neurons", "evaluate_model", "evaluate_autoencoder"])
 def test_a_gpu_reads_512_windows_at_once(study, monkeypatch, on_gpu, name):
     read = []
-    real = language_model.check_windows
-    for module in (activations, language_model):
+    real = evaluation.check_windows
+    for module in (activations, evaluation):
         monkeypatch.setattr(
             module, "check_windows", lambda model, tokens, *key: read.append(len(tokens)) or real(model, tokens, *key)
         )

@@ -13,7 +13,8 @@ from checkpoint_zoo import VOCABULARY, ZOO, publish
 from safetensors.torch import load_file, save_file
 
 from feature_lineage.errors import InputError
-from feature_lineage.models.checkpoint import evaluate_model, import_model, load_model, published_model, save_model
+from feature_lineage.models.checkpoint import import_model, load_model, published_model, save_model
+from feature_lineage.models.evaluation import evaluate_model
 from feature_lineage.models.hooks import activations, load_hooked, next_token_losses
 from feature_lineage.models.linked import read_weights, tensor_types
 from feature_lineage.store.checksums import sha256

@@ -24,7 +24,7 @@ from feature_lineage.features.activations import (
     whole_windows,
     window_pieces,
 )
-from feature_lineage.features.collect import KEPT_ACTIVATIONS, Statistics, collect_features
+from feature_lineage.features.collect import KEPT_ACTIVATIONS, Statistics, collect_features, paired_activations
 from feature_lineage.flow.bootstrap import number_documents, resample, sample_documents
 from feature_lineage.flow.correlation import correlate
 from feature_lineage.flow.drift import drift
@@ -36,7 +36,6 @@ from feature_lineage.models.hooks import (
     activations,
     load_hooked,
     next_token_losses,
-    paired_activations,
 )
 from feature_lineage.store.formats import read_json, write_table
 from feature_lineage.text.boundaries import Boundaries

@@ -8,14 +8,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig, MistralForCausalLM
 
 from feature_lineage.errors import InputError
-from feature_lineage.models.checkpoint import (
-    build_model,
-    evaluate_model,
-    import_model,
-    load_model,
-    published_model,
-    save_model,
-)
+from feature_lineage.models.checkpoint import build_model, import_model, load_model, published_model, save_model
+from feature_lineage.models.evaluation import evaluate_model
 from feature_lineage.store.checksums import digests
 from feature_lineage.store.formats import read_provenance
 from feature_lineage.study.keys import Architecture

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from feature_lineage.errors import InputError
-from feature_lineage.models.checkpoint import evaluate_model
+from feature_lineage.models.evaluation import evaluate_model
 from feature_lineage.models.merge import (
     SWEEP,
     TENSORS,

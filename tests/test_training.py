@@ -9,7 +9,8 @@ from trainings import train_model
 
 from feature_lineage.errors import InputError, Stopped
 from feature_lineage.models import training
-from feature_lineage.models.checkpoint import evaluate_model, save_model
+from feature_lineage.models.checkpoint import save_model
+from feature_lineage.models.evaluation import evaluate_model
 from feature_lineage.models.training import CURVE, keep_model, kept_file, last_checkpoint, mark_whole
 from feature_lineage.store.formats import read_tensors
 from feature_lineage.text.windows import Windows

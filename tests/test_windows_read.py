@@ -17,14 +17,8 @@ from transformers import (
 )
 
 from feature_lineage.errors import InputError
-from feature_lineage.models.checkpoint import (
-    check_windows,
-    evaluate_model,
-    load_model,
-    longest_window,
-    readable,
-    save_model,
-)
+from feature_lineage.models.checkpoint import load_model, save_model
+from feature_lineage.models.evaluation import check_windows, evaluate_model, longest_window, readable
 from feature_lineage.models.hooks import activations, check_hook, load_hooked
 from feature_lineage.models.merge import sweep_merge
 from feature_lineage.text.windows import Windows

@@ -7,8 +7,9 @@ import pyarrow as pa
 import torch
 
 from feature_lineage.controls.neurons import NEURONS, correlate_neurons, neuron_rows
+from feature_lineage.features.collect import paired_activations
 from feature_lineage.jobs.job import job
-from feature_lineage.models.hooks import load_hooked, paired_activations
+from feature_lineage.models.hooks import load_hooked
 from feature_lineage.store.formats import read_tensors, write_table
 from feature_lineage.store.provenance import provenance
 from feature_lineage.text.sample import kept_tokens

@@ -7,7 +7,8 @@ import torch
 
 from feature_lineage.devices import device
 from feature_lineage.jobs.job import job
-from feature_lineage.models.checkpoint import evaluate_model, load_model, readable
+from feature_lineage.models.checkpoint import load_model
+from feature_lineage.models.evaluation import evaluate_model, readable
 from feature_lineage.models.readings import evaluate_plainly, warn_of_reading
 from feature_lineage.store.formats import write_json
 from feature_lineage.store.provenance import provenance

@@ -82,7 +82,7 @@ def compare_transfers(transferred: Mapping[str, Any], own: Mapping[str, Any]) ->
 class Merged(NamedTuple):
     """A merge of two models by one method.
 
-    `state`: its tensors by name; `tensors`: table of `merge.tensor_table`; `corpora`: result of `checkpoint.evaluate_model`
+    `state`: its tensors by name; `tensors`: table of `merge.tensor_table`; `corpora`: result of `evaluation.evaluate_model`
     by corpus; `autoencoder`: result of `evaluation.evaluate_autoencoder` with the autoencoder of the study's merged model.
     """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from feature_lineage.autoencoders.autoencoder import SparseAutoencoder
 from feature_lineage.autoencoders.evaluation import Evaluation
 from feature_lineage.devices import windows_at_once
 from feature_lineage.features.activations import ROW
-from feature_lineage.models.hooks import activations
+from feature_lineage.models.hooks import activations, mask_like
 from feature_lineage.progress import progress
 
 STATISTICS = pa.schema(
@@ -104,3 +104,24 @@ class Statistics:
             self.max,
         ]
         return pa.table(columns, schema=STATISTICS)
+
+
+def paired_activations(
+    bridges: Sequence[Any], hook: str, tokens: np.ndarray, kept: np.ndarray | None = None
+) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Activations of several models for the same token ids [windows, length], some windows at a time, [tokens, n] each.
+
+    Of those alone that are `kept`, bool [windows, length], where it is given.
+    """
+    place = torch.device(bridges[0].cfg.device)
+    width = max(bridge.original_model.config.hidden_size for bridge in bridges)
+    batch = windows_at_once(
+        place, tokens.shape[1], 16 * width
+    )  # an MLP is up to eight times as wide inside, in float64
+    for first in range(0, len(tokens), batch):
+        part = tokens[first : first + batch].astype(np.int64)
+        found = tuple(activations(bridge, hook, part) for bridge in bridges)
+        if kept is not None:
+            mask = mask_like(kept[first : first + batch], found[0])
+            found = tuple(one[mask] for one in found)
+        yield found

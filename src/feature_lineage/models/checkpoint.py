@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors import safe_open
 
 from feature_lineage.uncollected import uncollected
@@ -26,21 +25,18 @@ with uncollected():
     )
     from transformers.utils import logging as transformers_logging
 
-from feature_lineage.devices import windows_at_once
 from feature_lineage.errors import InputError
+from feature_lineage.models.evaluation import longest_window
 from feature_lineage.models.layers import first_layers
 from feature_lineage.models.linked import cached, import_weights, is_import, record_import, verify_model
 from feature_lineage.places import is_path, wrong_folder
-from feature_lineage.progress import logger
 from feature_lineage.store.checksums import digests, seal
 from feature_lineage.store.formats import tensor_metadata, verify_files
 from feature_lineage.store.writing import staged
-from feature_lineage.study.hook_points import POSITIONS
 from feature_lineage.study.published_folders import ADAPTER, adapter_given, only_pickled
 from feature_lineage.study.vocabularies import disagreement, read_vocabulary
 from feature_lineage.text.boundaries import recorded_boundaries
 from feature_lineage.text.tokenizer import load_tokenizer, vocabulary_size
-from feature_lineage.text.windows import PlainWindows, Windows
 
 transformers_logging.disable_progress_bar()
 
@@ -100,18 +96,6 @@ def _reading_after(model: PreTrainedModel, folder: str | Path) -> PreTrainedMode
     recorded = recorded_boundaries(folder)
     model.window_start = None if recorded is None else recorded.window_start
     return model
-
-
-def window_start(model: PreTrainedModel) -> int | None:
-    """The token that a model reads before every window; None where there is none."""
-    return getattr(model, "window_start", None)
-
-
-def with_start(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
-    """Token ids [windows, length] as the model reads them, int64 [windows, length] or, after its window start, [windows, 1 + length]."""
-    if (start := window_start(model)) is None:
-        return ids
-    return torch.cat([ids.new_full((len(ids), 1), start), ids], 1)
 
 
 def check_architecture(path: str | Path, architecture: str) -> None:
@@ -222,52 +206,6 @@ def _finite(tensor: torch.Tensor) -> bool:
     return all(bool(torch.isfinite(part).all()) for part in tensor.flatten().split(1 << 24))
 
 
-def longest_window(model: PreTrainedModel) -> tuple[str, int] | None:
-    """The key of a model's config that bounds what it reads at once, and the tokens that it leaves to a window; None where none does."""
-    config = model.config.get_text_config().to_dict()
-    bounds = [(config[key], key) for key in POSITIONS if isinstance(config.get(key), int) and config[key] > 0]
-    if not bounds:
-        return None
-    most, key = min(bounds)
-    return key, most - (window_start(model) is not None)
-
-
-def readable(model: PreTrainedModel, block: int) -> int:
-    """Tokens of a window to evaluate a model on: `block`, or fewer where it cannot read so many."""
-    if (bound := longest_window(model)) is None or bound[1] >= block:
-        return block
-    key, most = bound
-    logger.info(
-        "%s: evaluated in windows of %d tokens, not %d, as its %s is %d", model.name_or_path, most, block, key, most
-    )
-    return most
-
-
-def check_windows(model: PreTrainedModel, tokens: np.ndarray, key: str = "autoencoder.context") -> None:
-    """Refuse what the model cannot read.
-
-    Args:
-        model: the model.
-        tokens: token ids [windows, length].
-        key: what sets the length, for the message.
-
-    Raises:
-        InputError: the windows are longer than its positions, or hold ids that its embedding has not.
-    """
-    bound = longest_window(model)
-    if bound and tokens.shape[-1] > bound[1]:
-        after = "" if window_start(model) is None else " after tokenizer.window_start"
-        raise InputError(
-            f"model {model.name_or_path}: reads at most {bound[1]} tokens at once{after} ({bound[0]} in its config.json), not "
-            f"{tokens.shape[-1]}; set {key} to at most {bound[1]}"
-        )
-    if tokens.size and (largest := int(tokens.max())) >= (size := model.get_input_embeddings().num_embeddings):
-        raise InputError(
-            f"model {model.name_or_path}: its embedding has {size} tokens, the corpora hold token {largest}; the tokenizer is "
-            "another model's, name this one's own under `tokenizer`"
-        )
-
-
 def save_model(model: PreTrainedModel, tokenizer: str | Path, path: str | Path, record: dict[str, Any]) -> None:
     """Write a Hugging Face checkpoint with the tokenizer's files beside it.
 
@@ -375,31 +313,3 @@ def check_causal(model: PreTrainedModel) -> None:
         raise InputError(
             f"model {name}: this {architecture} reads later tokens when it predicts a token, so it is no causal language model; {KNOWN}"
         )
-
-
-# --- evaluation --------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def evaluate_model(model: PreTrainedModel, windows: Windows | PlainWindows, chosen: np.ndarray) -> dict[str, float]:
-    """Loss (nats per token) and accuracy (share of next tokens predicted right) over chosen windows; sums in float64.
-
-    A window's first token is predicted of none, whether a token stands before the window or not: so many tokens are predicted in either case.
-    """
-    place = next(model.parameters()).device
-    loss, accuracy = (
-        torch.zeros((), dtype=torch.float64, device=place),
-        torch.zeros((), dtype=torch.int64, device=place),
-    )
-    batch = windows_at_once(place, windows.length, model.get_input_embeddings().num_embeddings, on_cpu=32)
-    for first in range(0, len(chosen), batch):
-        tokens = windows[chosen[first : first + batch]]
-        check_windows(model, tokens, "the length of the windows")
-        ids = torch.from_numpy(tokens).to(place)
-        read = with_start(model, ids)
-        logits = model(read).logits[:, read.shape[1] - ids.shape[1] : -1].flatten(0, 1).float()
-        targets = ids[:, 1:].flatten()
-        loss += torch.nn.functional.cross_entropy(logits, targets, reduction="none").sum(dtype=torch.float64)
-        accuracy += (logits.argmax(-1) == targets).sum()
-    predicted = len(chosen) * (windows.length - 1)
-    return {"loss": loss.item() / predicted, "accuracy": accuracy.item() / predicted, "tokens": predicted}

@@ -20,14 +20,8 @@ with uncollected():
 
 from feature_lineage.devices import device, windows_at_once
 from feature_lineage.errors import InputError
-from feature_lineage.models.checkpoint import (
-    check_architecture,
-    check_windows,
-    load_model,
-    longest_window,
-    published_config,
-    with_start,
-)
+from feature_lineage.models.checkpoint import check_architecture, load_model, published_config
+from feature_lineage.models.evaluation import check_windows, longest_window, with_start
 from feature_lineage.models.layers import layers_below
 from feature_lineage.study.hook_points import hook_problem
 from feature_lineage.text.tokenizer import load_tokenizer
@@ -315,10 +309,13 @@ def activation_batches(
                 f"a batch of {batch} windows holds no token that is read; raise autoencoder.batch, or choose more `roles` of the corpora with `messages`"
             )
         masks = [None] * len(parts) if kept is None else kept.reshape(len(parts), -1)
-        yield from (part if mask is None else part[_mask(mask, part)] for part, mask in zip(parts, masks, strict=True))
+        yield from (
+            part if mask is None else part[mask_like(mask, part)] for part, mask in zip(parts, masks, strict=True)
+        )
 
 
-def _mask(kept: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+def mask_like(kept: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    """A mask of a sample's windows as one of their tokens, bool [tokens], on the device of `like`."""
     return torch.from_numpy(kept.ravel()).to(like.device)
 
 
@@ -347,7 +344,7 @@ def next_token_losses(
     left, mask = read.shape[1] - ids.shape[1], None
     if left or kept is not None:
         kept = np.ones(tokens.shape, bool) if kept is None else kept
-        mask = _mask(np.concatenate([np.zeros((len(kept), left), bool), kept], 1), ids)
+        mask = mask_like(np.concatenate([np.zeros((len(kept), left), bool), kept], 1), ids)
     with _hooks:
         logits = bridge.run_with_hooks(read, fwd_hooks=[(hook, _splice(replace, read.shape, mask))] if replace else [])
     return torch.nn.functional.cross_entropy(
@@ -384,27 +381,6 @@ def spliced_losses(
 def vocabulary(bridge: TransformerBridge) -> int:
     """Tokens that the model tells apart: the width of its logits."""
     return bridge.original_model.get_input_embeddings().num_embeddings
-
-
-def paired_activations(
-    bridges: Sequence[TransformerBridge], hook: str, tokens: np.ndarray, kept: np.ndarray | None = None
-) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Activations of several models for the same token ids [windows, length], some windows at a time, [tokens, n] each.
-
-    Of those alone that are `kept`, bool [windows, length], where it is given.
-    """
-    place = torch.device(bridges[0].cfg.device)
-    width = max(bridge.original_model.config.hidden_size for bridge in bridges)
-    batch = windows_at_once(
-        place, tokens.shape[1], 16 * width
-    )  # an MLP is up to eight times as wide inside, in float64
-    for first in range(0, len(tokens), batch):
-        part = tokens[first : first + batch].astype(np.int64)
-        found = tuple(activations(bridge, hook, part) for bridge in bridges)
-        if kept is not None:
-            mask = _mask(kept[first : first + batch], found[0])
-            found = tuple(one[mask] for one in found)
-        yield found
 
 
 def loss_recovered(clean: float, zero: float, spliced: float) -> float:

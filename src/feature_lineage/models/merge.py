@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 from transformers import PreTrainedModel
 
-from feature_lineage.models.checkpoint import evaluate_model, readable
+from feature_lineage.models.evaluation import evaluate_model, readable
 from feature_lineage.models.task_vectors import check_alike
 from feature_lineage.progress import logger, progress
 from feature_lineage.text.windows import Windows

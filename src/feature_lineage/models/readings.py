@@ -11,7 +11,7 @@ from feature_lineage.uncollected import uncollected
 with uncollected():
     from transformers import PreTrainedModel
 
-from feature_lineage.models.checkpoint import evaluate_model, window_start
+from feature_lineage.models.evaluation import evaluate_model, window_start
 from feature_lineage.progress import logger
 from feature_lineage.text.boundaries import Boundaries, recorded_boundaries
 from feature_lineage.text.tokenizer import load_tokenizer

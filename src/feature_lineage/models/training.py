@@ -31,7 +31,8 @@ with uncollected():
 
 from feature_lineage.devices import device
 from feature_lineage.errors import InputError, Stopped
-from feature_lineage.models.checkpoint import check_windows, load_model, with_start
+from feature_lineage.models.checkpoint import load_model
+from feature_lineage.models.evaluation import check_windows, with_start
 from feature_lineage.progress import logger, progress
 from feature_lineage.store.checksums import sha256
 from feature_lineage.store.formats import read_tensors, write_tensors
@@ -59,7 +60,7 @@ _NOT_PREDICTED = -100  # the label that transformers leaves out of a loss
 class _Sequences(Dataset):
     """Chosen windows as what a causal language model is trained on, after its window start where it has one.
 
-    A window's first token is predicted of none, as in `checkpoint.evaluate_model`.
+    A window's first token is predicted of none, as in `evaluation.evaluate_model`.
     """
 
     def __init__(self, windows: Windows, chosen: np.ndarray, model: PreTrainedModel) -> None:
