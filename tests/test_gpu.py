@@ -31,8 +31,8 @@ from feature_lineage.features.collect import collect_features
 from feature_lineage.meaning.logit_effects import weigh_logits
 from feature_lineage.models import checkpoint as language_model
 from feature_lineage.models import hooks as activations
-from feature_lineage.models import read_ahead
 from feature_lineage.models.merge import sweep_merge
+from feature_lineage.models.read_ahead import ReadAhead
 from feature_lineage.text.windows import Windows
 
 HOOK = "blocks.0.mlp.hook_post"
@@ -70,7 +70,7 @@ class Study:
             language_model.save_model(language_model.build_model(architecture, tokenizer, seed), tokenizer, path, {})
         self.loaded = {path: language_model.load_model(path) for path in self.paths}
 
-    def model(self, path):
+    def model(self, path, layers=None):
         return copy.deepcopy(self.loaded[path])
 
 
@@ -172,14 +172,14 @@ def study(tmp_path_factory, tokenizer_dir, write_tokens, architecture, patch):
 @contextmanager
 def gpu(patch):
     """Pretend a GPU, in the thread that reads ahead too."""
-    work = read_ahead.ReadAhead._work
+    work = ReadAhead._work
 
     def pretending(stream):
         with in_this_thread():
             work(stream)
 
     with patch.context() as inner, pretended_gpu(inner) as ledger:
-        inner.setattr(read_ahead.ReadAhead, "_work", pretending)
+        inner.setattr(ReadAhead, "_work", pretending)
         yield ledger
 
 

@@ -203,7 +203,7 @@ def test_imported_model_is_the_published_one_with_the_studys_tokenizer(saved, to
         file.unlink()
     import_model(str(path), tokenizer_dir, tmp_path / "imported", {"digest": "imported"})
     assert same(load_model(tmp_path / "imported"), model)
-    assert read_provenance(tmp_path / "imported" / "model.safetensors")["digest"] == "imported"
+    assert read_provenance(tmp_path / "imported" / "import.json")["digest"] == "imported"
     assert (tmp_path / "imported" / "tokenizer.json").exists()
 
 

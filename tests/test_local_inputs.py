@@ -348,3 +348,145 @@ def test_a_file_that_cannot_be_read_is_named(root, monkeypatch):
     monkeypatch.setattr(Checksums, "of", refuse)
     with pytest.raises(StudyError, match=r"base/config.json: cannot be read \(Permission denied\)"):
         identities(root)
+
+
+# --- checkpoints and adapters in folders -------------------------------------------------------------------
+
+
+def refused(root, models):
+    config = study(root).model_dump(exclude_unset=True) | {"models": models}
+    with pytest.raises(StudyError) as error:
+        LocalInputs(load_study(config), Checksums(root.parent / "checksums.json")).check()
+    first, *lines = str(error.value).splitlines()
+    assert first.startswith("config refused, ")
+    return lines
+
+
+def base(root, **changes):
+    return {"base": {"pretrained": f"{root}/base", "train": ["stories"]} | changes}
+
+
+def adapter(folder, weights="adapter_model.safetensors", **config):
+    folder.mkdir(exist_ok=True)
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4} | config))
+    (folder / weights).write_bytes(b"weights")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["alone", "base"])
+def test_an_adapter_given_as_a_checkpoint_is_told_what_to_write(root, name):
+    """Alone, and inside of a full checkpoint, where it was ignored."""
+    adapter(root / name)
+    (line,) = refused(root, {"tuned": {"pretrained": f"{root}/{name}", "train": ["stories"]}})
+    assert line.startswith(f"  models.tuned.pretrained: found '{root}/{name}', which holds an adapter")
+    assert f"write `models.tuned: {{parent: THAT MODEL, adapter: {root}/{name}}}`" in line
+
+
+def test_pickled_weights_are_told_how_to_convert(root):
+    for file in (root / "base").glob("*.safetensors*"):
+        file.unlink()
+    (root / "base" / "pytorch_model.bin").write_bytes(b"")
+    (line,) = refused(root, base(root))
+    assert f"`feature-lineage convert {root}/base OUT`" in line
+    (root / "base" / "pytorch_model.bin").unlink()
+    (line,) = refused(root, base(root))
+    assert "which has no weights in safetensors" in line
+
+
+ADAPTERS = {
+    "no folder": (lambda folder: None, "no such folder"),
+    "no config": (lambda folder: folder.mkdir(), "which has no adapter_config.json; name the folder"),
+    "pickled": (lambda folder: adapter(folder, "adapter_model.bin"), "`feature-lineage convert "),
+    "no weights": (lambda folder: adapter(folder, "other"), "which has no adapter_model.safetensors"),
+    "other kind": (lambda folder: adapter(folder, peft_type="LOHA"), "of kind LOHA, and only LoRA can be merged"),
+    "a list": (lambda folder: (adapter(folder) / "adapter_config.json").write_text("[]"), "of kind unknown"),
+}
+
+
+@pytest.mark.parametrize(("prepare", "said"), ADAPTERS.values(), ids=ADAPTERS)
+def test_a_folder_that_is_no_adapter_is_refused(root, prepare, said):
+    prepare(root / "lora")
+    (line,) = refused(root, base(root) | {"tuned": {"parent": "base", "adapter": f"{root}/lora"}})
+    assert line.startswith(f"  models.tuned.adapter: found '{root}/lora'") and said in line
+
+
+def test_an_adapter_is_known_by_its_two_files(root):
+    adapter(root / "lora")
+    config = study(root).model_dump(exclude_unset=True)
+    config["models"] = base(root) | {"tuned": {"parent": "base", "adapter": f"{root}/lora"}}
+
+    def identity():
+        inputs = LocalInputs(load_study(config), Checksums(root.parent / "checksums.json"))
+        inputs.check()
+        return inputs.model("tuned")
+
+    found = [identity()]
+    (root / "lora" / "README.md").write_text("Not read.")
+    assert identity() == found[0]
+    (root / "lora" / "adapter_model.safetensors").write_bytes(b"others!")
+    found.append(identity())
+    adapter(root / "lora", lora_alpha=5)
+    found.append(identity())
+    assert len(set(found)) == 3
+    config["models"]["tuned"]["adapter"] = "someone/adapter"
+    assert identity() == "someone/adapter"
+
+
+@pytest.mark.parametrize(("key", "hook"), [("hidden_size", "hook_resid_post"), ("intermediate_size", "mlp.hook_post")])
+def test_a_child_of_another_width_is_refused_naming_both(root, key, hook):
+    shutil.copytree(root / "base", root / "wide")
+    edit(root / "wide" / "config.json", f'"{key}": '.encode(), f'"{key}": 1'.encode())
+    config = json.loads((root / "base" / "config.json").read_text())
+    models = base(root) | {"child": {"pretrained": f"{root}/wide", "parent": "base"}}
+    at = study(root).model_dump(exclude_unset=True) | {"autoencoder": {"hook": f"blocks.0.{hook}"}, "models": models}
+    inputs = LocalInputs(load_study(at), Checksums(root.parent / "checksums.json"))
+    with pytest.raises(StudyError) as error:
+        inputs.check()
+    (_, line) = str(error.value).splitlines()
+    wide, own = json.loads((root / "wide" / "config.json").read_text())[key], config[key]
+    assert line.startswith(
+        f"  models.child.pretrained: found '{root}/wide', whose {key} is {wide:,}, and that of its parent models.base"
+    )
+    assert f"'{root}/base', is {own:,}" in line
+
+
+def test_another_width_that_the_hook_point_does_not_have_is_fine(root):
+    shutil.copytree(root / "base", root / "wide")
+    edit(root / "wide" / "config.json", b'"intermediate_size": ', b'"intermediate_size": 1')
+    models = base(root) | {"child": {"pretrained": f"{root}/wide", "parent": "base"}}
+    at = study(root).model_dump(exclude_unset=True) | {"autoencoder": {"hook": "blocks.0.hook_resid_post"}}
+    LocalInputs(load_study(at | {"models": models}), Checksums(root.parent / "checksums.json")).check()
+
+
+# --- links to what is gone ---------------------------------------------------------------------------------
+
+
+def test_links_that_lead_nowhere_are_mended_or_named(root, tmp_path):
+    """To the same weights elsewhere they are led; to others, or of a model that is none, they are removed; of the hub they are named."""
+    folder = tmp_path / "models" / "base"
+    folder.mkdir(parents=True)
+    link, weights = folder / "model.safetensors", root / "base" / "model.safetensors"
+    weights.write_bytes(b"weights")
+    digest = Checksums(tmp_path / "checksums.json").of([weights])[0]
+
+    def follow(pretrained, known):
+        link.unlink(missing_ok=True)
+        link.symlink_to("/nowhere/model.safetensors")
+        os.utime(link, (1e9, 1e9), follow_symlinks=False)
+        record = {"pretrained": "someone/model", "files": {"model.safetensors": {"sha256": known}}}
+        (folder / "import.json").write_text(json.dumps(record))
+        config = study(root).model_dump(exclude_unset=True)
+        config["models"]["base"]["pretrained"] = pretrained
+        LocalInputs(load_study(config), Checksums(tmp_path / "checksums.json")).follow(tmp_path / "models")
+
+    follow(f"{root}/base", digest)
+    assert link.readlink() == weights.resolve() and link.lstat().st_mtime == 1e9
+    follow(f"{root}/base", "0" * 64)
+    assert not link.is_symlink()
+    follow("someone/other", digest)
+    assert not link.is_symlink()
+    with pytest.raises(
+        StudyError, match=r"models\.base\.pretrained: the weights of 'someone/model' are gone from /nowhere/"
+    ):
+        follow("someone/model", digest)
+    assert link.is_symlink()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from feature_lineage.study.loading import load_study
@@ -142,6 +144,23 @@ def test_a_base_of_another_architecture_is_refused():
     }
     with pytest.raises(StudyError, match=r"models.m.parents.*models of one architecture"):
         study(**of, small=trained, m=merge("a", "b", method="ties", base="small"))
+
+
+@pytest.mark.parametrize(("what", "value"), [("vocab_size", 514), ("hidden_size", 32), ("tie_word_embeddings", True)])
+@pytest.mark.parametrize("odd", ["a", "b", "base"])
+def test_checkpoints_on_disk_of_other_shapes_are_refused_before_anything_runs(tmp_path, what, value, odd):
+    plain = {"model_type": "llama", "vocab_size": 512, "hidden_size": 64, "tie_word_embeddings": False}
+    models = {}
+    for name in ("base", "a", "b"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(plain | ({what: value} if name == odd else {})))
+        models[name] = {"pretrained": str(folder)} | ({"train": ["prose"]} if name == "base" else {"parent": "base"})
+    with pytest.raises(StudyError) as error:
+        study(**models, tuned={"parent": "b", "train": ["code"]}, m=merge("a", "tuned", method="ties"))
+    second = "tuned" if odd != "base" else "base"
+    (said,) = [line for line in str(error.value).splitlines() if "models.m.parents" in line]
+    assert f"{what} is " in said and "in models.a" in said and f"in models.{second}" in said
 
 
 def test_the_example_of_three_loads(project):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from autoencoders import VARIANTS, sample, weights_of
 from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
@@ -20,6 +21,9 @@ from feature_lineage.autoencoders.autoencoder import load_autoencoder, save_auto
 from feature_lineage.models.checkpoint import build_model, load_model, save_model
 from feature_lineage.models.merge import angles, merge_states
 from feature_lineage.models.task_vectors import Recipe, dropped, merge_any_number
+from feature_lineage.study.loading import load_study
+from feature_lineage.study.mergekit import models_from_mergekit
+from feature_lineage.study.plan import Plan
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / ".venv-peers" / "bin"
@@ -153,8 +157,16 @@ def test_mergekit_merges_three_to_the_same_weights(tmp_path, tokenizer_dir, meth
     (tmp_path / "merge.yaml").write_text(json.dumps(config))
     run(PEERS / "mergekit-yaml", tmp_path / "merge.yaml", tmp_path / "theirs")
     *parents, base = (load_model(tmp_path / f"m{seed}") for seed in range(4))
-    names = {"model": "m", "parents": ["a", "b", "c"], "base": "d" if of_base else None}
-    merge_any_number(parents, Recipe(method=method, seed=0, **given, **names), base if of_base else None)
+    # What mergekit has written down of its merge, read as a study.
+    written = yaml.safe_load(models_from_mergekit(tmp_path / "theirs", "text"))
+    study = load_study(
+        {"study": "s", "corpora": {"text": {"files": "a.txt"}}, "tokenizer": {"pretrained": "a/b"}} | written
+    )
+    found = Plan(study).recipe("theirs")
+    names = {"model": "theirs", "parents": ["m0", "m1", "m2"], "base": "m3" if of_base else None}
+    asked = {"method": method, "seed": 0} | given | names
+    assert found == asked | ({} if of_base else {"density": found["density"], "normalize": True})
+    merge_any_number(parents, Recipe(**found), base if of_base else None)
     theirs = {k: v for file in (tmp_path / "theirs").glob("*.safetensors") for k, v in load_file(file).items()}
     ours = parents[0].state_dict()
     assert set(theirs) == set(ours)

@@ -123,7 +123,8 @@ AUTOENCODER = ("train_autoencoder", "evaluate_autoencoder", "collect_features")
 )
 def test_a_larger_study_asks_for_more(steps, block, key, factor, what):
     shorter = {"l1_warmup_steps": 0} if block == "autoencoder" else {}  # larger batches are fewer steps
-    larger = study(**{block: shorter | {key: getattr(getattr(DEMO, block), key) * factor}})
+    value = DEMO.context if key == "context" else getattr(getattr(DEMO, block), key)
+    larger = study(**{block: shorter | {key: value * factor}})
     for step in steps:
         less, more = request(DEMO, step), request(larger, step)
         assert what == "runtime" or more.mem_mb > less.mem_mb, step

@@ -141,7 +141,9 @@ def test_pickled_weights_are_not_loaded(checkpoint, mark):
     torch.save(Evil(mark), checkpoint / "pytorch_model.bin")
     published_model(checkpoint)  # the others are there
     (checkpoint / "model.safetensors").unlink()
-    with pytest.raises(InputError, match=r"published: cannot be loaded .*safetensors"):
+    with pytest.raises(
+        InputError, match=r"published: cannot be loaded, its weights are in pytorch_model.bin.*feature-lineage convert"
+    ):
         published_model(checkpoint)
 
 

@@ -21,7 +21,7 @@ import yaml
 import zstandard
 
 from feature_lineage.errors import InputError
-from feature_lineage.study import keys
+from feature_lineage.study import texts
 from feature_lineage.study.loading import load_study
 from feature_lineage.study.types import StudyError
 from feature_lineage.text import files, json_rows, tables
@@ -116,7 +116,7 @@ def test_a_byte_order_mark_is_no_text(tmp_path, pack):
 
 
 def test_every_suffix_of_a_table_was_tried():
-    assert keys.TABLES == TABLES
+    assert texts.TABLES == TABLES
     assert {name[name.rindex(".") :].lower() for name in TABLE} | {".parquet"} == set(TABLES)
 
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from feature_lineage.study import keys as keys_module
-from feature_lineage.study import measures
+from feature_lineage.study import measures, texts
 from feature_lineage.study import study as module
 from feature_lineage.study.loading import load_study
 from feature_lineage.study.reference import main as write_docs
@@ -206,7 +206,7 @@ def test_defaults_of_autoencoder_and_flow_are_the_papers(study):
         "hook": "blocks.0.mlp.hook_post",
         "expansion": 16,
         "tokens": 15_000_000,
-        "context": 24,
+        "context": None,
         "batch": 128,
         "lr": 1e-4,
         "l1": 3e-4,
@@ -215,7 +215,7 @@ def test_defaults_of_autoencoder_and_flow_are_the_papers(study):
         "init": "kaiming",
         "resampling": {"at": [0.2, 0.4, 0.6, 0.8], "silent": 0.1, "pool_tokens": 819_200},
     }
-    assert papers.items() <= study.autoencoder.model_dump().items()
+    assert papers.items() <= study.autoencoder.model_dump().items()  # the context follows from the models
     assert (study.flow.tokens, study.flow.threshold) == (3_000_000, 0.8)
     merge = load_study(changed("models.luastories", {"parents": ["lua", "stories"]})).models["luastories"].merge
     assert (merge.method, merge.t) == ("slerp", "equilibrium")
@@ -289,14 +289,12 @@ def test_every_key_is_described(block):
 
 def test_reference_has_every_key_of_every_block():
     pages = {part.split("\n", 1)[0]: part for part in reference().split("\n## ")[1:]}
-    blocks = vars(keys_module) | vars(measures) | vars(module)
+    blocks = vars(texts) | vars(keys_module) | vars(measures) | vars(module)
     for name, page in pages.items():
         assert [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")] == list(
             blocks[name].model_fields
         )
-    kinds = [
-        kind for table in (keys_module.CORPORA, keys_module.TOKENIZERS, keys_module.MODELS) for kind in table.values()
-    ]
+    kinds = [kind for table in (texts.CORPORA, texts.TOKENIZERS, keys_module.MODELS) for kind in table.values()]
     assert {kind.__name__ for kind in kinds} <= set(pages)
 
 
@@ -378,7 +376,7 @@ BAD = [
     ("autoencoder.hook", "mlp", "autoencoder.hook", "'mlp'", "did you mean blocks.0.mlp.hook_out?"),
     ("autoencoder.hook", "blocks.1.hook", "autoencoder.hook", "'blocks.1.hook'", "the model has 1 layer, blocks.0"),
     ("autoencoder.seeds", [0, 0], "autoencoder.seeds", "[0, 0]", "each seed once"),
-    ("autoencoder.tokens", 5, "autoencoder.tokens", "5", "at least one batch of 3072"),
+    ("autoencoder.tokens", 5, "autoencoder.tokens", "5", "at least one batch of 16384"),
     ("autoencoder.context", 4096, "autoencoder.context", "4096", "max_position_embeddings (2048)"),
     ("autoencoder.resampling.silence", 0.1, "autoencoder.resampling.silence", "0.1", "did you mean silent?"),
     ("autoencoder.resampling.steps", [600], "autoencoder.resampling.steps", "[600]", "now at, in shares of the run"),
@@ -390,9 +388,9 @@ BAD = [
         {"tokens": 40_000, "resampling": {"at": [0.97], "silent": 0.97}},
         "autoencoder.resampling.silent",
         "0.97",
-        "before the last of the run's 13 steps",
+        "before the last of the run's 2 steps",
     ),
-    ("autoencoder.l1_warmup_steps", 4882, "autoencoder.l1_warmup_steps", "4882", "fewer than the run's 4,882 steps"),
+    ("autoencoder.l1_warmup_steps", 4882, "autoencoder.l1_warmup_steps", "4882", "fewer than the run's 915 steps"),
     (
         "models.lua.training",
         {"tokens": 64_000},
@@ -403,7 +401,7 @@ BAD = [
     ("flow.threshold", 1, "flow.threshold", "1", "less than 1"),
     ("flow.floor", 0.9, "flow", "floor", "floor (0.9) must not exceed threshold (0.8)"),
     ("flow.corpora", ["latin"], "flow.corpora", "'latin'", "a corpus of this study"),
-    ("flow.tokens", 10, "flow.tokens", "10", "two blocks of 24"),
+    ("flow.tokens", 10, "flow.tokens", "10", "two blocks of 128"),
     (
         "interpretation",
         {"model": "m", "completion_price": 0},
@@ -495,3 +493,52 @@ def test_what_looks_like_a_key_is_refused_wherever_it_stands_and_not_shown(key, 
     assert "looks like a key" in said and "HF_TOKEN" in said
     assert KEY not in said and "secret0123" not in said and "hf_0123" not in said
     assert (key in said) == (key != KEY)
+
+
+# --- length of the blocks ----------------------------------------------------------------------------------
+
+
+def one_layer(**changes):
+    return {"train": ["prose"], "architecture": changes, "training": {"block": 16}}
+
+
+def context_of(models, tokenizer=None, **autoencoder):
+    corpora = {"prose": {"files": "prose.txt"}}
+    block = {"study": "x", "corpora": corpora, "tokenizer": tokenizer or {"train": ["prose"]}, "models": models}
+    return load_study(block | {"autoencoder": autoencoder}).context
+
+
+def test_the_papers_model_is_read_in_the_papers_blocks():
+    assert context_of({"a": one_layer(), "b": one_layer(), "c": {"parent": "a", "train": ["prose"]}}) == 24
+    assert context_of({"a": one_layer(max_position_embeddings=16)}, batch=1) == 16
+
+
+def test_deeper_and_published_models_are_read_in_longer_blocks(tmp_path):
+    assert context_of({"a": one_layer(num_hidden_layers=2)}) == 128
+    assert context_of({"a": one_layer(num_hidden_layers=2), "b": one_layer()}) == 128
+    assert context_of({"a": one_layer(num_hidden_layers=2, max_position_embeddings=100)}) == 100
+    hub = {"pretrained": "owner/name"}
+    assert context_of({"a": hub | {"train": ["prose"]}}, hub) == 128
+    for name, config in (("long", {"max_position_embeddings": 512}), ("short", {"text_config": {"n_positions": 64}})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    long, short = ({"pretrained": str(tmp_path / name)} for name in ("long", "short"))
+    assert context_of({"a": long | {"train": ["prose"]}}, hub) == 128
+    lineage = {"a": long | {"train": ["prose"]}, "b": short | {"parent": "a"}}
+    assert context_of(lineage, hub) == 63  # a token may stand before every window
+    assert context_of(lineage, hub | {"window_start": "none"}) == 64
+
+
+def test_a_length_that_is_written_holds():
+    assert context_of({"a": one_layer(num_hidden_layers=2)}, context=32) == 32
+    study = load_study(
+        {
+            "study": "x",
+            "corpora": {"prose": {"files": "p.txt"}},
+            "tokenizer": {"train": ["prose"]},
+            "models": {"a": one_layer()},
+        }
+    )
+    assert study.autoencoder.context is None
+    assert study.autoencoder_options()["context"] == study.context == 24
+    assert "seeds" not in study.autoencoder_options()

@@ -7,9 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from feature_lineage.errors import InputError
 from feature_lineage.models import task_vectors
+from feature_lineage.models.checkpoint import load_model
 from feature_lineage.models.task_vectors import (
     PAIRS,
     Recipe,
@@ -20,6 +22,9 @@ from feature_lineage.models.task_vectors import (
     trimmed,
     weighted_mean,
 )
+from feature_lineage.study.loading import load_study
+from feature_lineage.study.plan import Plan
+from feature_lineage.text.tokenizer import load_tokenizer
 
 SHAPES = [(7,), (33, 17), (4, 5, 6), (1,)]
 
@@ -243,3 +248,36 @@ def test_a_base_that_is_not_finite_is_refused(tiny_model, value):
         models[2].lm_head.weight[0, 0] = value
     with pytest.raises(InputError, match=r"lm_head.weight of models/2 holds NaN or infinity"):
         merge_any_number(models[:2], recipe(parents=["a", "b"]), models[2])
+
+
+def test_both_fine_tunes_of_a_trained_model_over_their_base(trained_checkpoints):
+    """A TIES merge predicts each fine-tune's own text better than the base does, and a tied embedding is merged once."""
+    names = ["stories260k-python", "stories260k-lua", "stories260k"]
+    *parents, base = (load_model(trained_checkpoints / name) for name in names)
+    start, *before = states([base, *parents])
+    given = recipe(parents=["python", "lua"], density=[0.2, 0.2], base="base")
+    table = merge_any_number(parents, given, base)
+    merged = parents[0].state_dict()
+    for name in ("model.embed_tokens.weight", "model.layers.3.mlp.up_proj.weight", "model.norm.weight"):
+        expected = by_loop(start[name], [state[name] for state in before], [1, 1], [0.2, 0.2])
+        np.testing.assert_allclose(merged[name], expected, rtol=1e-5, atol=1e-5)
+    assert merged["lm_head.weight"].data_ptr() == merged["model.embed_tokens.weight"].data_ptr()
+    rows = table.to_pylist()
+    assert len({row["tensor"] for row in rows}) == len(rows) == len(merged) - 1
+    assert all(0 < row["cosine"] < 1 for row in rows if row["tensor"].endswith("up_proj.weight")), "both learned code"
+    code = "def main(argv):\n    for name in argv:\n        print(name)\n    return 0\n"
+    ids = torch.tensor([load_tokenizer(trained_checkpoints / "stories260k")(code)["input_ids"]])
+    with torch.no_grad():
+        loss = [float(model(ids, labels=ids).loss) for model in (parents[0], base)]
+    assert loss[0] < loss[1]
+
+
+def test_the_example_of_three_is_merged_at_small_size(project, tiny_model):
+    study = load_study(yaml.safe_load((project / "config" / "examples" / "ties-of-three.yaml").read_text()))
+    (name,) = Plan(study).merged
+    base, *models = family(tiny_model, 4)
+    start, *before = states([base, *models])
+    merge_any_number(models, Recipe(**Plan(study).recipe(name)), base)
+    for key, tensor in models[0].state_dict().items():
+        expected = by_loop(start[key], [state[key] for state in before], [1] * 3, [0.2] * 3)
+        np.testing.assert_allclose(tensor, expected, rtol=1e-5, atol=1e-5, err_msg=key)

@@ -171,3 +171,129 @@ def test_documents_replaced_by_older_ones_are_read(bare, tmp_path):
     (place.root / "data" / "prose.jsonl").unlink()
     run = place.snakemake("-n", *targets)
     assert run.refused() and "data/prose.jsonl" in run.output, run
+
+
+# --- an import is a link -----------------------------------------------------------------------------------
+
+CHECKED = "results/tiny/models/base/hook.json"  # which reads the weights
+
+
+@pytest.fixture(scope="module")
+def linked(tmp_path_factory, imported, tokenizer_dir, architecture) -> Workplace:
+    """The same with a checkpoint in one file, older than all results; imported, and read at its hook point."""
+    from feature_lineage.models.checkpoint import build_model
+
+    root = shared(tmp_path_factory, "linked")
+    place = Workplace(root, imported.config)
+    with FileLock(f"{root}.lock"):
+        if not root.exists():
+            imported.copy(root)
+            shutil.rmtree(root / "published" / "base")
+            build_model(architecture, tokenizer_dir, 0).save_pretrained(root / "published" / "base")
+            os.utime(root / "published" / "base" / "model.safetensors", (1e9, 1e9))
+            run = place.snakemake("-c2", CHECKED)
+            assert run.code == 0, run
+    return place
+
+
+@pytest.fixture
+def link(linked, tmp_path) -> Workplace:
+    """A copy with weights of its own."""
+    place = linked.copy(tmp_path / "place")
+    weights = place.results / "models" / "base" / "model.safetensors"
+    assert weights.is_symlink() and weights.readlink() == linked.root / "published/base/model.safetensors"
+    status = weights.lstat()
+    weights.unlink()
+    weights.symlink_to(place.root / "published" / "base" / "model.safetensors")
+    os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=False)
+    return place
+
+
+def source(place):
+    return place.root / "published" / "base" / "model.safetensors"
+
+
+def test_a_link_is_up_to_date_and_its_source_may_be_touched_or_moved(link):
+    assert link.plan(CHECKED) == {}
+    os.utime(source(link))
+    assert link.plan(CHECKED) == {}
+    source(link).parent.rename(link.root / "elsewhere")
+    link.config["models"]["base"]["pretrained"] = "elsewhere"
+    assert link.plan(CHECKED) == {}
+    weights = link.results / "models" / "base" / "model.safetensors"
+    assert weights.readlink() == link.root / "elsewhere" / "model.safetensors"
+
+
+def test_an_import_that_is_forced_or_removed_leaves_the_source(link):
+    before = source(link).stat()
+    run = link.snakemake("-c2", CHECKED, "--forcerun", "import_model")
+    assert run.code == 0, run
+    run = link.snakemake("-c2", CHECKED, "--delete-all-output")
+    assert run.code == 0 and not (link.results / "models" / "base" / "model.safetensors").is_symlink(), run
+    shutil.rmtree(link.results / "models")
+    after = source(link).stat()
+    assert (before.st_size, before.st_mtime_ns, before.st_ino) == (after.st_size, after.st_mtime_ns, after.st_ino)
+
+
+def test_a_source_that_is_replaced_is_imported_again(link):
+    from safetensors.torch import load_file, save_file
+
+    tensors = {name: tensor + 1 for name, tensor in load_file(source(link)).items()}
+    save_file(tensors, source(link), {"format": "pt"})
+    os.utime(source(link), (1e9, 1e9))
+    assert set(link.plan(CHECKED)) == {"import_model base", "check_hook base"}
+    run = link.snakemake("-c2", CHECKED)
+    assert run.code == 0, run
+    assert link.plan(CHECKED) == {}
+
+
+def test_a_source_that_is_gone_is_named_with_the_remedy(link):
+    """Once, with the weights alone gone, Snakemake could not tell a time stamp."""
+    source(link).unlink()
+    run = link.snakemake("-n", CHECKED)
+    assert run.refused(), run
+    assert (
+        "models.base.pretrained: found 'published/base', which has no weights in safetensors; put them back"
+        in run.output
+    )
+    shutil.rmtree(source(link).parent)
+    run = link.snakemake("-n", CHECKED)
+    assert run.refused() and "models.base.pretrained: found 'published/base', no such folder" in run.output, run
+
+
+def test_a_source_that_goes_while_the_study_runs_is_named(link):
+    """Once the message was that of a missing file of the results."""
+    job = "    with job(smk.log[0]):\n"
+    link.edit("workflow/scripts/check_hook.py", job, f"{job}        Path({str(source(link))!r}).unlink()\n")
+    run = link.snakemake("-c2", CHECKED)
+    assert run.refused() and f"{source(link)}: these weights of " in run.output, run
+
+
+# --- adapters ----------------------------------------------------------------------------------------------
+
+
+def test_an_adapter_is_merged_and_reruns_when_it_is_replaced(link):
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoModelForCausalLM
+
+    folder = link.root / "published" / "adapter"
+    model = AutoModelForCausalLM.from_pretrained(source(link).parent)
+    get_peft_model(model, LoraConfig(r=2, target_modules=["v_proj"])).save_pretrained(folder)
+    link.config["models"]["tuned"] = {"parent": "base", "adapter": "published/adapter"}
+    target = "results/tiny/models/tuned/hook.json"
+    run = link.snakemake("-c2", target)
+    assert run.code == 0, run
+    assert link.plan(target) == {}
+    file = folder / "adapter_model.safetensors"
+    save_file({name: torch.ones_like(tensor) for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    os.utime(file, (1e9, 1e9))
+    assert set(link.plan(target)) == {"import_adapter tuned", "check_hook tuned"}
+    (folder / "adapter_config.json").unlink()
+    run = link.snakemake("-n", target)
+    assert run.refused(), run
+    assert (
+        "models.tuned.adapter: found 'published/adapter', which has no adapter_config.json; name the folder"
+        in run.output
+    )

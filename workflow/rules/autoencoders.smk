@@ -28,7 +28,7 @@ rule train_autoencoder:
         seed=lambda w: study.autoencoder_seed(w.model, int(w.seed)),
         threads=study.threads,
         corpora=lambda w: study.seen_corpora(w.model),
-        autoencoder=study.autoencoder.model_dump(exclude={"seeds"}),
+        autoencoder=study.autoencoder_options(),
         code=code("train_autoencoder"),
     script:
         "../scripts/train_autoencoder.py"
@@ -55,7 +55,7 @@ rule evaluate_autoencoder:
         threads=study.threads,
         corpora=lambda w: study.seen_corpora(w.model),
         hook=study.autoencoder.hook,
-        context=study.autoencoder.context,
+        context=study.context,
         evaluation_tokens=study.evaluation_tokens,
         l0=study.autoencoder.l0,
         # What the dictionary of an untrained model shows is a finding, as with one that reads another model.

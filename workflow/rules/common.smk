@@ -9,7 +9,7 @@ from feature_lineage.jobs.fingerprint import fingerprint
 from feature_lineage.study.local_inputs import Checksums, LocalInputs, named_files
 from feature_lineage.places import on_disk
 from feature_lineage.jobs.resources import ON_GPU, request
-from feature_lineage.study.keys import TrainedTokenizer
+from feature_lineage.study.texts import TrainedTokenizer
 from feature_lineage.study.loading import each_key_once, load_study
 from feature_lineage.study.plan import Plan, places
 from feature_lineage.study.types import NAME_PATTERN, StudyError
@@ -22,6 +22,7 @@ try:
     inputs = LocalInputs(study, Checksums(".snakemake/checksums.json", logger.info))
     if workflow.is_main_process:
         inputs.check()
+        inputs.follow(os.path.join("results", study.study, "models"))
 except StudyError as error:
     files = ", ".join(map(os.path.relpath, workflow.overwrite_configfiles))
     hint = f"\n(read from {files}; a target goes before --configfile, which takes all that follows)"

@@ -321,7 +321,7 @@ use rule train_autoencoder as train_started with:
     params:
         seed=lambda w: study.autoencoder_seed(w.child, int(w.seed)),
         corpora=lambda w: study.seen_corpora(w.child),
-        autoencoder=study.autoencoder.model_dump(exclude={"seeds"}) | {"init": "parent"},
+        autoencoder=study.autoencoder_options() | {"init": "parent"},
 
 
 use rule evaluate_autoencoder as evaluate_started with:

@@ -81,6 +81,7 @@ rule import_model:
         tokenizer_config="<results>/tokenizer/tokenizer_config.json",
     output:
         expand("<results>/models/{{model}}/{file}", file=CHECKPOINT),
+        record="<results>/models/{model}/import.json",
     log:
         "<logs>/import_model/{model}.log",
     benchmark:
@@ -98,9 +99,42 @@ rule import_model:
         source=lambda w, input: on_disk(study.models[w.model].pretrained),
         identity=model_identity,
         revision=lambda w: study.models[w.model].revision,
+        dtype=lambda w: study.models[w.model].dtype,
         code=code("import_model"),
     script:
         "../scripts/import_model.py"
+
+
+rule import_adapter:
+    input:
+        planned(model_identity),
+        parent=parent_files,
+        tokenizer="<results>/tokenizer/tokenizer.json",
+        tokenizer_config="<results>/tokenizer/tokenizer_config.json",
+    output:
+        expand("<results>/models/{{model}}/{file}", file=CHECKPOINT),
+    log:
+        "<logs>/import_adapter/{model}.log",
+    benchmark:
+        "<benchmarks>/import_adapter/{model}.tsv"
+    wildcard_constraints:
+        model=one_of(plan.adapted),
+    priority: 1
+    conda:
+        CONDA
+    threads: 1
+    resources:
+        **needs("import_adapter"),
+    params:
+        # As with imports, the identity triggers a rerun, and the path does not.
+        source=lambda w, input: on_disk(study.models[w.model].adapter),
+        identity=model_identity,
+        revision=lambda w: study.models[w.model].revision,
+        parent=lambda w, input: study.parents(w.model)[0],
+        trained_on=lambda w, input: plan.source(study.parents(w.model)[0]),
+        code=code("import_adapter"),
+    script:
+        "../scripts/import_adapter.py"
 
 
 # Of a published model, what it gives at the hook point is known once it is there. Then it is checked, before corpora are built and
@@ -125,7 +159,7 @@ rule check_hook:
     params:
         threads=study.threads,
         hook=study.autoencoder.hook,
-        context=study.autoencoder.context,
+        context=study.context,
         code=code("check_hook"),
     script:
         "../scripts/check_hook.py"

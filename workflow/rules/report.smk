@@ -274,10 +274,10 @@ rule write_report:
         images=images,
         tensors=expand("<results>/models/{model}/tensors.parquet", model=plan.merged),
         curves=expand("<results>/models/{model}/training.parquet", model=plan.trained),
-        imported=expand(
-            "<results>/models/{model}/model.safetensors",
-            model=[*plan.imported, *plan.adapted],
-        ),
+        imported=[
+            *expand("<results>/models/{model}/import.json", model=plan.imported),
+            *expand("<results>/models/{model}/model.safetensors", model=plan.adapted),
+        ],
         documents=expand(
             "<results>/corpora/{corpus}/train.parquet", corpus=study.read_corpora()
         ),

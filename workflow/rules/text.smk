@@ -126,7 +126,7 @@ rule sample_windows:
         seed=study.seed,
         corpora=study.flow_corpora(),
         tokens=study.flow.tokens,
-        context=study.autoencoder.context,
+        context=study.context,
         code=code("sample_windows"),
     script:
         "../scripts/sample_windows.py"

@@ -11,7 +11,7 @@ from feature_lineage.store.provenance import provenance
 def main(smk: Any) -> None:
     with job(smk.log[0]):
         sample = read_tensors(smk.input.sample)
-        document, corpus = number_documents(sample["corpus"], sample["document"])
+        document, corpus = number_documents(sample["corpus"], sample["document"], sample.get("kept"))
         table = bootstrap_flow(
             smk.input.parent,
             smk.input.child,

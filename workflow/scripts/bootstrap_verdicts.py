@@ -17,7 +17,7 @@ def main(smk: Any) -> None:
     with job(smk.log[0]):
         given, params = smk.input, smk.params
         sample = read_tensors(given.sample)
-        document, corpus = number_documents(sample["corpus"], sample["document"])
+        document, corpus = number_documents(sample["corpus"], sample["document"], sample.get("kept"))
         half = ~judged_documents(document, corpus)
         held_out = np.zeros((len(corpus), params.replicates), np.int64)
         held_out[half] = sample_documents(corpus[half], params.replicates, params.seed)

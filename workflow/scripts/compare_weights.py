@@ -6,7 +6,8 @@ import pyarrow as pa
 
 from feature_lineage.jobs.job import job
 from feature_lineage.models.distance import WEIGHTS, compare_weights
-from feature_lineage.store.formats import read_tensors, write_table
+from feature_lineage.models.linked import read_weights
+from feature_lineage.store.formats import write_table
 from feature_lineage.store.provenance import provenance
 
 
@@ -14,7 +15,7 @@ def main(smk: Any) -> None:
     with job(smk.log[0]):
         rows = []
         for (parent, child), *files in zip(smk.params.pairs, smk.input.parents, smk.input.children, strict=True):
-            found = compare_weights(*map(read_tensors, files), smk.params.hook)
+            found = compare_weights(*map(read_weights, files), smk.params.hook)
             rows.append({"parent": parent, "child": child} | found)
         table = pa.Table.from_pylist(rows, WEIGHTS)
         write_table(smk.output.weights, table, WEIGHTS, provenance(smk.input, smk.params))

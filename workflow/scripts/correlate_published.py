@@ -11,17 +11,19 @@ from feature_lineage.features.activations import read_activations
 from feature_lineage.jobs.job import job
 from feature_lineage.store.formats import read_table, read_tensors, write_table
 from feature_lineage.store.provenance import provenance
+from feature_lineage.text.sample import kept_tokens
 from feature_lineage.text.tokenizer import load_tokenizer
 
 
 def main(smk: Any) -> None:
     with job(smk.log[0]):
+        sample = read_tensors(smk.input.sample)
         tokenizer = load_tokenizer(Path(smk.input.tokenizer).parent)
         rows = correlate_published(
             without_dead(read_activations(smk.input.parent), smk.params.min_active),
             without_dead(read_activations(smk.input.child), smk.params.min_active),
             read_table(smk.input.correlations),
-            string_numbers(read_tensors(smk.input.sample)["tokens"], tokenizer),
+            string_numbers(sample["tokens"][kept_tokens(sample)], tokenizer),
             smk.params.threshold,
         )
         table = pa.Table.from_pylist([smk.params.edge | row for row in rows], AS_PUBLISHED)

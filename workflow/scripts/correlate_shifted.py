@@ -22,6 +22,7 @@ def main(smk: Any) -> None:
             offsets(smk.params.seed),
             smk.params.threshold,
             smk.params.min_active,
+            sample.get("kept"),
         )
         table = pa.Table.from_pylist([smk.params.edge | row for row in rows], NULL)
         write_table(smk.output.null, table, NULL, provenance(smk.input, smk.params))

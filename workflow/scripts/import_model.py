@@ -11,8 +11,8 @@ from feature_lineage.store.provenance import provenance
 def main(smk: Any) -> None:
     with job(smk.log[0]):
         record = provenance(smk.input, smk.params)
-        output = Path(smk.output[0]).parent
-        import_model(smk.params.source, Path(smk.input.tokenizer).parent, output, record, smk.params.revision)
+        output, params = Path(smk.output.record).parent, smk.params
+        import_model(params.source, Path(smk.input.tokenizer).parent, output, record, params.revision, params.dtype)
 
 
 if __name__ == "__main__":

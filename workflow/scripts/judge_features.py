@@ -23,7 +23,7 @@ def main(smk: Any) -> None:
     with job(smk.log[0]):
         given, params = smk.input, smk.params
         sample = read_tensors(given.sample)
-        document, corpus = number_documents(sample["corpus"], sample["document"])
+        document, corpus = number_documents(sample["corpus"], sample["document"], sample.get("kept"))
         cosines = list(map(read_json, given.cosines))
         stable: list[Stable | None] = [None] * len(given.own)
         for place, (path, found) in enumerate(zip(given.stability, cosines, strict=True)):

@@ -14,7 +14,7 @@ def main(smk: Any) -> None:
     with job(smk.log[0]):
         given, params = smk.input, smk.params
         sample = read_tensors(given.sample)
-        document, corpus = number_documents(sample["corpus"], sample["document"])
+        document, corpus = number_documents(sample["corpus"], sample["document"], sample.get("kept"))
         dictionaries = {}
         for seed, *files in zip(params.seeds, given.activations, given.statistics, given.weights, strict=True):
             activations, statistics, weights = files

@@ -18,7 +18,8 @@ def main(smk: Any) -> None:
     with job(smk.log[0]):
         torch.set_num_threads(smk.params.threads)
         first, second = (
-            load_model(Path(files[0]).parent).to(device()) for files in (smk.input.first, smk.input.second)
+            load_model(Path(files[0]).parent, torch.float32).to(device())
+            for files in (smk.input.first, smk.input.second)
         )
         table = sweep_merge(
             first,

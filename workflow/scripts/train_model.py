@@ -24,7 +24,7 @@ def main(smk: Any) -> None:
         if smk.params.architecture:
             model = build_model(smk.params.architecture, tokenizer, smk.params.seed)
         else:
-            model = load_model(Path(smk.input.parent[0]).parent)
+            model = load_model(Path(smk.input.parent[0]).parent, torch.float32)
         checkpoints = checkpoint_folder(output, record)
         data = Data(
             token_directories(smk.params.train, smk.input.train),

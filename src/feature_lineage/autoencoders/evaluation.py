@@ -99,8 +99,9 @@ def evaluate_autoencoder(
             sums = {kind: torch.zeros((), dtype=torch.float64, device=place) for kind in ("clean", "spliced", "zero")}
             for first in range(0, len(part), batch):
                 ids = windows[part[first : first + batch]]
+                kept = windows.kept(ids)
                 for kind, replace in (("clean", None), ("spliced", splice), ("zero", torch.zeros_like)):
-                    sums[kind] += next_token_losses(bridge, hook, ids, replace).sum(dtype=torch.float64)
+                    sums[kind] += next_token_losses(bridge, hook, ids, replace, kept).sum(dtype=torch.float64)
                 bar.update(ids.size)
             counts[corpus] = len(part) * (context - 1)
             losses[corpus] = {kind: float(value) for kind, value in sums.items()}

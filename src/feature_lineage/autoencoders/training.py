@@ -353,10 +353,11 @@ def _loss_recovered(bridge: Any, hook: str, windows: Windows) -> Callable[[Spars
     corpora = len(windows.corpora)
     each = max(1, MEASURED_TOKENS // corpora)
     watched = windows[np.concatenate([windows.spread(number, each) for number in range(corpora)])]
-    clean_and_zero = spliced_losses(bridge, hook, watched, (None, torch.zeros_like))
+    kept = windows.kept(watched)
+    clean_and_zero = spliced_losses(bridge, hook, watched, (None, torch.zeros_like), kept)
 
     def measure(autoencoder: SparseAutoencoder) -> float:
-        (spliced,) = spliced_losses(bridge, hook, watched, (lambda x: autoencoder.decode(autoencoder.encode(x)),))
+        (spliced,) = spliced_losses(bridge, hook, watched, (lambda x: autoencoder.decode(autoencoder.encode(x)),), kept)
         return loss_recovered(*clean_and_zero, spliced)
 
     return measure

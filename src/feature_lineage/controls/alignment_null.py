@@ -77,6 +77,7 @@ def correlate_shifted(
     shares: Sequence[float],
     threshold: float,
     min_active: int = 1,
+    kept: np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
     """Best matches when one side's activations are shifted against the other's: what the maximum over all candidates finds by chance.
 
@@ -88,6 +89,7 @@ def correlate_shifted(
         shares: offsets, see `shifted_tokens`.
         threshold: correlation above which two features count as the same.
         min_active: tokens on which a living feature fires.
+        kept: which tokens are read, bool [windows, length]; None for all. Only pairs of tokens that both are count.
 
     Returns:
         Rows of `NULL`, edge and seed left out: for each offset and side the quantiles of the best r, the share of living features
@@ -98,8 +100,14 @@ def correlate_shifted(
     alive = [moments(side).active >= min_active for side in (a, b)]  # a shift moves no feature below it
     for offset in shares:
         places = shifted_tokens(corpus, document.shape[1], offset)
-        same = float((document.ravel() == document.ravel()[places]).mean())
-        table = correlate(a, Moved(b, places), threshold, min_active=min_active)
+        left, right = a, places
+        same = document.ravel() == document.ravel()[places]
+        if kept is not None:  # tokens of which both are read, numbered among those
+            read = np.flatnonzero(kept.ravel() & kept.ravel()[places])
+            row, same = np.cumsum(kept) - 1, same[read]
+            left, right = Moved(a, row[read]), row[places[read]]
+        same = float(same.mean())
+        table = correlate(left, Moved(b, right), threshold, min_active=min_active)
         pair = sides(table, *alive)
         for name, side in zip(SIDES, pair, strict=True):
             rows.append(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +30,7 @@ def window_pieces(path: str | Path, shape: tuple[int, int]) -> WindowPieces:
     """
     length = shape[1]
     held = [np.zeros(0, kind) for kind in (np.int32, np.int32, np.float64)]
-    for first, block in activation_blocks(path, shape[0] * length):
+    for first, block in activation_blocks(path, shape[0] * length, places=True):
         entries = block.tocoo()
         piece = (first + entries.row, entries.col, entries.data)
         held = [np.concatenate(pair) for pair in zip(held, piece, strict=True)]
@@ -41,7 +41,21 @@ def window_pieces(path: str | Path, shape: tuple[int, int]) -> WindowPieces:
             held = [column[cut:] for column in held]
 
 
+# A sample may hold tokens that no model reads (`sample.kept_tokens`). Its files then have two numbers of each token: `token` among all, which
+# tells window and position, and this one among those that are read, over which everything is counted. Their `tokens` are the latter.
+ROW = "row"
+PLACES = "places"  # in the provenance: tokens of the sample, those counted that are left out
+
+
+def numbered(record: Mapping[str, Any], places: bool = False) -> tuple[str, int]:
+    """The column that numbers the tokens of a file with this provenance, and how many there are: those read, or with `places` all."""
+    if PLACES not in record:
+        return "token", int(record["tokens"])
+    return ("token", int(record[PLACES])) if places else (ROW, int(record["tokens"]))
+
+
 MOVED = 1 << 14  # tokens read at once where they are in another order
+GAP = 64  # tokens between two that are read at once, too
 PIECE = 1 << 20  # activations, wherever they are worked through one after another
 Pieces = Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]  # tokens, features, activations
 
@@ -75,16 +89,17 @@ class Activations(NamedTuple):
 
 
 class ActivationFile:
-    """The same in a file of `collect.collect_features`, never read as a whole.
+    """The same in a file of `collect.collect_features`, never read as a whole; with `places`, tokens are numbered among all of the sample.
 
     Raises:
         InputError: here or while reading: the file is missing, damaged, not ordered by token, or holds a token or feature outside
             of the numbers in its provenance.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, places: bool = False) -> None:
         record = read_provenance(path)
-        self.path, self.tokens, self.features = path, int(record["tokens"]), int(record["features"])
+        self.path, self.features = path, int(record["features"])
+        self._number, self.tokens = numbered(record, places)
 
     def pieces(self) -> Pieces:
         """All activations in the order of tokens, `PIECE` at a time."""
@@ -101,7 +116,8 @@ class ActivationFile:
         """The columns, cut as those in memory are: wherever the row groups end, moments come out the same to the byte."""
         held: list[pa.RecordBatch] = []
         count = 0
-        for batch in read_batches(self.path, ["token", "feature", "activation"], PIECE):
+        for batch in read_batches(self.path, [self._number, "feature", "activation"], PIECE):
+            batch = batch.select([self._number, "feature", "activation"])
             while count + len(batch) >= PIECE:
                 yield _columns([*held, batch.slice(0, PIECE - count)])
                 batch, held, count = batch.slice(PIECE - count), [], 0
@@ -112,7 +128,7 @@ class ActivationFile:
 
     def read(self, first: int, last: int) -> sparse.csr_array:
         """Activations on the tokens from `first` to before `last`, [last - first, features]."""
-        table = read_range(self.path, ["token", "feature", "activation"], first, last)
+        table = read_range(self.path, [self._number, "feature", "activation"], first, last)
         token, feature, activation = (column.to_numpy() for column in table.columns)
         starts = np.searchsorted(token, np.arange(first, last + 1, dtype=token.dtype)).astype(np.int32)
         return sparse.csr_array((activation, feature, starts), shape=(last - first, self.features))
@@ -152,8 +168,14 @@ class Moved(NamedTuple):
         places = self.places[first:last]
         if not len(places):
             return self.source.read(first, first)
-        runs = np.split(places, np.flatnonzero(np.diff(places) != 1) + 1)
-        return sparse.vstack([self.source.read(run[0], run[-1] + 1) for run in runs], format="csr")
+        step = np.diff(places)
+        runs = np.split(places, np.flatnonzero((step < 1) | (step > GAP)) + 1)
+        return sparse.vstack([self._run(run) for run in runs], format="csr")
+
+    def _run(self, run: np.ndarray) -> sparse.csr_array:
+        """Activations on some tokens in ascending order, near one another."""
+        found = self.source.read(run[0], run[-1] + 1)
+        return found if found.shape[0] == len(run) else found[run - run[0]]
 
 
 Source = Activations | ActivationFile | Moved
@@ -171,8 +193,9 @@ def read_activations(path: str | Path) -> Activations:
     """
     table = read_table(path)
     record = read_provenance(path)
-    token, feature, activation = (table[name].to_numpy() for name in ("token", "feature", "activation"))
-    shape = (record["tokens"], record["features"])
+    number, tokens = numbered(record)
+    token, feature, activation = (table[name].to_numpy() for name in (number, "feature", "activation"))
+    shape = (tokens, record["features"])
     if len(token) and (token.min() < 0 or feature.min() < 0 or token.max() >= shape[0] or feature.max() >= shape[1]):
         raise _outside(path, shape)
     return Activations(sparse.csr_array((activation.astype(np.float64), (token, feature)), shape=shape))
@@ -181,12 +204,13 @@ def read_activations(path: str | Path) -> Activations:
 BLOCK = 1 << 14  # tokens read at a time
 
 
-def activation_blocks(path: str | Path, tokens: int) -> Iterator[tuple[int, sparse.csr_array]]:
+def activation_blocks(path: str | Path, tokens: int, places: bool = False) -> Iterator[tuple[int, sparse.csr_array]]:
     """Stream a file of `collect.collect_features`, `BLOCK` tokens at a time.
 
     Args:
         path: the file; its rows are ordered by token.
-        tokens: tokens of the sample.
+        tokens: tokens of the sample that are read, or with `places` all.
+        places: whether those that are left out are counted: they have no activations.
 
     Yields:
         The number of the block's first token, and its activations: float64 [tokens of the block, features].
@@ -194,10 +218,11 @@ def activation_blocks(path: str | Path, tokens: int) -> Iterator[tuple[int, spar
     Raises:
         InputError: the file is missing, damaged, of a sample of another size, or holds a token or feature out of range.
     """
-    names = ["token", "feature", "activation"]
     record = read_provenance(path)
-    if record["tokens"] != tokens:
-        raise InputError(f"{path}: has {record['tokens']:,} tokens, the sample {tokens:,}; delete it")
+    number, held = numbered(record, places)
+    names = [number, "feature", "activation"]
+    if held != tokens:
+        raise InputError(f"{path}: has {held:,} tokens, the sample {tokens:,}; delete it")
     batches = read_batches(path, names, 1 << 18)
     rest = [np.zeros(0, kind) for kind in (np.int32, np.int32, np.float32)]
     for first in range(0, tokens, BLOCK):
@@ -212,9 +237,9 @@ def activation_blocks(path: str | Path, tokens: int) -> Iterator[tuple[int, spar
         try:
             yield first, sparse.csr_array((activation[:cut].astype(np.float64), place), shape=shape)
         except ValueError as error:
-            raise _outside(path, (record["tokens"], record["features"])) from error
+            raise _outside(path, (tokens, record["features"])) from error
     if len(rest[0]) or next(batches, None) is not None:
-        raise _outside(path, (record["tokens"], record["features"]))
+        raise _outside(path, (tokens, record["features"]))
 
 
 class Entries(NamedTuple):
@@ -240,7 +265,7 @@ def whole_windows(path: str | Path, shape: tuple[int, int], features: np.ndarray
     Raises:
         InputError: the file is missing, damaged, of a sample of another size, or holds a token or feature out of range.
     """
-    file = ActivationFile(path)
+    file = ActivationFile(path, places=True)
     windows, length = shape
     if file.tokens != windows * length:
         raise InputError(f"{path}: has {file.tokens:,} tokens, the sample {windows * length:,}; delete it")

@@ -12,6 +12,7 @@ import torch
 from feature_lineage.autoencoders.autoencoder import SparseAutoencoder
 from feature_lineage.autoencoders.evaluation import Evaluation
 from feature_lineage.devices import windows_at_once
+from feature_lineage.features.activations import ROW
 from feature_lineage.models.hooks import activations
 from feature_lineage.progress import progress
 
@@ -26,13 +27,19 @@ STATISTICS = pa.schema(
 )
 QUALITY_TOKENS = 20_000  # on which a reading's quality is measured
 ACTIVATIONS = pa.schema([("token", pa.int32()), ("feature", pa.int32()), ("activation", pa.float32())])
+KEPT_ACTIVATIONS = ACTIVATIONS.append(pa.field(ROW, pa.int32()))  # of a sample of which some tokens are left out
 
 
 @torch.no_grad()
 def collect_features(
-    bridge: Any, hook: str, autoencoder: SparseAutoencoder, tokens: np.ndarray, quality: Evaluation | None = None
+    bridge: Any,
+    hook: str,
+    autoencoder: SparseAutoencoder,
+    tokens: np.ndarray,
+    quality: Evaluation | None = None,
+    kept: np.ndarray | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """Non-zero feature activations of a sample, ordered by token, then feature; schema `ACTIVATIONS`.
+    """Non-zero feature activations of a sample, ordered by token, then feature; schema `ACTIVATIONS`, or `KEPT_ACTIVATIONS` with `kept`.
 
     Args:
         bridge: the model (`hooks.load_hooked`).
@@ -40,20 +47,29 @@ def collect_features(
         autoencoder: the model's autoencoder, on the same device.
         tokens: the sample, [windows, length]; token `t` of window `w` has the number `w * length + t`.
         quality: counts how well the activations are reconstructed, on about `QUALITY_TOKENS` tokens spread over the sample.
+        kept: which tokens are read, bool [windows, length], all if None; `row` is a token's number among these.
     """
     batch = windows_at_once(autoencoder.b_enc.device, tokens.shape[1], len(autoencoder.b_enc))
     every = max(1, tokens.size // QUALITY_TOKENS)
+    schema, rows = ACTIVATIONS if kept is None else KEPT_ACTIVATIONS, 0
     with progress(tokens.size, "tok") as bar:
         for first in range(0, len(tokens), batch):
             part = tokens[first : first + batch].astype(np.int64)
             x = activations(bridge, hook, part)
+            if kept is not None:
+                numbers = torch.from_numpy(np.flatnonzero(kept[first : first + batch])).to(x.device)
+                x = x[numbers]
             found = autoencoder.encode(x)
             if quality is not None and (first // batch) % every == 0:
                 quality.add(x, found, autoencoder.decode(found))
             row, feature = found.nonzero(as_tuple=True)
-            columns = [row + first * tokens.shape[1], feature, found[row, feature]]
-            arrays = [pa.array(c.cpu().numpy(), field.type) for c, field in zip(columns, ACTIVATIONS, strict=True)]
-            yield pa.record_batch(arrays, schema=ACTIVATIONS)
+            token = row if kept is None else numbers[row]
+            columns = [token + first * tokens.shape[1], feature, found[row, feature]]
+            if kept is not None:
+                columns.append(row + rows)
+            rows += len(x)
+            arrays = [pa.array(c.cpu().numpy(), field.type) for c, field in zip(columns, schema, strict=True)]
+            yield pa.record_batch(arrays, schema=schema)
             bar.update(part.size)
 
 

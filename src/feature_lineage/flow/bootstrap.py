@@ -29,17 +29,21 @@ DENSE = 1 << 24  # sums of a block of tokens, documents × features, beyond whic
 CONSTANT = 1e-12  # of the mean square: a variance below is rounding
 
 
-def number_documents(corpus: np.ndarray, document: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def number_documents(
+    corpus: np.ndarray, document: np.ndarray, kept: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Number the documents of a sample.
 
     Args:
         corpus: of each window, int [windows].
         document: number of each token's document in its corpus, int [windows, length].
+        kept: which tokens are read, bool [windows, length]; None for all.
 
     Returns:
-        The document of each token, int64 [tokens], and the corpus of each document, int64 [documents].
+        The document of each token that is read, int64 [tokens], and the corpus of each document, int64 [documents].
     """
     key = np.repeat(corpus.astype(np.int64), document.shape[1]) << 32 | document.ravel()
+    key = key if kept is None else key[kept.ravel()]
     found, number = np.unique(key, return_inverse=True)
     return number, found >> 32
 

@@ -92,7 +92,7 @@ def _import_model(s: Sizes) -> _Need:
 
 def _check_hook(s: Sizes) -> _Need:
     """A model, as it is read, and passes of two windows."""
-    return _Need(s.forward(2 * s.study.autoencoder.context) + FLOAT * s.parameters, HOUR / 4)
+    return _Need(s.forward(2 * s.study.context) + FLOAT * s.parameters, HOUR / 4)
 
 
 def _train_autoencoder(s: Sizes) -> _Need:
@@ -101,7 +101,7 @@ def _train_autoencoder(s: Sizes) -> _Need:
     several batches at once.
     """
     options = s.study.autoencoder
-    batch = options.batch * options.context
+    batch = options.batch * s.study.context
     read = 8 * batch
     memory = 6 * s.weights + 4 * FLOAT * batch * s.features + 3 * FLOAT * read * s.elements
     memory += max(
@@ -114,12 +114,12 @@ def _train_autoencoder(s: Sizes) -> _Need:
 def _evaluate_autoencoder(s: Sizes) -> _Need:
     """The autoencoder is applied several times, beside passes of the language model to the logits."""
     token = 6 * s.elements * s.features / PRODUCTS + 6 * s.parameters / OPERATIONS
-    return _Need(s.encoded(64 * s.study.autoencoder.context), s.evaluated * token / s.study.threads)
+    return _Need(s.encoded(64 * s.study.context), s.evaluated * token / s.study.threads)
 
 
 def _collect_features(s: Sizes) -> _Need:
     token = 2 * s.elements * s.features / PRODUCTS + 2 * s.body / OPERATIONS
-    return _Need(s.encoded(64 * s.study.autoencoder.context), s.study.flow.tokens * token / s.study.threads)
+    return _Need(s.encoded(64 * s.study.context), s.study.flow.tokens * token / s.study.threads)
 
 
 def _weigh_logits(s: Sizes) -> _Need:
@@ -131,7 +131,7 @@ def _weigh_logits(s: Sizes) -> _Need:
 def _correlate_neurons(s: Sizes) -> _Need:
     """Both language models; float64 activations of a batch, and four matrices of all pairs."""
     pairs = s.elements**2
-    tokens = 64 * s.study.autoencoder.context
+    tokens = 64 * s.study.context
     seconds = s.study.flow.tokens * (2 * pairs + 4 * s.body) / OPERATIONS / s.study.threads
     return _Need(2 * s.forward(tokens) + 4 * 8 * (pairs + tokens * s.elements), seconds)
 
@@ -196,7 +196,7 @@ def _read_sample(s: Sizes) -> _Need:
     """What goes through the activations block by block: features × vocabulary in tiles, and some numbers for each feature, for each of its
     contexts and for each token of the sample.
     """
-    own = s.features * (20 * 64 * s.study.autoencoder.context + 1000)
+    own = s.features * (20 * 64 * s.study.context + 1000)
     seconds = 1e-6 * s.entries * max(1, s.features * s.vocabulary / 2**25 / 10)
     return _Need(4 * 2**28 + 4 * own + 64 * s.study.flow.tokens + 200 * 2**14 * s.active, seconds)
 
@@ -237,6 +237,7 @@ _NEEDS: dict[str, Callable[[Sizes], _Need]] = {
     "train_model": _train_model,
     "import_model": _import_model,
     "keep_model": _import_model,
+    "import_adapter": _import_model,
     "check_hook": _check_hook,
     "build_model": _import_model,
     "sweep_merge": _sweep_merge,

@@ -26,6 +26,7 @@ from feature_lineage.meaning.contexts import CONTEXTS, highlighted, leading
 from feature_lineage.meaning.tracking import Columns, Node, Sample, follow, living, measure, survey, traced
 from feature_lineage.progress import logger
 from feature_lineage.store.formats import read_provenance, read_range, read_table, read_tensors
+from feature_lineage.text.sample import kept_tokens
 from feature_lineage.text.vocabulary import token_texts, window_texts
 
 COVERED = 0.9  # share of its mass on the tokens that a feature's own hypothesis names
@@ -201,7 +202,7 @@ def find_case(
     shared = list(dict.fromkeys(found[0]["window"] for node, found in zip(nodes, contexts, strict=True) if node.kept))
     columns = [(models[node.model].activations, node.feature) for node in nodes]
     measured = measure(columns, sample, hypothesis, inside, shared)
-    meant = np.isin(sample.tokens[inside], hypothesis)
+    meant = np.isin(sample.read(inside), hypothesis)
     prior = float(meant.mean())
     densities = [living(flow.lineages, node.model, seed)[node.feature] for node in nodes]
     became = traced(flow.lineages, start, feature, seed)
@@ -346,7 +347,7 @@ def read_sample(path: str | Path, tokenizer: str | Path, corpora: Sequence[str])
         corpora: names of the sample's corpora, in its order.
     """
     tensors = read_tensors(path)
-    return Sample(tensors["tokens"], tensors["corpus"], corpora, *token_texts(tokenizer))
+    return Sample(tensors["tokens"], tensors["corpus"], corpora, *token_texts(tokenizer), kept_tokens(tensors))
 
 
 def read_fates(features: str | Path, lineages: str | Path) -> Fates:

@@ -52,11 +52,16 @@ def path_to_logits(model: PreTrainedModel, hook: str) -> tuple[torch.Tensor | No
         down = getattr(block.mlp, "down_proj", None)
         if not isinstance(down, nn.Linear):
             raise NoDirectPathError(f"the MLP of {type(model).__name__} has no down projection")
-        into = down.weight.detach().T
+        into = _full(down.weight).T
     unembedding = model.get_output_embeddings().weight.detach()
     # The norm of a vector of ones is the weight it multiplies by, whatever its class adds to what it stores.
-    scale = decoder.norm(torch.ones_like(unembedding[:1])).detach()
+    scale, unembedding = _full(decoder.norm(torch.ones_like(unembedding[:1]))), _full(unembedding)
     return into, ((unembedding - unembedding.mean(0)) * scale).T
+
+
+def _full(tensor: torch.Tensor) -> torch.Tensor:
+    """The same in float32 at least."""
+    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 @torch.no_grad()

@@ -47,7 +47,7 @@ def weigh_tokens(path: str | Path, tokens: np.ndarray, corpus: np.ndarray, corpo
     token, vote, on_token = np.zeros(features, np.int32), np.zeros(features), np.zeros(features)
     on_corpus = np.zeros((len(corpora), features))
     with progress(2 * flat.size, "tok") as bar:
-        for first, block in activation_blocks(path, flat.size):
+        for first, block in activation_blocks(path, flat.size, places=True):
             here = slice(first, first + block.shape[0])
             for number in np.unique(home[here]):
                 on_corpus[number] += block[home[here] == number].sum(axis=0)
@@ -56,7 +56,7 @@ def weigh_tokens(path: str | Path, tokens: np.ndarray, corpus: np.ndarray, corpo
             token = np.where(~agree & (margin > vote), winner, token)
             vote = np.where(agree, vote + margin, np.abs(vote - margin))
             bar.update(block.shape[0])
-        for first, block in activation_blocks(path, flat.size):
+        for first, block in activation_blocks(path, flat.size, places=True):
             entries = block.tocoo()
             hit = token[entries.col] == flat[first + entries.row]
             on_token += np.bincount(entries.col[hit], entries.data[hit], minlength=features)

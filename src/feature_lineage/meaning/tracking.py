@@ -26,6 +26,11 @@ class Sample(NamedTuple):
     corpora: Sequence[str]
     texts: Sequence[str]
     special: np.ndarray  # bool [vocabulary]
+    kept: np.ndarray | None = None  # which tokens are read, bool [windows, length]; None for all
+
+    def read(self, inside: np.ndarray) -> np.ndarray:
+        """The tokens of some windows, bool [windows], that are read; int, flat where some are left out."""
+        return self.tokens[inside] if self.kept is None else self.tokens[inside][self.kept[inside]]
 
 
 # --- the way -----------------------------------------------------------------------------------------------
@@ -161,16 +166,20 @@ def measure(
         inside: windows that count for masses and support, bool [windows]; correlations are over all.
         windows: whose activations to keep.
     """
-    count, length, flat = len(columns), sample.tokens.shape[1], sample.tokens.ravel()
+    count, length = len(columns), sample.tokens.shape[1]
+    kept = np.ones(sample.tokens.size, bool) if sample.kept is None else sample.kept.ravel()
+    flat = sample.tokens.ravel()[kept]
     numbers: dict[str | Path, list[int]] = {}  # places among the columns, by file: each is read once
     for place, (path, _) in enumerate(columns):
         numbers.setdefault(path, []).append(place)
-    counts = np.repeat(inside, length)
+    counts = np.repeat(inside, length)[kept]
     meant = counts & np.isin(flat, () if hypothesis is None else hypothesis)
     masses, fired = np.zeros((len(sample.texts), count)), np.zeros(count)
     mean, squares = np.zeros(count), np.zeros((count, count))
     shown = np.zeros((len(windows) * length, count))
-    places = (np.asarray(windows, np.int64)[:, None] * length + np.arange(length)).ravel()
+    shown_tokens = (np.asarray(windows, np.int64)[:, None] * length + np.arange(length)).ravel()
+    # The number of each among the tokens that are read; a token that is left out keeps the activation 0.
+    places = np.where(kept[shown_tokens], np.cumsum(kept)[shown_tokens] - 1, -1)
     with progress(flat.size, "tok", "tokens") as bar:
         for blocks in zip(*(activation_blocks(path, flat.size) for path in numbers), strict=True):
             first, size = blocks[0][0], blocks[0][1].shape[0]

@@ -24,16 +24,19 @@ with uncollected():
         PreTrainedConfig,
         PreTrainedModel,
     )
-    from transformers.utils import cached_file
     from transformers.utils import logging as transformers_logging
 
 from feature_lineage.devices import windows_at_once
 from feature_lineage.errors import InputError
+from feature_lineage.models.layers import first_layers
+from feature_lineage.models.linked import cached, import_weights, is_import, record_import, verify_model
 from feature_lineage.places import is_path, wrong_folder
 from feature_lineage.progress import logger
 from feature_lineage.store.checksums import digests, seal
 from feature_lineage.store.formats import tensor_metadata, verify_files
 from feature_lineage.store.writing import staged
+from feature_lineage.study.hook_points import POSITIONS
+from feature_lineage.study.published_folders import ADAPTER, adapter_given, only_pickled
 from feature_lineage.study.vocabularies import disagreement, read_vocabulary
 from feature_lineage.text.boundaries import recorded_boundaries
 from feature_lineage.text.tokenizer import load_tokenizer, vocabulary_size
@@ -72,16 +75,24 @@ def build_model(architecture: Mapping[str, Any], tokenizer: str | Path, seed: in
     return _reading_after(model, tokenizer)
 
 
-def load_model(path: str | Path) -> PreTrainedModel:
-    """Load a checkpoint; every file of one that `save_model` wrote is verified.
+def load_model(path: str | Path, dtype: torch.dtype | None = None, layers: int | None = None) -> PreTrainedModel:
+    """Load a checkpoint; every file of one that `save_model` or `import_model` wrote is verified.
+
+    Args:
+        path: the checkpoint's directory.
+        dtype: type to compute with; not set, what an import's config.json says, and float32 for all others.
+        layers: how many of its layers to load, from the first.
 
     What its tokenizer's files say stands before every window is put there whenever it reads (`with_start`).
 
     Raises:
         InputError: a file of it is missing or damaged, or as for `published_model`.
     """
-    verify_files(Path(path) / "model.safetensors")
-    return _reading_after(published_model(path), path)
+    verify_model(path)
+    if dtype is None:
+        asked = published_config(str(path)).dtype if is_import(path) else None
+        dtype = asked if asked == torch.bfloat16 else torch.float32
+    return _reading_after(published_model(path, dtype=dtype, layers=layers), path)
 
 
 def _reading_after(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
@@ -124,6 +135,10 @@ def published_config(path: str, revision: str | None = None) -> PreTrainedConfig
     """
     if problem := wrong_folder(path, revision):
         raise _unloadable(path, problem, revision)
+    if cached(path, ADAPTER, revision):
+        raise InputError(f"model {path}: {adapter_given(path)}")
+    if problem := only_pickled(path):
+        raise InputError(f"model {path}: cannot be loaded, {problem}")
     try:
         config = AutoConfig.from_pretrained(path, revision=revision or "main", trust_remote_code=False)
     except Exception as error:  # transformers and the hub raise many kinds
@@ -154,19 +169,28 @@ def _unloadable(path: str, error: Exception | str, revision: str | None = None) 
     )
 
 
-def published_model(path: str | Path, revision: str | None = None) -> PreTrainedModel:
-    """Load a checkpoint, whoever made it, in float32, from safetensors, running none of its code.
+def published_model(
+    path: str | Path, revision: str | None = None, dtype: torch.dtype = torch.float32, layers: int | None = None
+) -> PreTrainedModel:
+    """Load a checkpoint, whoever made it, from safetensors, running none of its code.
+
+    Args:
+        path: directory, or name on the hub.
+        revision: commit, tag or branch on the hub.
+        dtype: type to compute with.
+        layers: how many of its layers to load, from the first (`layers.first_layers`); the weights of others are not read.
 
     Raises:
         InputError: as for `published_config`, or its tensors are missing, misshapen, quantized or not finite.
     """
     config = published_config(str(path), revision)
+    above = None if layers is None else first_layers(config, layers)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             str(path),
             config=config,
             revision=revision or "main",
-            dtype=torch.float32,
+            dtype=dtype,
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
@@ -177,23 +201,25 @@ def published_model(path: str | Path, revision: str | None = None) -> PreTrained
     wrong = [
         f"{len(names)} {kind} ({', '.join(map(str, sorted(names)[:3]))}{', …' * (len(names) > 3)})"
         for kind in ("missing", "mismatched", "unexpected")
-        if (names := report.get(f"{kind}_keys"))
+        if (names := [name for name in report.get(f"{kind}_keys") or () if not (above and above(name))])
     ]
     if wrong:
         raise InputError(f"model {path}: its tensors do not fit its config.json: {'; '.join(wrong)}; {_AGAIN}")
     for name, parameter in model.named_parameters():
-        if parameter.dtype != torch.float32:
+        if parameter.dtype not in (dtype, torch.float32):
             raise InputError(
                 f"model {path}: is quantized, {name} is still {parameter.dtype} once it is loaded; choose a checkpoint in float32, float16 or "
                 "bfloat16"
             )
     for name, tensor in model.state_dict().items():
-        if not torch.isfinite(tensor).all():
+        if not _finite(tensor):
             raise InputError(f"model {path}: tensor {name} holds NaN or infinity; {_AGAIN}")
     return model.eval()
 
 
-POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
+def _finite(tensor: torch.Tensor) -> bool:
+    """Whether no element is NaN or infinite; some at a time, as the question takes several copies."""
+    return all(bool(torch.isfinite(part).all()) for part in tensor.flatten().split(1 << 24))
 
 
 def longest_window(model: PreTrainedModel) -> tuple[str, int] | None:
@@ -251,11 +277,7 @@ def save_model(model: PreTrainedModel, tokenizer: str | Path, path: str | Path, 
         InputError: a file of the tokenizer is missing or damaged.
     """
     with staged(path) as folder:
-        folder.mkdir()
-        for file in Path(tokenizer).iterdir():
-            if file.is_file() and not file.name.startswith("."):
-                shutil.copyfile(file, folder / file.name)
-        verify_files(Path(tokenizer) / "tokenizer_config.json")  # they may have gone while the model was trained
+        _copy_tokenizer(tokenizer, folder)
         model.save_pretrained(folder, max_shard_size="1000GB")
         weights = folder / "model.safetensors"
         with safe_open(weights, "pt") as file:
@@ -265,10 +287,26 @@ def save_model(model: PreTrainedModel, tokenizer: str | Path, path: str | Path, 
         seal(weights)
 
 
+def _copy_tokenizer(tokenizer: str | Path, folder: Path) -> None:
+    folder.mkdir()
+    for file in Path(tokenizer).iterdir():
+        if file.is_file() and not file.name.startswith("."):
+            shutil.copyfile(file, folder / file.name)
+    verify_files(Path(tokenizer) / "tokenizer_config.json")  # they may have gone while the model was trained
+
+
 def import_model(
-    source: str, tokenizer: str | Path, path: str | Path, record: dict[str, Any], revision: str | None = None
+    source: str,
+    tokenizer: str | Path,
+    path: str | Path,
+    record: dict[str, Any],
+    revision: str | None = None,
+    dtype: str = "float32",
 ) -> None:
-    """Copy a published checkpoint into the study.
+    """Take a published checkpoint into the study, with a config that says the `dtype` to compute with.
+
+    Its weights are a link to its own file where they are one file of the names and in a type that are read as they are. Otherwise they are
+    one file, in the type in which they were stored, or `dtype` if that is smaller.
 
     Raises:
         InputError: as for `published_model`, `check_architecture` and `check_causal`, or its embedding holds fewer tokens than the
@@ -279,10 +317,13 @@ def import_model(
     needed = vocabulary_size(load_tokenizer(tokenizer))
     check_own_tokenizer(source, tokenizer, revision)
     _check_embedding(source, getattr(config.get_text_config(), "vocab_size", needed), needed)
-    model = published_model(source, revision)
+    model = published_model(source, revision, getattr(torch, dtype))
     _check_embedding(source, model.get_input_embeddings().num_embeddings, needed)
     check_causal(model)
-    save_model(model, tokenizer, path, record)
+    with staged(path) as folder:
+        _copy_tokenizer(tokenizer, folder)
+        import_weights(model, source, revision, folder)
+        record_import(folder, {"pretrained": source, "revision": revision, "dtype": dtype}, record)
 
 
 def check_own_tokenizer(source: str, tokenizer: str | Path, revision: str | None = None) -> None:
@@ -291,14 +332,7 @@ def check_own_tokenizer(source: str, tokenizer: str | Path, revision: str | None
     Raises:
         InputError: names both.
     """
-    file = cached_file(
-        source,
-        "tokenizer.json",
-        revision=revision,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
+    file = cached(source, "tokenizer.json", revision)
     study, own = read_vocabulary(Path(tokenizer) / "tokenizer.json"), read_vocabulary(file) if file else None
     around = recorded_boundaries(tokenizer)
     ids = set() if around is None else {*around.document_start, *around.document_end, around.window_start}
@@ -363,7 +397,7 @@ def evaluate_model(model: PreTrainedModel, windows: Windows, chosen: np.ndarray)
         check_windows(model, tokens, "the length of the windows")
         ids = torch.from_numpy(tokens).to(place)
         read = with_start(model, ids)
-        logits = model(read).logits[:, read.shape[1] - ids.shape[1] : -1].flatten(0, 1)
+        logits = model(read).logits[:, read.shape[1] - ids.shape[1] : -1].flatten(0, 1).float()
         targets = ids[:, 1:].flatten()
         loss += torch.nn.functional.cross_entropy(logits, targets, reduction="none").sum(dtype=torch.float64)
         accuracy += (logits.argmax(-1) == targets).sum()

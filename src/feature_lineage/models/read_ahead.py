@@ -6,10 +6,9 @@ import threading
 import time
 from collections.abc import Iterator
 from queue import Full, Queue
+from typing import TYPE_CHECKING
 
-from feature_lineage.uncollected import uncollected
-
-with uncollected():
+if TYPE_CHECKING:
     import torch
 
 

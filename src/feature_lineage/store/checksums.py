@@ -170,6 +170,11 @@ def is_foreign(path: Path) -> bool:
 
 
 def _missing(path: Path) -> InputError:
+    if path.is_symlink():
+        place = path.readlink()
+        return InputError(
+            f"{path}: this input file is a link to {place}, which is gone; put that back, or delete the link"
+        )
     return InputError(f"{path}: this input file is missing")
 
 

@@ -12,17 +12,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from feature_lineage.study import hook_points as hooks
-from feature_lineage.study.keys import (
-    GENERATIONS,
-    KeptModel,
-    MergedModel,
-    PretrainedModel,
-    TrainedModel,
-    TrainedTokenizer,
-)
+from feature_lineage.study.keys import GENERATIONS, KeptModel, MergedModel, PretrainedModel, TrainedModel
 from feature_lineage.study.measures import FeatureCase, PatternCase
 from feature_lineage.study.merges import merge_problems
 from feature_lineage.study.sequences import model_name, step_name
+from feature_lineage.study.texts import TrainedTokenizer
 from feature_lineage.study.types import LARGEST, Hidden
 
 if TYPE_CHECKING:
@@ -225,8 +219,8 @@ def _sequences_fit(study: Study, name: str) -> Iterator[Problem]:
         allowed = f"at most max_position_embeddings ({longest})"
         if hasattr(model, "training") and model.training.block > longest:
             yield f"models.{name}.training.block", model.training.block, allowed
-        if study.autoencoder.context > longest:
-            yield "autoencoder.context", study.autoencoder.context, allowed
+        if study.context > longest:
+            yield "autoencoder.context", study.context, allowed
 
 
 def _hook_points_exist(study: Study) -> Iterator[Problem]:
@@ -269,15 +263,16 @@ def _features_are_as_many(study: Study) -> Iterator[Problem]:
 
 
 def _tokens_suffice(study: Study) -> Iterator[Problem]:
-    if study.flow.tokens < 2 * study.autoencoder.context:
-        yield "flow.tokens", study.flow.tokens, f"at least two blocks of {study.autoencoder.context} tokens"
-    if study.autoencoder.tokens < (batch := study.autoencoder.batch * study.autoencoder.context):
+    if study.flow.tokens < 2 * study.context:
+        yield "flow.tokens", study.flow.tokens, f"at least two blocks of {study.context} tokens"
+    if study.autoencoder.tokens < (batch := study.autoencoder.batch * study.context):
         yield "autoencoder.tokens", study.autoencoder.tokens, f"at least one batch of {batch} tokens"
 
 
 def _autoencoders_can_be_trained(study: Study) -> Iterator[Problem]:
     options = study.autoencoder
-    if 0 < (steps := options.steps) <= options.l1_warmup_steps:
+    steps = options.tokens // study.context // options.batch
+    if 0 < steps <= options.l1_warmup_steps:
         yield (
             "autoencoder.l1_warmup_steps",
             options.l1_warmup_steps,

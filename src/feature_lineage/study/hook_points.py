@@ -103,6 +103,10 @@ LAYERS = (
 )  # keys of config.json, as families of models name them
 
 
+# Keys that bound what a model reads at once, in tokens.
+POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
+
+
 def checkpoint_config(path: str | Path) -> dict[str, Any]:
     """The `config.json` of a checkpoint in a local directory; empty for a name on the hub, or where it cannot be read."""
     try:
@@ -122,10 +126,21 @@ def architecture_problem(config: dict[str, Any]) -> str | None:
     return None
 
 
+def _language(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a `config.json` that is about the language model."""
+    inner = next((config[key] for key in ("text_config", "llm_config", "language_config") if key in config), config)
+    return inner if isinstance(inner, dict) else config
+
+
+def positions(config: dict[str, Any]) -> int | None:
+    """Tokens that a checkpoint reads at once, as far as its `config.json` tells."""
+    inner = _language(config)
+    return min((inner[key] for key in POSITIONS if isinstance(inner.get(key), int) and inner[key] > 0), default=None)
+
+
 def published_problem(config: dict[str, Any], hook: str) -> str | None:
     """As `hook_problem`, of what a checkpoint's `config.json` tells."""
-    inner = next((config[key] for key in ("text_config", "llm_config", "language_config") if key in config), config)
-    inner = inner if isinstance(inner, dict) else config
+    inner = _language(config)
     told = [inner[key] for key in LAYERS if isinstance(inner.get(key), int) and inner[key] > 0]
     meant = config.get("architectures")
     named = isinstance(meant, list) and len(meant) == 1 and meant[0] in ARCHITECTURES

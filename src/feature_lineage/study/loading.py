@@ -12,9 +12,10 @@ import yaml
 from pydantic import ValidationError
 
 from feature_lineage.study import hook_points as hooks
-from feature_lineage.study.keys import CORPORA, MODELS, TOKENIZERS
+from feature_lineage.study.keys import MODELS
 from feature_lineage.study.measures import CASES
 from feature_lineage.study.study import Study
+from feature_lineage.study.texts import CORPORA, TOKENIZERS
 from feature_lineage.study.types import NAME_PATTERN, PLACE_PATTERN, Hidden, StudyError
 
 

@@ -18,8 +18,19 @@ from pathlib import Path
 from typing import Any
 
 from feature_lineage.places import is_path, on_disk, wrong_folder
-from feature_lineage.study.keys import FilesCorpus, HuggingFaceCorpus, PretrainedModel, PretrainedTokenizer
+from feature_lineage.study.keys import (
+    AdaptedModel,
+    PretrainedModel,
+)
+from feature_lineage.study.published_folders import (
+    ADAPTER,
+    ADAPTER_WEIGHTS,
+    adapter_problem,
+    checkpoint_problem,
+    width_problem,
+)
 from feature_lineage.study.study import Study
+from feature_lineage.study.texts import FilesCorpus, HuggingFaceCorpus, PretrainedTokenizer
 from feature_lineage.study.types import StudyError
 from feature_lineage.study.vocabularies import disagreement, read_vocabulary
 
@@ -97,7 +108,8 @@ class LocalInputs:
         self._study, self._checksums = study, checksums
 
     def check(self) -> None:
-        """Refuse paths that lead to no folder, revisions of a folder, and models whose own tokenizer has other numbers.
+        """Refuse paths that lead to no folder, revisions of a folder, folders that cannot be read as what they are given as, and models whose
+        own tokenizer has other numbers or whose width is not their parents'.
 
         Raises:
             StudyError: names each key, what was found and what is allowed.
@@ -114,6 +126,7 @@ class LocalInputs:
                     f"  {key}: found {name!r} with the revision {revision!r}, and a folder has no revisions (in {Path.cwd()}); allowed: the "
                     "folder alone, in a sequence one with a folder of each revision's name, or a name on the hub"
                 )
+        lines += [*self._unusable(), *self._other_widths()]
         lines += [*self._unknown_tokens(), *self._other_tokens(), *self._no_template()]
         if lines:
             count = f"{len(lines)} problem" + "s" * (len(lines) > 1)
@@ -129,6 +142,31 @@ class LocalInputs:
         for name, block in self._study.models.items():
             if isinstance(block, PretrainedModel):
                 yield f"models.{name}.pretrained", block.pretrained, block.revision
+            elif isinstance(block, AdaptedModel):
+                yield f"models.{name}.adapter", block.adapter, block.revision
+
+    def _unusable(self) -> Iterator[str]:
+        """Problems of checkpoints and adapters in folders, as their files tell."""
+        for name, block in self._study.models.items():
+            for key, kind, problem in (
+                ("pretrained", PretrainedModel, checkpoint_problem),
+                ("adapter", AdaptedModel, adapter_problem),
+            ):
+                place = getattr(block, key) if isinstance(block, kind) else ""
+                if not place or not is_path(place, block.revision) or not Path(on_disk(place)).is_dir():
+                    continue
+                if found := problem(place):
+                    said = found.replace("models.NAME", f"models.{name}")
+                    yield f"  models.{name}.{key}: found {place!r}, which {said}"
+
+    def _other_widths(self) -> Iterator[str]:
+        """Problems of imported models that are not as wide as an imported parent, so that no feature of one could be one of the other's."""
+        for parent, child in self._study.edges():
+            one, other = (self._study.models[name] for name in (parent, child))
+            if not (isinstance(one, PretrainedModel) and isinstance(other, PretrainedModel)):
+                continue
+            if problem := width_problem(parent, one.pretrained, other.pretrained, self._study.autoencoder.hook):
+                yield f"  models.{child}.pretrained: found {other.pretrained!r}, {problem}"
 
     def _no_template(self) -> Iterator[str]:
         """The problem of a tokenizer without a chat template in a study with conversations."""
@@ -182,21 +220,64 @@ class LocalInputs:
                     f"{tokenizer.pretrained!r}: {problem}; allowed: models that share the study's tokenizer"
                 )
 
+    def follow(self, models: str | Path) -> None:
+        """Mend links of imports whose weights are gone: a link that leads nowhere has no time stamp, and no file to compare.
+
+        Of a checkpoint that has moved, the link is led to where it is now; its identity is the same, so that no step reruns. Of another
+        one, the link is removed, as it is imported again.
+
+        Args:
+            models: the folder of the study's models.
+
+        Raises:
+            StudyError: the weights of a checkpoint of the hub are gone from the cache; names them and the remedy.
+        """
+        for name, block in self._study.models.items():
+            link = Path(models) / name / "model.safetensors"
+            if not link.is_symlink() or link.exists():
+                continue
+            record = _json(link.with_name("import.json"))
+            if not isinstance(block, PretrainedModel):
+                link.unlink()
+            elif is_path(block.pretrained, block.revision):
+                self._lead(link, Path(on_disk(block.pretrained), link.name), record)
+            elif record.get("pretrained") != block.pretrained:
+                link.unlink()
+            else:
+                raise StudyError(
+                    f"models.{name}.pretrained: the weights of {block.pretrained!r} are gone from {link.readlink()}; download that revision again "
+                    f"to there (`hf download {block.pretrained}`), or delete {link}, so that the model is imported again and all that depends on "
+                    "it is computed again"
+                )
+
+    def _lead(self, link: Path, there: Path, record: dict[str, Any]) -> None:
+        """Lead a link to a file if it is what was imported; remove it otherwise."""
+        files = record.get("files")
+        digest = files.get(link.name, {}).get("sha256") if isinstance(files, dict) else None
+        if not there.is_file() or self._checksums.of([there]) != [digest]:
+            link.unlink()
+            return
+        before, aside = link.lstat(), link.with_name(f".{link.name}.{os.getpid()}")
+        aside.symlink_to(os.path.realpath(there))
+        os.utime(aside, ns=(before.st_atime_ns, before.st_mtime_ns), follow_symlinks=False)
+        aside.replace(link)
+
     @cache  # noqa: B019 - there is one for each study, and it lives as long as the process
     def model(self, name: str) -> str:
-        """Identity of a published checkpoint."""
+        """Identity of a published checkpoint, or of an adapter."""
         block = self._study.models[name]
-        return self._identity(block, checkpoint_files)
+        if isinstance(block, AdaptedModel):
+            return self._identity(block.adapter, block.revision, adapter_files)
+        return self._identity(block.pretrained, block.revision, checkpoint_files)
 
     @cache  # noqa: B019
     def tokenizer(self) -> str:
         """Identity of a published tokenizer."""
-        return self._identity(self._study.tokenizer, tokenizer_files)
+        block = self._study.tokenizer
+        return self._identity(block.pretrained, block.revision, tokenizer_files)
 
-    def _identity(self, block: Any, files: Callable[[Path], Files]) -> str:
-        if not is_path(block.pretrained, block.revision):
-            return block.pretrained
-        return self._digest(files(Path(on_disk(block.pretrained))))
+    def _identity(self, name: str, revision: str | None, files: Callable[[Path], Files]) -> str:
+        return self._digest(files(Path(on_disk(name)))) if is_path(name, revision) else name
 
     def source(self, corpus: str) -> tuple[str, dict[str, Any]]:
         """(kind, arguments) of the function of `sources` that reads a corpus's documents."""
@@ -272,6 +353,11 @@ def checkpoint_files(folder: Path) -> Files:
         named = shards.values() if isinstance(shards, dict) else ()
         names += sorted({name for name in named if isinstance(name, str)})
     return [(name, folder / name) for name in names]
+
+
+def adapter_files(folder: Path) -> Files:
+    """What `adapter.read_adapter` reads."""
+    return [(name, folder / name) for name in (ADAPTER, ADAPTER_WEIGHTS)]
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -5,14 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from feature_lineage.study.keys import ON_A_PATH, OVER_A_BASE, Merge, MergedModel, TrainedModel
+from feature_lineage.places import on_disk
+from feature_lineage.study.hook_points import checkpoint_config
+from feature_lineage.study.keys import ON_A_PATH, OVER_A_BASE, Merge, MergedModel, PretrainedModel, TrainedModel
 
 if TYPE_CHECKING:
     from feature_lineage.study.study import Study
 
 Problem = tuple[str, Any, str]
-# Keys of each way of merging; a path has no other name than that of the methods that lead along it.
+# Keys that belong to a position on a path, and to changes of a base.
 _OF_A_PATH = ("t", "points")
+# Keys of config.json that tell the shape of a model's tensors, as most families name them.
+_SHAPE = (
+    "model_type",
+    "hidden_size",
+    "n_embd",
+    "num_hidden_layers",
+    "n_layer",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+    "tie_word_embeddings",
+)
 _OF_A_BASE = ("density", "base", "normalize")
 
 
@@ -92,7 +107,7 @@ def _of_base(study: Study, key: str, name: str) -> Iterator[Problem]:
 
 
 def _of_shapes(study: Study, key: str, name: str) -> Iterator[Problem]:
-    """Parents, and a base, that differ in shape as far as the configuration tells: `task_vectors.check_alike` knows the rest."""
+    """Parents, and a base, that differ in shape as far as configurations tell: `task_vectors.check_alike` knows the rest."""
     model = study.models[name]
     made_from = [*model.parents, *([base] if (base := study.merge_base(name)) is not None else [])]
     shapes = {
@@ -102,3 +117,26 @@ def _of_shapes(study: Study, key: str, name: str) -> Iterator[Problem]:
     }
     if len(shapes) > 1:
         yield f"{key}.parents", model.parents, "models of one architecture"
+        return
+    configs = {other: _config(study, other) for other in made_from}
+    told = [other for other in made_from if configs[other]]
+    for other in told[1:]:
+        first, second = (configs[one] for one in (told[0], other))
+        for what in _SHAPE:
+            if what in first and what in second and first[what] != second[what]:
+                yield (
+                    f"{key}.parents",
+                    model.parents,
+                    f"models of one architecture: {what} is {first[what]} in models.{told[0]}, {second[what]} in models.{other}",
+                )
+                return
+
+
+def _config(study: Study, name: str) -> dict[str, Any]:
+    """The `config.json` that tells a model's shape, if it is in a local directory: its own, or of the first model that it is made from."""
+    while not isinstance(block := study.models[name], PretrainedModel):
+        origins = study.origins(name)
+        if not origins:
+            return {}
+        name = origins[0]
+    return checkpoint_config(on_disk(block.pretrained))

@@ -95,6 +95,10 @@ class Plan:
         block = self.study.models[model]
         return block.architecture.model_dump() if isinstance(block, TrainedModel) else None
 
+    def source(self, model: str) -> str | None:
+        """What a model is published as, if it is a checkpoint made elsewhere."""
+        return getattr(self.study.models[model], "pretrained", None)
+
     def foreign(self, model: str) -> list[str]:
         """Of a model and its ancestors those made elsewhere: what their hook point gives is known once they are here."""
         return [name for name in self.study.ancestors(model) if name in [*self.imported, *self.adapted]]

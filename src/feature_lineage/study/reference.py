@@ -87,9 +87,9 @@ def _default(key: str, entry: dict[str, Any], block: dict[str, Any]) -> str:
 
 
 def _factory(key: str, block: dict[str, Any]) -> str:
-    from feature_lineage.study import keys, measures
+    from feature_lineage.study import keys, measures, texts
 
-    return f"`{json.dumps({**vars(keys), **vars(measures)}[block['title']].model_fields[key].get_default(call_default_factory=True))}`"
+    return f"`{json.dumps({**vars(texts), **vars(keys), **vars(measures)}[block['title']].model_fields[key].get_default(call_default_factory=True))}`"
 
 
 def main(folder: str = "config") -> None:

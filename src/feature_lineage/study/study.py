@@ -6,6 +6,7 @@ and `config/README.md` are written from it (`python -m feature_lineage.study.ref
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -13,20 +14,23 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from feature_lineage.study.checks import problems
+from feature_lineage.study.hook_points import checkpoint_config, positions
 from feature_lineage.study.keys import (
-    CORPORA,
     MODELS,
     OVER_A_BASE,
-    TOKENIZERS,
     FineTunedModel,
     KeptModel,
     MergedModel,
+    PretrainedModel,
     TrainedModel,
     Training,
 )
 from feature_lineage.study.measures import CASES, Autoencoder, Controls, Flow, Interpretation
 from feature_lineage.study.sequences import step_name, unrolled
+from feature_lineage.study.texts import CORPORA, TOKENIZERS, PretrainedTokenizer
 from feature_lineage.study.types import Block, Name, Seed, by_key
+
+PAPERS_CONTEXT, CONTEXT = 24, 128  # tokens of a block: of the paper's one-layer models, and of others
 
 
 class Placebo(NamedTuple):
@@ -209,6 +213,31 @@ class Study(Block):
             b.training.block for name in self.ancestors(model) if hasattr(b := self._configured(name), "training")
         ]
         return blocks[-1] if blocks else Training().block
+
+    @cached_property
+    def context(self) -> int:
+        """Length of the blocks that autoencoders read, in tokens: `autoencoder.context`, or what suits the models.
+
+        The paper's where all are as the paper's; else longer, and never more than a model can read, as far as configurations tell.
+        """
+        if self.autoencoder.context is not None:
+            return self.autoencoder.context
+        roots = [self.models[root] for root in dict.fromkeys(root for name in self.models for root in self.roots(name))]
+        if all(isinstance(root, TrainedModel) and root.architecture.num_hidden_layers == 1 for root in roots):
+            wanted = PAPERS_CONTEXT
+        else:
+            wanted = CONTEXT
+        bounds = [root.architecture.max_position_embeddings for root in roots if isinstance(root, TrainedModel)]
+        published = [block.pretrained for block in self.models.values() if isinstance(block, PretrainedModel)]
+        bounds += [most for path in published if (most := positions(checkpoint_config(path))) is not None]
+        # What `auto` comes to is known once the tokenizer is here: one token less serves in any case.
+        asked = self.tokenizer.window_start
+        start = asked != "none" and (asked != "auto" or isinstance(self.tokenizer, PretrainedTokenizer))
+        return max(2, min([wanted, *(most - start for most in bounds)]))
+
+    def autoencoder_options(self) -> dict[str, Any]:
+        """The block `autoencoder` as a training needs it: its seeds left out, its context known."""
+        return self.autoencoder.model_dump(exclude={"seeds"}) | {"context": self.context}
 
     def case_models(self, case: str) -> list[str]:
         """The model that a case starts from, and its descendants, parents before children."""

@@ -23,7 +23,8 @@ def sample_windows(directories: Mapping[str, str | Path], tokens: int, length: i
 
     Returns:
         `tokens` int32 [windows, length]; `corpus` int32 [windows], numbered as in `directories`; `document` int32
-        [windows, length], the number of each token's document in its corpus.
+        [windows, length], the number of each token's document in its corpus; `kept` bool [windows, length], which tokens are read
+        (`Windows.kept`), where some are left out.
     """
     windows = Windows(directories, length)
     chosen = np.sort(windows.sample(tokens, entropy(seed, Stream.SAMPLE), "flow.tokens", balance=True))
@@ -32,8 +33,15 @@ def sample_windows(directories: Mapping[str, str | Path], tokens: int, length: i
     for number, path in enumerate(directories.values()):
         rows = corpus == number
         document[rows] = np.searchsorted(document_ends(path), position[rows, None] + np.arange(length), side="right")
+    tokens = windows[chosen]
+    kept = windows.kept(tokens)
     return {
-        "tokens": windows[chosen].astype(np.int32),
+        "tokens": tokens.astype(np.int32),
         "corpus": corpus.astype(np.int32),
         "document": document,
-    }
+    } | ({} if kept is None or kept.all() else {"kept": kept})
+
+
+def kept_tokens(sample: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Which tokens of a sample are read by every model, bool [windows, length]."""
+    return sample["kept"] if "kept" in sample else np.ones(sample["tokens"].shape, bool)

@@ -55,7 +55,8 @@ def encode_corpus(
     vocabulary = vocabulary_size(encoder)
     dtype = np.uint16 if vocabulary <= 1 << 16 else np.uint32
     around = boundaries_of(encoder)
-    encode = TextEncoder(encoder.backend_tokenizer, token_texts(Path(tokenizer) / "tokenizer.json")[0], dtype)
+    texts, special = token_texts(Path(tokenizer) / "tokenizer.json")
+    encode = TextEncoder(encoder.backend_tokenizer, texts, dtype)
 
     shutil.rmtree(output, ignore_errors=True)
     with staged(output) as folder:
@@ -78,8 +79,9 @@ def encode_corpus(
             "tokenizer_sha256": sha256(Path(tokenizer) / "tokenizer.json"),
             "shards": shards.files,
         }
-        if around.document_start:
-            index["document_start"] = list(around.document_start)
+        # Special tokens alone: the text of documents holds none of them, so that the ids tell the positions.
+        if left_out := sorted({token for token in around.document_start if special[token]}):
+            index["left_out"] = left_out
         write_json(folder / "index.json", index, record)
     counts = (f"{count:,}" for count in (shards.tokens, shards.documents))
     logger.info("%s: %s tokens in %s documents, %d shards", output, *counts, len(shards.files))

@@ -29,15 +29,19 @@ class Windows:
         self._shards: list[np.ndarray] = []
         self._corpus: list[int] = []  # of each shard
         self._offset: list[int] = []  # of each shard, in its corpus, in tokens
+        left_out: set[int] = set()  # ids of what stands before documents
         for number, path in enumerate(self.directories.values()):
             offset = 0
-            for shard in read_index(path)["shards"]:
+            index = read_index(path)
+            left_out.update(index.get("left_out", ()))
+            for shard in index["shards"]:
                 tokens = np.load(path / shard["file"], mmap_mode="r")
                 self._shards.append(tokens[: len(tokens) // length * length].reshape(-1, length))
                 self._corpus.append(number)
                 self._offset.append(offset)
                 offset += len(tokens)
         self._ends = np.cumsum([len(shard) for shard in self._shards])
+        self._left_out = np.array(sorted(left_out), np.int64)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -52,6 +56,10 @@ class Windows:
             first = self._ends[number] - len(self._shards[number])
             tokens[chosen] = self._shards[number][many[chosen] - first]
         return tokens if np.ndim(index) else tokens[0]
+
+    def kept(self, tokens: np.ndarray) -> np.ndarray | None:
+        """Which tokens of windows are read: bool of their shape, false for the special tokens before documents; None where all are."""
+        return ~np.isin(tokens, self._left_out) if len(self._left_out) else None
 
     def counts(self) -> np.ndarray:
         """Windows of each corpus, int64 [corpora]; a corpus's windows have consecutive indices."""
