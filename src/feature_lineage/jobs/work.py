@@ -142,7 +142,7 @@ def _sweep_merge(job: Job, s: Sizes, c: Corpora) -> Work:
 
 
 def _check_hook(job: Job, s: Sizes, c: Corpora) -> Work:
-    return _evaluated(s, 2 * s.study.autoencoder.context)
+    return _evaluated(s, 2 * s.study.context)
 
 
 def _held_out(s: Sizes, c: Corpora, corpus: str) -> float:
@@ -158,7 +158,7 @@ def to_hook(s: Sizes) -> float:
     layers = s.shape.num_hidden_layers
     parts = s.study.autoencoder.hook.split(".")
     read = min(layers, int(parts[1]) + 1) if parts[0] == "blocks" else layers
-    return (2 * s.body + attention(s, s.study.autoencoder.context)) * read / layers
+    return (2 * s.body + attention(s, s.study.context)) * read / layers
 
 
 def encoding(s: Sizes) -> float:
@@ -173,13 +173,14 @@ def training_autoencoder(s: Sizes) -> float:
 
 def _train_autoencoder(job: Job, s: Sizes, c: Corpora) -> Work:
     options = s.study.autoencoder
+    steps = options.tokens // s.study.context // options.batch
     products = options.tokens * (training_autoencoder(s) + to_hook(s))
     loading = s.checkpoint / CHECKPOINT
     return Work(
         options.tokens,
         products,
         loading,
-        options.steps,
+        steps,
         s.weights,
         LOADS_MODEL,
         bfloat16=_half(s, options.tokens * to_hook(s)),
