@@ -1,6 +1,7 @@
 """What stands around documents and windows: chosen from the tokenizer, written into token files, read by models."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -21,6 +22,7 @@ from feature_lineage.models.checkpoint import (
     save_model,
 )
 from feature_lineage.models.hooks import activations, check_hook, load_hooked, next_token_losses
+from feature_lineage.models.readings import evaluate_plainly, warn_of_reading
 from feature_lineage.models.training import Data, train_model
 from feature_lineage.study.keys import Training
 from feature_lineage.study.loading import load_study
@@ -29,7 +31,7 @@ from feature_lineage.study.types import StudyError
 from feature_lineage.text.boundaries import KEY, Boundaries, boundaries_of, choose_boundaries, recorded_boundaries
 from feature_lineage.text.shards import document_ends, encode_corpus, read_index
 from feature_lineage.text.tokenizer import END, import_tokenizer, load_tokenizer, save_tokenizer
-from feature_lineage.text.windows import Windows
+from feature_lineage.text.windows import PlainWindows, Windows
 
 HOOK = "blocks.0.mlp.hook_post"
 
@@ -81,7 +83,7 @@ def test_tokens_are_chosen_by_their_text():
     asked = {"document_start": "none", "document_end": "<s>", "window_start": "<bos>"}
     found = choose_boundaries(tokenizer, asked)
     assert found == Boundaries((), (3,), 1)
-    assert found.words(tokenizer) == asked
+    assert found.words(tokenizer.backend_tokenizer) == asked
     assert choose_boundaries(tokenizer, {"document_end": END}) == Boundaries((3,), (0,), None)
 
 
@@ -300,6 +302,50 @@ def test_a_model_must_have_the_tokens_around_documents(tmp_path, both, tokenizer
     check_own_tokenizer(str(tmp_path / "model"), tmp_path / "tokenizer")
 
 
+# --- beside the plain reading ------------------------------------------------------------------------------
+
+
+def test_the_plain_reading_is_that_of_the_same_documents_parted_by_eos(both, tmp_path, write_documents, tokenizer_dir):
+    tokenizer = load_tokenizer(tokenizer_dir)
+    texts = ["a first text", "", "more of it, and more", "the last one"] * 30
+    documents = write_documents(tmp_path / "train.parquet", texts)
+    directories = {}
+    for name, chosen in {"plain": Boundaries((), (0,), None), "chosen": Boundaries((5, 6), (7,), 1)}.items():
+        save_tokenizer(tokenizer, tmp_path / "tokenizer", {}, chosen)
+        encode_corpus(documents, tmp_path / "tokenizer", tmp_path / name, {}, shard_tokens=50)
+        directories[name] = tmp_path / name
+    shards = [np.load(tmp_path / "plain" / shard["file"]) for shard in read_index(tmp_path / "plain")["shards"]]
+    stream = np.concatenate(shards)
+    windows = PlainWindows(directories["chosen"], (2, 1), 0, 12)
+    assert len(windows) == len(stream) // 12
+    np.testing.assert_array_equal(windows[np.arange(len(windows))].ravel(), stream[: len(windows) * 12])
+    np.testing.assert_array_equal(
+        windows[windows.spread(36)], stream[: len(windows) * 12].reshape(-1, 12)[windows.spread(36)]
+    )
+    model = load_model(both[1])
+    shutil.copytree(both[1], tmp_path / "model")
+    save_tokenizer(tokenizer, tmp_path / "tokenizer", {}, Boundaries((5, 6), (7,), 1))
+    for file in (tmp_path / "tokenizer").iterdir():
+        shutil.copy(file, tmp_path / "model")
+    found = evaluate_plainly(model, tmp_path / "model", {"c": directories["chosen"]}, 12, 10**9)
+    assert model.window_start == 1
+    expected = evaluate_model(load_model(both[0]), windows, np.arange(len(windows)))
+    assert found["c"] == pytest.approx(expected)
+    assert evaluate_plainly(model, both[0], {"c": directories["plain"]}, 12, 100) is None
+
+
+def test_a_plain_reading_that_is_better_is_told(caplog):
+    found, plain = ({"a": {"loss": one}, "b": {"loss": 1.0}} for one in (1.6, 1.5))
+    with caplog.at_level("WARNING"):
+        warn_of_reading("base", found, plain)
+        warn_of_reading("other", plain, found)
+    (record,) = caplog.records
+    assert (
+        "model base, corpus a: the loss is 1.600 nats" in record.getMessage()
+        and "document_start" in record.getMessage()
+    )
+
+
 # --- a model that was really trained -----------------------------------------------------------------------
 
 
@@ -321,6 +367,10 @@ def test_a_trained_model_reads_documents_as_it_met_them(trained_checkpoints, tmp
         model.window_start = chosen.window_start
         windows = Windows({"c": tmp_path / "tokens"}, 256)
         found[name] = evaluate_model(model, windows, windows.spread(0, 40_000))["loss"]
+        if name == "auto":
+            plain = PlainWindows(tmp_path / "tokens", (1, 0), tokenizer.eos_token_id, 256)
+            found["beside"] = evaluate_model(model, plain, plain.spread(40_000))["loss"]
     assert choose_boundaries(tokenizer, {}) == Boundaries((1,), (), None)
     assert abs(found["auto"] - 1.442) < 0.05 and abs(found["plain"] - 1.629) < 0.05
     assert found["window"] > found["auto"]
+    assert abs(found["beside"] - found["plain"]) < 1e-3

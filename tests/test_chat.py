@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from feature_lineage.errors import InputError
+from feature_lineage.store.formats import read_table, write_table
 from feature_lineage.study.loading import load_study
 from feature_lineage.study.local_inputs import Checksums, LocalInputs
 from feature_lineage.study.types import StudyError
 from feature_lineage.text import chat
 from feature_lineage.text.chat import ChatEncoder, conversation, render
+from feature_lineage.text.corpora import SCHEMA
+from feature_lineage.text.files import Document
+from feature_lineage.text.sample import sample_windows
+from feature_lineage.text.shards import encode_corpus, read_index
 from feature_lineage.text.sources import documents_of
 from feature_lineage.text.tokenizer import load_tokenizer
+from feature_lineage.text.windows import Windows
 
 TALK = [
     {"role": "user", "content": "def add(a, b):"},
@@ -202,3 +210,61 @@ def test_a_folder_without_a_template_is_refused_at_dry_run(tmp_path):
     (tmp_path / "chat_template.jinja").rename(tmp_path / "other")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE}))
     found.check()
+
+
+# --- as tokens ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def encoded(tmp_path, tokenizer_dir):
+    """A function that encodes conversations, two tokens' shards at most 40 long, and gives the token directory."""
+    folder = tmp_path / "tokenizer"
+    shutil.copytree(tokenizer_dir, folder)
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+
+    def encode(roles, talks=(TALK, TALK[:2], TALK[2:])):
+        documents = [Document(conversation(list(one), "a", "m"), str(i), None) for i, one in enumerate(talks)]
+        write_table(
+            tmp_path / "talks.parquet", pa.Table.from_pylist([one._asdict() for one in documents], SCHEMA), SCHEMA, {}
+        )
+        encode_corpus(
+            tmp_path / "talks.parquet", folder, tmp_path / f"tokens-{roles}", {}, shard_tokens=40, roles=roles
+        )
+        return tmp_path / f"tokens-{roles}"
+
+    return encode
+
+
+def test_a_corpus_of_conversations_is_tokens_and_who_says_them(encoded, tokenizer):
+    expected = list(
+        ChatEncoder(tokenizer, "assistant", np.uint16)(json.dumps(one) for one in (TALK, TALK[:2], TALK[2:]))
+    )
+    ids, chosen = (np.concatenate(parts) for parts in zip(*expected, strict=True))
+    folder, everything = encoded("assistant"), encoded("all")
+    for length in (3, 8):
+        windows, whole = Windows({"talks": folder}, length), Windows({"talks": everything}, length)
+        index = np.arange(len(windows))[::-1]
+        places = windows.places(index)[1][:, None] + np.arange(length)
+        np.testing.assert_array_equal(windows[index], ids[places])
+        np.testing.assert_array_equal(windows.kept(index), chosen[places])
+        np.testing.assert_array_equal(whole[index], windows[index])
+        assert whole.kept(index) is None
+    assert len(read_index(folder)["shards"]) > 1
+    assert read_table(folder / "documents.parquet")["tokens"].to_pylist() == [len(one.ids) for one in expected]
+
+
+def test_a_damaged_choice_is_named(encoded):
+    folder = encoded("user")
+    file = folder / "shard-00000.chosen.npy"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(InputError, match=r"shard-00000.chosen.npy: damaged"):
+        Windows({"talks": folder}, 4)
+
+
+def test_the_sample_reads_the_chosen_role_alone(encoded):
+    folder = encoded("user")
+    sample = sample_windows({"talks": folder}, 32, 4, seed=0)
+    windows = Windows({"talks": folder}, 4)
+    rows = [int(np.flatnonzero((windows[np.arange(len(windows))] == one).all(1))[0]) for one in sample["tokens"]]
+    np.testing.assert_array_equal(sample["kept"], windows.kept(np.array(rows)))
+    assert 0 < sample["kept"].mean() < 1

@@ -12,10 +12,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from feature_lineage.cli import main
 from feature_lineage.errors import InputError
 from feature_lineage.models.adapter import read_adapter
 from feature_lineage.models.checkpoint import import_model, load_model, published_model
-from feature_lineage.models.convert import convert, main
+from feature_lineage.models.convert import convert
 from feature_lineage.store.checksums import sha256
 
 
@@ -147,7 +148,7 @@ REFUSED = {
 def test_what_cannot_be_converted_is_named(tmp_path, prepare, said, capsys):
     (tmp_path / "in").mkdir()
     prepare(tmp_path / "in")
-    assert main([str(tmp_path / "in"), str(tmp_path / "out")]) == 1
+    assert main(["convert", str(tmp_path / "in"), str(tmp_path / "out")]) == 1
     text = capsys.readouterr().err
     assert said in text and text.count("\n") == 1 and not (tmp_path / "out").exists()
 
@@ -155,7 +156,7 @@ def test_what_cannot_be_converted_is_named(tmp_path, prepare, said, capsys):
 def test_a_folder_that_is_there_is_not_written_into(tmp_path, capsys):
     (tmp_path / "in").mkdir()
     torch.save({"a": torch.ones(3)}, tmp_path / "in" / "pytorch_model.bin")
-    assert main([str(tmp_path / "in"), str(tmp_path / "out")]) == 0
+    assert main(["convert", str(tmp_path / "in"), str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out == f"{tmp_path}/out/model.safetensors\n"
     with pytest.raises(InputError, match="out: is there already"):
         convert(tmp_path / "in", tmp_path / "out")

@@ -109,7 +109,7 @@ def test_a_sample_without_special_tokens_says_nothing_of_it(token_directories):
     assert set(plain) == {"tokens", "corpus", "document"}
     assert kept_tokens(plain).all() and kept_tokens(plain).shape == plain["tokens"].shape
     windows = Windows(token_directories, LENGTH)
-    assert windows.kept(windows[np.arange(3)]) is None
+    assert windows.kept(np.arange(3)) is None
 
 
 def test_features_equal_a_plain_computation_over_what_is_read(sides, sample, monkeypatch):

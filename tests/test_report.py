@@ -105,6 +105,22 @@ def test_accuracy_table(page):
     assert rows(page(), 'id="models"') == [["base", "41.0%", "43.2%"], ["lua", "30.0%", "–"]]
 
 
+def test_both_readings_of_documents_stand_beside_each_other(page):
+    models = {
+        "base": {
+            "corpora": {corpus: {"accuracy": 0.4, "loss": 1.442} for corpus in ("prose", "code")},
+            "plain": {"prose": {"loss": 1.629}},
+        },
+        "lua": {"corpora": {corpus: {"accuracy": 0.4, "loss": 1.5} for corpus in ("prose", "code")}},
+    }
+    words = {"document_start": "<s>", "document_end": "none", "window_start": "none"}
+    text = page(models=models, boundaries=words)
+    assert rows(text, 'id="readings"') == [["base", "the study's", "1.442", "1.442"], ["", "plain", "1.629", ""]]
+    assert "before each document &lt;s&gt;, after it nothing; before every window nothing." in text
+    plain = page()
+    assert 'id="readings"' not in plain and 'id="boundaries"' not in plain
+
+
 def test_merge_table(page):
     text = page()
     assert "both: merged at t = 0.5830" in text

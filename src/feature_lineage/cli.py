@@ -14,6 +14,7 @@ from feature_lineage.errors import InputError
 COMMANDS = {
     "new": ("feature_lineage.commands.new", "print the `models:` block of a study"),
     "cost": ("feature_lineage.commands.cost", "print what a study will cost, step by step, before anything has run"),
+    "convert": ("feature_lineage.commands.convert", "make safetensors of weights in .bin files"),
     "hooks": ("feature_lineage.commands.hooks", "list the hook points of a checkpoint, with their widths and layers"),
 }
 

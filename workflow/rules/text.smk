@@ -105,6 +105,7 @@ rule encode_corpus:
     resources:
         **needs("encode_corpus"),
     params:
+        roles=lambda w: plan.roles(w.corpus),
         code=code("encode_corpus"),
     script:
         "../scripts/encode_corpus.py"

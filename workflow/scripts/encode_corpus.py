@@ -13,7 +13,7 @@ def main(smk: Any) -> None:
         tokenizer = Path(smk.input.tokenizer).parent
         record = provenance(smk.input, smk.params)
         for split in ("train", "validation"):
-            encode_corpus(smk.input[split], tokenizer, Path(smk.output[split]).parent, record)
+            encode_corpus(smk.input[split], tokenizer, Path(smk.output[split]).parent, record, roles=smk.params.roles)
 
 
 if __name__ == "__main__":

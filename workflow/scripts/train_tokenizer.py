@@ -14,7 +14,7 @@ def main(smk: Any) -> None:
     with job(smk.log[0]):
         tokenizer = train_tokenizer(smk.input.corpora, smk.params.vocab_size)
         boundaries = choose_boundaries(tokenizer, smk.params.boundaries)
-        logger.info("tokens around documents and windows: %s", boundaries.words(tokenizer))
+        logger.info("tokens around documents and windows: %s", boundaries.words(tokenizer.backend_tokenizer))
         save_tokenizer(tokenizer, Path(smk.output[0]).parent, provenance(smk.input, smk.params), boundaries)
 
 

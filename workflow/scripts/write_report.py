@@ -9,6 +9,7 @@ from feature_lineage.report.data import Drawn, Findings, Run, Trained
 from feature_lineage.report.page import parameters, write_report
 from feature_lineage.store.formats import read_json, read_provenance, read_table, read_tensors
 from feature_lineage.store.provenance import provenance
+from feature_lineage.text.boundaries import recorded_words
 from feature_lineage.text.vocabulary import token_texts
 
 TABLES = ("statistics", "tokens", "contexts", "categories", "effects", "interpretations")
@@ -54,6 +55,7 @@ def main(smk: Any) -> None:
                 saes=[(*name, read_json(path)) for name, path in zip(names, given.saes, strict=True)],
                 started=[(*name, read_json(path)) for name, path in zip(params.started, given.started, strict=True)],
                 init=params.init,
+                boundaries=recorded_words(Path(given.tokenizer_config).parent),
             ),
             findings=Findings(
                 summary=read_json(given.summary),

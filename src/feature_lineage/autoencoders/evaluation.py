@@ -98,8 +98,8 @@ def evaluate_autoencoder(
         for corpus, part in zip(windows.corpora, chosen, strict=True):
             sums = {kind: torch.zeros((), dtype=torch.float64, device=place) for kind in ("clean", "spliced", "zero")}
             for first in range(0, len(part), batch):
-                ids = windows[part[first : first + batch]]
-                kept = windows.kept(ids)
+                read = part[first : first + batch]
+                ids, kept = windows[read], windows.kept(read)
                 for kind, replace in (("clean", None), ("spliced", splice), ("zero", torch.zeros_like)):
                     sums[kind] += next_token_losses(bridge, hook, ids, replace, kept).sum(dtype=torch.float64)
                 bar.update(ids.size)

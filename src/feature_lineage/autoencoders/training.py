@@ -352,8 +352,8 @@ def _loss_recovered(bridge: Any, hook: str, windows: Windows) -> Callable[[Spars
     """Of an autoencoder, on validation windows of equal number from each corpus."""
     corpora = len(windows.corpora)
     each = max(1, MEASURED_TOKENS // corpora)
-    watched = windows[np.concatenate([windows.spread(number, each) for number in range(corpora)])]
-    kept = windows.kept(watched)
+    chosen = np.concatenate([windows.spread(number, each) for number in range(corpora)])
+    watched, kept = windows[chosen], windows.kept(chosen)
     clean_and_zero = spliced_losses(bridge, hook, watched, (None, torch.zeros_like), kept)
 
     def measure(autoencoder: SparseAutoencoder) -> float:

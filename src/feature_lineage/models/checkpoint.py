@@ -40,7 +40,7 @@ from feature_lineage.study.published_folders import ADAPTER, adapter_given, only
 from feature_lineage.study.vocabularies import disagreement, read_vocabulary
 from feature_lineage.text.boundaries import recorded_boundaries
 from feature_lineage.text.tokenizer import load_tokenizer, vocabulary_size
-from feature_lineage.text.windows import Windows
+from feature_lineage.text.windows import PlainWindows, Windows
 
 transformers_logging.disable_progress_bar()
 
@@ -381,7 +381,7 @@ def check_causal(model: PreTrainedModel) -> None:
 
 
 @torch.no_grad()
-def evaluate_model(model: PreTrainedModel, windows: Windows, chosen: np.ndarray) -> dict[str, float]:
+def evaluate_model(model: PreTrainedModel, windows: Windows | PlainWindows, chosen: np.ndarray) -> dict[str, float]:
     """Loss (nats per token) and accuracy (share of next tokens predicted right) over chosen windows; sums in float64.
 
     A window's first token is predicted of none, whether a token stands before the window or not: so many tokens are predicted in either case.

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,32 +139,3 @@ def _is_zip(file: Path) -> bool:
 
 
 # --- the command -------------------------------------------------------------------------------------------
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `feature-lineage convert` takes."""
-    parser.add_argument("source", help="folder of a checkpoint or an adapter with weights in .bin files")
-    parser.add_argument("out", help="folder that is made, with the weights in safetensors")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Convert, and say what was written; the exit status."""
-    try:
-        written = convert(arguments.source, arguments.out)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 1
-    for file in written:
-        print(file)
-    return 0
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m feature_lineage.models.convert DIR OUT`."""
-    parser = argparse.ArgumentParser(prog="feature-lineage convert", description=__doc__)
-    add_arguments(parser)
-    return run(parser.parse_args(arguments))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -307,9 +307,13 @@ def activation_batches(
     """
     whole = len(chosen) // batch * batch
     for first in range(0, whole, batch * ahead):
-        tokens = windows[chosen[first : min(first + batch * ahead, whole)]]
-        parts = activations(bridge, hook, tokens).split(batch * windows.length)
-        kept = windows.kept(tokens)
+        read = chosen[first : min(first + batch * ahead, whole)]
+        parts = activations(bridge, hook, windows[read]).split(batch * windows.length)
+        kept = windows.kept(read)
+        if kept is not None and not kept.reshape(len(parts), -1).any(1).all():
+            raise InputError(
+                f"a batch of {batch} windows holds no token that is read; raise autoencoder.batch, or choose more `roles` of the corpora with `messages`"
+            )
         masks = [None] * len(parts) if kept is None else kept.reshape(len(parts), -1)
         yield from (part if mask is None else part[_mask(mask, part)] for part, mask in zip(parts, masks, strict=True))
 

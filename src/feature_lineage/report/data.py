@@ -39,6 +39,7 @@ class Trained:
         saes: the autoencoders.
         started: what some of them were trained on from.
         init: how autoencoders start (`autoencoder.init`).
+        boundaries: what stands around documents and windows (`boundaries.recorded_words`), if the tokenizer says.
     """
 
     models: Mapping[str, Mapping[str, Any]]
@@ -46,6 +47,7 @@ class Trained:
     saes: Sequence[Evaluation]
     started: Sequence[Evaluation]
     init: str
+    boundaries: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -109,6 +109,11 @@ class Plan:
         read = self.study.read_corpora()
         return [corpus for corpus in self.study.corpora if corpus not in read]
 
+    def roles(self, corpus: str) -> str | None:
+        """Whose tokens of a corpus of conversations are read; None of one of plain text."""
+        block = self.study.corpora[corpus]
+        return block.roles if block.messages is not None else None
+
     # --- autoencoders ---
 
     @cached_property

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from feature_lineage.errors import InputError
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 KEY = "feature_lineage"  # of `tokenizer_config.json`, under which the choices are kept
@@ -30,10 +31,10 @@ class Boundaries(NamedTuple):
     document_end: tuple[int, ...]
     window_start: int | None
 
-    def words(self, tokenizer: PreTrainedTokenizerFast) -> dict[str, str]:
+    def words(self, tokenizer: Tokenizer) -> dict[str, str]:
         """The choices as the texts of their tokens, `none` where there is none."""
         ids = (*self[:2], () if self.window_start is None else (self.window_start,))
-        texts = (" ".join(tokenizer.convert_ids_to_tokens(list(one))) or "none" for one in ids)
+        texts = (" ".join(map(tokenizer.id_to_token, one)) or "none" for one in ids)
         return dict(zip(self._fields, texts, strict=True))
 
 
@@ -121,6 +122,14 @@ def recorded_boundaries(folder: str | Path) -> Boundaries | None:
     except (OSError, ValueError, RecursionError):  # `load_tokenizer` says so
         return None
     return parse_boundaries(settings.get(KEY), folder) if isinstance(settings, dict) else None
+
+
+def recorded_words(folder: str | Path) -> dict[str, str] | None:
+    """The same as texts (`Boundaries.words`)."""
+    from tokenizers import Tokenizer
+
+    found = recorded_boundaries(folder)
+    return None if found is None else found.words(Tokenizer.from_file(str(Path(folder, "tokenizer.json"))))
 
 
 def parse_boundaries(value: Any, folder: str | Path) -> Boundaries | None:

@@ -41,6 +41,8 @@ def conversation(value: Any, source: str, column: str) -> str:
                 raise ValueError("a message without a `role`")
             if not isinstance(message.get("content"), str):
                 raise ValueError(f"a message whose `content` is a {type(message.get('content')).__name__}, not text")
+        if not messages:
+            return ""
         return json.dumps([{k: v for k, v in one.items() if v is not None} for one in messages], ensure_ascii=False)
 
 

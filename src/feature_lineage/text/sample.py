@@ -34,7 +34,7 @@ def sample_windows(directories: Mapping[str, str | Path], tokens: int, length: i
         rows = corpus == number
         document[rows] = np.searchsorted(document_ends(path), position[rows, None] + np.arange(length), side="right")
     tokens = windows[chosen]
-    kept = windows.kept(tokens)
+    kept = windows.kept(chosen)
     return {
         "tokens": tokens.astype(np.int32),
         "corpus": corpus.astype(np.int32),

@@ -18,6 +18,7 @@ from feature_lineage.store.checksums import sha256
 from feature_lineage.store.formats import read_batches, read_json, read_table, write_json, write_table
 from feature_lineage.store.writing import staged
 from feature_lineage.text.boundaries import boundaries_of
+from feature_lineage.text.chat import ChatEncoder, Conversation
 from feature_lineage.text.tokenizer import load_tokenizer, vocabulary_size
 from feature_lineage.text.vocabulary import token_texts
 
@@ -40,6 +41,7 @@ def encode_corpus(
     output: str | Path,
     record: dict[str, Any],
     shard_tokens: int = SHARD_TOKENS,
+    roles: str | None = None,
 ) -> int:
     """Encode a Parquet file of documents into token shards; returns the tokens written.
 
@@ -48,22 +50,33 @@ def encode_corpus(
     `index.json`. One shard and one batch of documents are held at a time. What was in the directory before goes: its shards may be more.
     Ids are those of `tokenizer.json`; a special token's text in a document is text.
 
+    Conversations are rendered with the tokenizer's chat template, and nothing is put around them. Where one role's tokens are chosen of them,
+    `shard-00000.chosen.npy`, … say which those are, bool.
+
+    Args:
+        documents: Parquet of `corpora.build_corpus`.
+        tokenizer: directory of the tokenizer.
+        output: the directory.
+        record: provenance.
+        shard_tokens: tokens of a shard.
+        roles: `all`, `assistant` or `user`, if the documents are conversations.
+
     Raises:
-        InputError: a file cannot be read, or the tokenizer has no token for any of the text, or none to part documents with.
+        InputError: a file cannot be read, a chat template cannot be used, or the tokenizer has no token for any of the text, or none to part documents with.
     """
     encoder = load_tokenizer(tokenizer)
     vocabulary = vocabulary_size(encoder)
     dtype = np.uint16 if vocabulary <= 1 << 16 else np.uint32
     around = boundaries_of(encoder)
     texts, special = token_texts(Path(tokenizer) / "tokenizer.json")
-    encode = TextEncoder(encoder.backend_tokenizer, texts, dtype)
+    backend = encoder.backend_tokenizer
+    encode = TextEncoder(backend, texts, dtype) if roles is None else ChatEncoder(encoder, roles, dtype)
+    start, end = (np.array(ids if roles is None else (), dtype) for ids in around[:2])
 
     shutil.rmtree(output, ignore_errors=True)
     with staged(output) as folder:
         folder.mkdir()
-        shards = _Shards(
-            folder, shard_tokens, np.array(around.document_start, dtype), np.array(around.document_end, dtype)
-        )
+        shards = _Shards(folder, shard_tokens, start, end, chosen=roles not in (None, "all"))
         write_table(folder / "documents.parquet", _encoded(documents, encode, shards), _LENGTHS, record)
         if shards.tokens == shards.documents * (len(shards.start) + len(shards.end)):
             raise InputError(
@@ -96,19 +109,22 @@ class _Shards:
         size: tokens of a file.
         start: what stands before a document, of the files' type.
         end: what stands after it.
+        chosen: whether some tokens alone are chosen, so that files beside the tokens say which.
     """
 
-    def __init__(self, folder: Path, size: int, start: np.ndarray, end: np.ndarray) -> None:
+    def __init__(self, folder: Path, size: int, start: np.ndarray, end: np.ndarray, chosen: bool) -> None:
         self.folder, self.start, self.end = folder, start, end
         self.files: list[dict[str, Any]] = []  # as the index describes them
         self.tokens = self.documents = 0
         self._buffer, self._filled = np.empty(size, end.dtype), 0
+        self._chosen = np.empty(size, bool) if chosen else None
 
-    def add(self, pieces: Iterable[np.ndarray]) -> int:
-        """Write a document and what stands around it; returns its tokens, those counted."""
+    def add(self, document: Iterable[np.ndarray] | Conversation) -> int:
+        """Write a document, in parts, and what stands around it; returns its tokens, those counted."""
+        talk = document if isinstance(document, Conversation) else None
         length = 0
-        for ids in chain([self.start], pieces, [self.end]):
-            self._store(ids)
+        for ids in chain([self.start], [talk.ids] if talk else document, [self.end]):
+            self._store(ids, talk.chosen if talk else None)
             length += len(ids)
         self.tokens += length
         self.documents += 1
@@ -119,30 +135,39 @@ class _Shards:
         if self._filled:
             self._flush()
 
-    def _store(self, ids: np.ndarray) -> None:
+    def _store(self, ids: np.ndarray, chosen: np.ndarray | None) -> None:
         while len(ids):
             part = ids[: len(self._buffer) - self._filled]
             self._buffer[self._filled : self._filled + len(part)] = part
+            if self._chosen is not None and chosen is not None:
+                self._chosen[self._filled : self._filled + len(part)] = chosen[: len(part)]
+                chosen = chosen[len(part) :]
             self._filled += len(part)
             ids = ids[len(part) :]
             if self._filled == len(self._buffer):
                 self._flush()
 
     def _flush(self) -> None:
-        file = self.folder / f"shard-{len(self.files):05d}.npy"
-        np.save(file, self._buffer[: self._filled])
-        described = {"file": file.name, "tokens": self._filled, "bytes": file.stat().st_size, "sha256": sha256(file)}
+        name = f"shard-{len(self.files):05d}"
+        described = {"tokens": self._filled, **self._saved(f"{name}.npy", self._buffer)}
+        if self._chosen is not None:
+            described["chosen"] = self._saved(f"{name}.chosen.npy", self._chosen)
         self.files.append(described)
         self._filled = 0
 
+    def _saved(self, name: str, buffer: np.ndarray) -> dict[str, Any]:
+        file = self.folder / name
+        np.save(file, buffer[: self._filled])
+        return {"file": name, "bytes": file.stat().st_size, "sha256": sha256(file)}
 
-def _encoded(documents: str | Path, encode: TextEncoder, shards: _Shards) -> Iterator[pa.RecordBatch]:
+
+def _encoded(documents: str | Path, encode: TextEncoder | ChatEncoder, shards: _Shards) -> Iterator[pa.RecordBatch]:
     """Write all documents as shards; the tokens of each, schema `_LENGTHS`."""
     with progress(None, "tok") as bar:
         for batch in read_batches(documents, ["text"], rows=64):
             lengths = []
-            for pieces in encode(batch.column("text").to_pylist()):
-                lengths.append(shards.add(pieces))
+            for document in encode(batch.column("text").to_pylist()):
+                lengths.append(shards.add(document))
                 bar.update(lengths[-1])
             yield pa.record_batch([pa.array(lengths, pa.int32())], schema=_LENGTHS)
 
@@ -231,7 +256,7 @@ def read_index(directory: str | Path) -> dict[str, Any]:
         InputError: names the file that is missing or truncated.
     """
     index = read_json(Path(directory) / "index.json", delete=directory)
-    for shard in index["shards"]:
+    for shard in [part for one in index["shards"] for part in (one, one.get("chosen")) if part]:
         file = Path(directory) / shard["file"]
         found = file.stat().st_size if file.exists() else 0
         if found != shard["bytes"]:

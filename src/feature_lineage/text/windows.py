@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from feature_lineage.errors import InputError
-from feature_lineage.text.shards import read_index
+from feature_lineage.text.shards import document_ends, read_index
 
 
 class Windows:
@@ -29,6 +29,7 @@ class Windows:
         self._shards: list[np.ndarray] = []
         self._corpus: list[int] = []  # of each shard
         self._offset: list[int] = []  # of each shard, in its corpus, in tokens
+        self._chosen: list[np.ndarray | None] = []  # which tokens of each shard, where that is not all
         left_out: set[int] = set()  # ids of what stands before documents
         for number, path in enumerate(self.directories.values()):
             offset = 0
@@ -36,7 +37,10 @@ class Windows:
             left_out.update(index.get("left_out", ()))
             for shard in index["shards"]:
                 tokens = np.load(path / shard["file"], mmap_mode="r")
-                self._shards.append(tokens[: len(tokens) // length * length].reshape(-1, length))
+                whole = len(tokens) // length * length
+                chosen = np.load(path / shard["chosen"]["file"], mmap_mode="r") if "chosen" in shard else None
+                self._shards.append(tokens[:whole].reshape(-1, length))
+                self._chosen.append(None if chosen is None else chosen[:whole].reshape(-1, length))
                 self._corpus.append(number)
                 self._offset.append(offset)
                 offset += len(tokens)
@@ -57,9 +61,21 @@ class Windows:
             tokens[chosen] = self._shards[number][many[chosen] - first]
         return tokens if np.ndim(index) else tokens[0]
 
-    def kept(self, tokens: np.ndarray) -> np.ndarray | None:
-        """Which tokens of windows are read: bool of their shape, false for the special tokens before documents; None where all are."""
-        return ~np.isin(tokens, self._left_out) if len(self._left_out) else None
+    def kept(self, index: np.ndarray) -> np.ndarray | None:
+        """Which tokens of windows are read: bool [k, length], false for the special tokens before documents and for what other roles say.
+
+        None where all are, in every window.
+        """
+        if not len(self._left_out) and all(chosen is None for chosen in self._chosen):
+            return None
+        index = np.asarray(index, np.int64)
+        kept = ~np.isin(self[index], self._left_out)
+        shard = np.searchsorted(self._ends, index, side="right")
+        for number in np.unique(shard):
+            if (chosen := self._chosen[number]) is not None:
+                rows = shard == number
+                kept[rows] &= chosen[index[rows] - (self._ends[number] - len(self._shards[number]))]
+        return kept
 
     def counts(self) -> np.ndarray:
         """Windows of each corpus, int64 [corpora]; a corpus's windows have consecutive indices."""
@@ -127,3 +143,44 @@ class Windows:
         first = int(self.counts()[:corpus].sum())
         wanted = min(count, max(1, tokens // self.length))
         return first + np.arange(wanted) * count // wanted
+
+
+class PlainWindows:
+    """Windows of the same documents with nothing before each and one token after it, whatever stands around them in the files.
+
+    Args:
+        directory: token directory of a corpus.
+        around: tokens before and after each document there, to be left out.
+        end: what parts documents instead.
+        length: tokens of a window.
+    """
+
+    def __init__(self, directory: str | Path, around: tuple[int, int], end: int, length: int) -> None:
+        self.length, self._before, self._end = length, around[0], end
+        shards = read_index(directory)["shards"]
+        self._shards = [np.load(Path(directory) / shard["file"], mmap_mode="r") for shard in shards]
+        self._bounds = np.cumsum([0, *(len(shard) for shard in self._shards)])
+        ends = document_ends(directory)
+        self._starts = np.concatenate([[0], ends[:-1]])
+        self._ends = np.cumsum(ends - self._starts - sum(around) + 1)  # of the documents as they are read here
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) // self.length
+
+    def __getitem__(self, index: np.ndarray) -> np.ndarray:
+        """Token ids of some windows, int64 [k, length]."""
+        place = (np.asarray(index, np.int64)[:, None] * self.length + np.arange(self.length)).ravel()
+        document = np.searchsorted(self._ends, place, side="right")
+        last = self._ends[document] - 1
+        first = np.where(document > 0, self._ends[document - 1], 0)
+        source = self._starts[document] + self._before + place - first
+        tokens = np.full(len(place), self._end, np.int64)
+        for number, shard in enumerate(self._shards):
+            here = (place < last) & (source >= self._bounds[number]) & (source < self._bounds[number + 1])
+            tokens[here] = shard[source[here] - self._bounds[number]]
+        return tokens.reshape(-1, self.length)
+
+    def spread(self, tokens: int) -> np.ndarray:
+        """Indices of evenly spaced windows, all if they hold fewer than `tokens`; int64, ascending."""
+        wanted = min(len(self), max(1, tokens // self.length))
+        return np.arange(wanted) * len(self) // max(1, wanted)
