@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -39,8 +40,6 @@ def lay_out(folder):
 @pytest.mark.parametrize("number", range(3))
 def test_a_table_is_printed_by_the_command_above_it(number, tmp_path, monkeypatch, capsys):
     """After a change: `UPDATE_DOCS=1 pytest tests/test_docs_cost.py` writes the tables into the page."""
-    import os
-
     from huggingface_hub import constants
 
     lay_out(tmp_path)

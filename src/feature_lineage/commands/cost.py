@@ -13,10 +13,10 @@ from feature_lineage.errors import InputError
 from feature_lineage.jobs.cost import CORPUS, Cost, calibration, cost, measured, table
 from feature_lineage.jobs.job_list import DERIVED
 from feature_lineage.jobs.resources import ON_GPU
-from feature_lineage.study.keys import FilesCorpus, PackageCorpus
 from feature_lineage.study.loading import each_key_once, load_study
 from feature_lineage.study.local_inputs import named_files
 from feature_lineage.study.study import Study
+from feature_lineage.study.texts import FilesCorpus, PackageCorpus
 from feature_lineage.study.types import StudyError
 
 

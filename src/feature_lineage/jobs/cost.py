@@ -13,9 +13,10 @@ from feature_lineage.jobs.job_list import DERIVED, Job, jobs
 from feature_lineage.jobs.resources import SIZED, request
 from feature_lineage.jobs.sizes import PUBLISHED, VOCABULARY, checkpoint_of, published, sizes_of
 from feature_lineage.jobs.work import BYTES_PER_TOKEN, GPU_NAME, UTILISATION, Corpora, seconds, work_of
-from feature_lineage.study.keys import AdaptedModel, PretrainedModel, TrainedTokenizer
+from feature_lineage.study.keys import AdaptedModel, PretrainedModel
 from feature_lineage.study.plan import Plan
 from feature_lineage.study.study import Study
+from feature_lineage.study.texts import TrainedTokenizer
 
 CORPUS = 1e8  # tokens of a corpus of the hub that is read as a whole: an assumption
 

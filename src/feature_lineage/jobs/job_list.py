@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from feature_lineage.study.keys import TrainedTokenizer
 from feature_lineage.study.plan import Plan
+from feature_lineage.study.texts import TrainedTokenizer
 
 # Rules that are another rule with other inputs, and that rule.
 DERIVED = {

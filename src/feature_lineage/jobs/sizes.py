@@ -11,10 +11,10 @@ from feature_lineage.study.keys import (
     KeptModel,
     PretrainedModel,
     TrainedModel,
-    TrainedTokenizer,
     Training,
 )
 from feature_lineage.study.study import Study
+from feature_lineage.study.texts import TrainedTokenizer
 
 FLOAT = 4
 # What is unknown before the workflow has run: the shape of a checkpoint on the hub, a published tokenizer's vocabulary, and how many

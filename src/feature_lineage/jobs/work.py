@@ -173,13 +173,14 @@ def training_autoencoder(s: Sizes) -> float:
 
 def _train_autoencoder(job: Job, s: Sizes, c: Corpora) -> Work:
     options = s.study.autoencoder
+    steps = options.tokens // s.study.context // options.batch
     products = options.tokens * (training_autoencoder(s) + to_hook(s))
     loading = s.checkpoint / CHECKPOINT
     return Work(
         options.tokens,
         products,
         loading,
-        options.steps,
+        steps,
         s.weights,
         LOADS_MODEL,
         bfloat16=_half(s, options.tokens * to_hook(s)),

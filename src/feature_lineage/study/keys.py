@@ -190,7 +190,7 @@ class PretrainedModel(Block):
 
     pretrained: Place = Field(
         description="Name on the hub, or path of a local directory. What a cluster is asked for follows from the directory's "
-        "`config.json`; for a name on the hub a model of 24 layers and 1,024 elements is assumed (`resources.py`)."
+        "`config.json`; for a name on the hub, from the one in its cache, else a model of 24 layers and 1,024 elements is assumed (`resources.py`)."
     )
     revision: Place | None = Field(None, description="Commit, tag or branch.")
     revisions: Annotated[list[Place], Field(min_length=2)] | None = Field(
