@@ -17,7 +17,7 @@ from feature_lineage.models.hooks import activations, load_hooked
 from feature_lineage.store.formats import read_json, read_table, read_tensors
 
 HOOK = "blocks.2.mlp.hook_post"
-CONTROLS = ("ceiling", "alignment_null", "neurons", "as_published", "transfer")
+CONTROLS = ("alignment_null", "neurons", "as_published", "transfer")
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +31,14 @@ def stories(tmp_path_factory, bare, trained_checkpoints) -> Workplace:
     options = {key: value for key, value in bare.config["autoencoder"].items() if key != "context"}
     config = bare.config | {
         "study": "stories",
+        "evaluation_tokens": 20_000,
         "corpora": bare.config["corpora"] | {"stories": {"files": "data/stories.jsonl", "validation": 0.2}},
         "tokenizer": {"pretrained": path},
         "models": {
             "base": {"pretrained": path, "train": ["stories"]},
             "coder": {"parent": "base", "train": ["code"], "training": TRAINING | {"tokens": 3000}},
         },
-        "autoencoder": options | {"hook": HOOK, "tokens": 20_000, "batch": 8, "seeds": [0, 1]},
+        "autoencoder": options | {"hook": HOOK, "tokens": 20_000, "batch": 8},
         "flow": bare.config["flow"] | {"corpora": ["stories", "code"], "tokens": 6000},
         "controls": bare.config["controls"] | dict.fromkeys(CONTROLS, True),
     }
