@@ -83,19 +83,13 @@ def encode_corpus(
                 f"tokenizer {tokenizer}: has no token for any text of {documents}; choose another under `tokenizer`"
             )
         shards.close()
-        index = {
-            "tokens": shards.tokens,
-            "documents": shards.documents,
-            "dtype": np.dtype(dtype).name,
-            "vocab_size": vocabulary,
-            "end_token": around.document_end[-1] if around.document_end else None,
-            "tokenizer_sha256": sha256(Path(tokenizer) / "tokenizer.json"),
-            "shards": shards.files,
-        }
         # Special tokens alone: the text of documents holds none of them, so that the ids tell the positions.
-        if left_out := sorted({token for token in around.document_start if special[token]}):
-            index["left_out"] = left_out
-        write_json(folder / "index.json", index, record)
+        left_out = sorted({token for token in around.document_start if special[token]})
+        index = shards.index() | {
+            "vocab_size": vocabulary,
+            "tokenizer_sha256": sha256(Path(tokenizer) / "tokenizer.json"),
+        }
+        write_json(folder / "index.json", index | ({"left_out": left_out} if left_out else {}), record)
     counts = (f"{count:,}" for count in (shards.tokens, shards.documents))
     logger.info("%s: %s tokens in %s documents, %d shards", output, *counts, len(shards.files))
     return shards.tokens
@@ -129,6 +123,16 @@ class _Shards:
         self.tokens += length
         self.documents += 1
         return length
+
+    def index(self) -> dict[str, Any]:
+        """What the index says of what was written."""
+        return {
+            "tokens": self.tokens,
+            "documents": self.documents,
+            "dtype": self.end.dtype.name,
+            "end_token": int(self.end[-1]) if len(self.end) else None,
+            "shards": self.files,
+        }
 
     def close(self) -> None:
         """Write what is left."""
