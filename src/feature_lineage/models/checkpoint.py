@@ -119,7 +119,11 @@ def published_config(path: str, revision: str | None = None) -> PreTrainedConfig
     """
     if problem := wrong_folder(path, revision):
         raise _unloadable(path, problem, revision)
-    if cached(path, ADAPTER, revision):
+    try:
+        adapter = cached(path, ADAPTER, revision)
+    except Exception as error:  # of a name that none can have
+        raise _unloadable(path, error, revision) from error
+    if adapter:
         raise InputError(f"model {path}: {adapter_given(path)}")
     if problem := only_pickled(path):
         raise InputError(f"model {path}: cannot be loaded, {problem}")
