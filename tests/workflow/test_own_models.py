@@ -130,6 +130,27 @@ def test_an_added_child_reruns_nothing(lineage, tmp_path):
     assert made == steps | {"saes", "models"}
 
 
+def test_steps_of_a_training_are_models(bare, tmp_path):
+    place = bare.copy(tmp_path / "place")
+    base = place.config["models"]["base"]
+    place.config["models"] = {"base": base | {"training": base["training"] | {"keep": [4, 12]}}}
+    place.config["cases"] = {}
+    run = place.snakemake("-c2", "models")
+    assert run.code == 0, run
+    folder = place.results / "models"
+    assert sorted(path.parent.name for path in folder.glob("*/evaluation.json")) == [
+        "base",
+        "base-step12",
+        "base-step4",
+    ]
+    losses = [
+        read_json(folder / name / "evaluation.json")["corpora"]["prose"]["loss"]
+        for name in ("base-step4", "base-step12", "base")
+    ]
+    assert losses == sorted(losses, reverse=True)
+    assert place.plan("models") == {}
+
+
 # --- the shipped examples ----------------------------------------------------------------------------------
 
 

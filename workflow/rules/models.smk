@@ -54,6 +54,8 @@ rule keep_model:
     input:
         model=lambda w: checkpoint_files(plan.kept[w.model].kept),
         kept=lambda w: f"<results>/models/{plan.kept[w.model].kept}/kept",
+        tokenizer="<results>/tokenizer/tokenizer.json",
+        tokenizer_config="<results>/tokenizer/tokenizer_config.json",
     output:
         expand("<results>/models/{{model}}/{file}", file=CHECKPOINT),
     log:

@@ -12,8 +12,8 @@ from feature_lineage.store.provenance import provenance
 def main(smk: Any) -> None:
     with job(smk.log[0]):
         record = provenance(smk.input, smk.params)
-        trained, output = Path(smk.input.model[0]).parent, Path(smk.output[0]).parent
-        save_model(keep_model(trained, kept_file(smk.input.kept, smk.params.step)), trained, output, record)
+        model = keep_model(Path(smk.input.model[0]).parent, kept_file(smk.input.kept, smk.params.step))
+        save_model(model, Path(smk.input.tokenizer).parent, Path(smk.output[0]).parent, record)
 
 
 if __name__ == "__main__":
