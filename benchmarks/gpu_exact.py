@@ -22,10 +22,10 @@ from feature_lineage.autoencoders.step import BETAS, loss_and_gradients
 from feature_lineage.autoencoders.training import Data, Length, Watch, train_on_activations
 from feature_lineage.autoencoders.weights import Centring, Weights
 from feature_lineage.controls.neurons import correlate_neurons
-from feature_lineage.features.collect import collect_features
+from feature_lineage.features.collect import collect_features, paired_activations
 from feature_lineage.meaning.logit_effects import weigh_logits
 from feature_lineage.models.checkpoint import load_model
-from feature_lineage.models.hooks import load_hooked, paired_activations
+from feature_lineage.models.hooks import load_hooked
 from feature_lineage.models.merge import sweep_merge
 from feature_lineage.study.measures import Autoencoder
 from feature_lineage.text.windows import Windows

@@ -226,7 +226,7 @@ def published(path, architecture, vocabulary):
 
 
 def test_evaluation_equals_a_float64_reference(monkeypatch, tiny_model, tmp_path, write_tokens):
-    monkeypatch.setattr("feature_lineage.models.checkpoint.windows_at_once", lambda *sizes, on_cpu: 3)
+    monkeypatch.setattr("feature_lineage.models.evaluation.windows_at_once", lambda *sizes, on_cpu: 3)
     rng = np.random.default_rng(0)
     windows = Windows({"c": write_tokens(tmp_path / "c", rng.integers(0, 400, 500), rng.integers(0, 400, 203))}, 16)
     model = tiny_model().eval()
@@ -254,7 +254,7 @@ def test_evaluation_does_not_depend_on_the_batch(monkeypatch, tiny_model, tmp_pa
     found = []
     for batch in (1, 7, 64):
         monkeypatch.setattr(
-            "feature_lineage.models.checkpoint.windows_at_once", lambda *sizes, on_cpu, batch=batch: batch
+            "feature_lineage.models.evaluation.windows_at_once", lambda *sizes, on_cpu, batch=batch: batch
         )
         found.append(evaluate_model(model, windows, np.arange(40)))
     for other in found[1:]:

@@ -139,7 +139,7 @@ def test_what_is_missing_is_refused_with_key_and_remedy_before_any_job(place):
 
 def test_what_changes_while_it_is_read_is_read_once_more(place):
     """Snakemake records parameters when a job has ended: they must be those from before it started."""
-    saved = "save_tokenizer(tokenizer, Path(smk.output[0]).parent, provenance(smk.input, smk.params))"
+    saved = "save_tokenizer(tokenizer, Path(smk.output[0]).parent, provenance(smk.input, smk.params), boundaries)"
     later = "Path(smk.params.source, 'chat_template.jinja').write_text('{{ messages }}')"
     place.edit("workflow/scripts/import_tokenizer.py", saved, f"{saved}\n        {later}")
     shutil.rmtree(place.results / "tokenizer")

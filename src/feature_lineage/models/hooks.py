@@ -91,16 +91,16 @@ def _bridge(
     architecture = type(model).__name__
     check_architecture(path, architecture)
     model.config.architectures = [architecture]
-    tokenizer = tokenizer or load_tokenizer(path)
+    changed = tokenizer or load_tokenizer(path)
     try:
         bridge = TransformerBridge.boot_transformers(
-            str(path), hf_model=model, tokenizer=tokenizer, device=str(place), dtype=model.dtype
+            str(path), hf_model=model, tokenizer=changed, device=str(place), dtype=model.dtype
         )
     except Exception as error:  # of many kinds, where its adapter does not fit the checkpoint
         raise InputError(
             f"model {path}: TransformerLens cannot take this {architecture} ({' '.join(str(error).split())[:300] or type(error).__name__}); choose another model"
         ) from error
-    bridge._tokenizer = tokenizer  # the setter builds it again by its class, and adds special tokens
+    bridge._tokenizer = tokenizer or load_tokenizer(path)  # TransformerLens has added special tokens to the other
     return bridge.eval()
 
 
