@@ -65,7 +65,6 @@ def lineage(tmp_path_factory, bare, tokenizer_dir, architecture) -> Workplace:
         "models": MODELS,
         "controls": {"transfer": False, "neurons": False, "alignment_null": False},
         "cases": {},
-        "flow": bare.config["flow"] | {"bootstrap": 0},
     }
     config["autoencoder"] = config["autoencoder"] | {"hook": "blocks.1.hook_resid_post", "seeds": [0]}
     place = Workplace(root, config)
