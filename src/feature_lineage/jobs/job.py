@@ -144,7 +144,7 @@ def _lock(log: Path) -> IO[bytes] | None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.path.samestat(os.fstat(file.fileno()), _lock_path(log).stat()):
                     break
-            except FileNotFoundError:  # whoever held it has ended between the two
+            except FileNotFoundError:  # the job that held it has ended between the two
                 pass
             except BlockingIOError:
                 if time.monotonic() > patience:

@@ -112,7 +112,7 @@ def check_architecture(path: str | Path, architecture: str) -> None:
 
 
 def published_config(path: str, revision: str | None = None) -> PreTrainedConfig:
-    """The configuration of a checkpoint, whoever made it, without running any of its code.
+    """The configuration of any checkpoint; none of its code is run.
 
     Raises:
         InputError: it cannot be read, or is not of a causal language model; names the path.
@@ -160,7 +160,7 @@ def _unloadable(path: str, error: Exception | str, revision: str | None = None) 
 def published_model(
     path: str | Path, revision: str | None = None, dtype: torch.dtype = torch.float32, layers: int | None = None
 ) -> PreTrainedModel:
-    """Load a checkpoint, whoever made it, from safetensors, running none of its code.
+    """Load any checkpoint from its safetensors; none of its code is run.
 
     Args:
         path: directory, or name on the hub.

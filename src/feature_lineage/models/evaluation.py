@@ -79,7 +79,7 @@ def check_windows(model: PreTrainedModel, tokens: np.ndarray, key: str = "autoen
 def evaluate_model(model: PreTrainedModel, windows: Windows | PlainWindows, chosen: np.ndarray) -> dict[str, float]:
     """Loss (nats per token) and accuracy (share of next tokens predicted right) over chosen windows; sums in float64.
 
-    A window's first token is predicted of none, whether a token stands before the window or not: so many tokens are predicted in either case.
+    The first token of a window is not predicted, even where a token stands before the window, so that as many are predicted in either case.
     """
     place = next(model.parameters()).device
     loss, accuracy = (

@@ -1,4 +1,4 @@
-"""An imported checkpoint: a link to somebody else's weights where they can be used as they are, and a record of what they were."""
+"""An imported checkpoint: a link to the published weights where they can be used as they are, and a record of what they were."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from feature_lineage.store.formats import read_json, verify_files, write_json
 
 WEIGHTS = "model.safetensors"
 _TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-RECORD = "import.json"  # beside the weights, which may hold no word of this study
+RECORD = "import.json"  # beside the weights: a linked file holds no provenance of this study
 
 
 def cached(source: str, name: str, revision: str | None) -> str | None:

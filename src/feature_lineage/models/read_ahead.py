@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class ReadAhead:
     """An iterator that runs another one in a thread of its own, up to `depth` items ahead.
 
-    `busy`: seconds that it has worked, whoever waited; `waited`: seconds that its reader has waited for it.
+    `busy` counts the seconds that it has worked, `waited` those that its reader has waited for it.
     """
 
     def __init__(self, source: Iterator[torch.Tensor], depth: int) -> None:

@@ -62,7 +62,7 @@ def _of_keys(key: str, model: MergedModel) -> Iterator[Problem]:
         yield (
             f"{key}.method",
             method,
-            f"linear, ties or dare_ties, as a sphere's arc leads from one to another and parents are {count}",
+            f"linear, ties or dare_ties: slerp takes two parents, and there are {count}",
         )
         return
     if method == "slerp" and merge.weights is not None:
