@@ -82,7 +82,7 @@ def read_adapter(source: str, revision: str | None = None) -> tuple[dict[str, An
     for name, file in zip((ADAPTER, ADAPTER_WEIGHTS), files, strict=True):
         if file is None:
             raise InputError(
-                f"adapter {source}: its {name} cannot be had; check the name, the revision and the network, or download it and name its folder, "
+                f"adapter {source}: its {name} was not found; check the name, the revision and the network, or download it and name its folder, "
                 "of which `feature-lineage convert` converts an adapter_model.bin"
             )
     try:

@@ -329,7 +329,7 @@ def next_token_losses(
 ) -> torch.Tensor:
     """Cross-entropy of each next token, nats, [windows * (length - 1)], with the activations at `hook` replaced if asked.
 
-    The model's window start is read before each window and keeps its activations. A window's first token is predicted of none.
+    The model's window start is read before each window and keeps its activations. The first token of a window is not predicted.
 
     Args:
         bridge: the model.

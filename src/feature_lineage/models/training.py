@@ -60,7 +60,7 @@ _NOT_PREDICTED = -100  # the label that transformers leaves out of a loss
 class _Sequences(Dataset):
     """Chosen windows as what a causal language model is trained on, after its window start where it has one.
 
-    A window's first token is predicted of none, as in `evaluation.evaluate_model`.
+    The first token of a window is not predicted, as in `evaluation.evaluate_model`.
     """
 
     def __init__(self, windows: Windows, chosen: np.ndarray, model: PreTrainedModel) -> None:
