@@ -99,7 +99,7 @@ def test_a_path_is_measured_on_the_sample_where_parents_have_no_corpora():
 
 REFUSED = [
     (merge("a", "b", "c"), "merge.method", "slerp", "linear, ties or dare_ties"),
-    (merge("a", "b", "c", method="slerp", t=0.5), "merge.method", "slerp", "parents are 3"),
+    (merge("a", "b", "c", method="slerp", t=0.5), "merge.method", "slerp", "there are 3"),
     (merge("a", "b", t=0.5, weights=[1, 2]), "merge.weights", "[1.0, 2.0]", "no `weights` with slerp"),
     (merge("a", "b", method="linear", weights=[1, 2, 3]), "merge.weights", "[1.0, 2.0, 3.0]", "one for each of the 2 parents"),
     (merge("a", "b", method="ties", weights=[0, 0]), "merge.weights", "[0.0, 0.0]", "some weight above 0"),
