@@ -72,7 +72,8 @@ def test_a_dry_run_plans_every_step_of_a_study(bare, profile, config):
     assert run.returncode == 0, run.stdout + run.stderr
     planned = {job.split()[0] for job in read_plan(run.stdout + run.stderr)}
     every = {rule.values[0] for rule in RULES}
-    optional = {"import_model", "import_adapter", "keep_model", "check_hook", "correlate_part"}
+    optional = {"import_model", "import_adapter", "keep_model", "import_tokenizer", "check_hook"}
+    optional |= {"train_tokenizer", "correlate_part"}
     optional |= SWITCHED_OFF | NO_BROWSER
     if config == "config.yaml":
         optional |= CONTROLS
