@@ -78,11 +78,7 @@ rule models:
 
 rule saes:
     input:
-        expand(
-            "<results>/saes/{model}/seed{seed}/evaluation.json",
-            model=study.models,
-            seed=study.autoencoder.seeds,
-        ),
+        all_autoencoders("evaluation.json"),
 
 
 rule flows:
@@ -99,11 +95,10 @@ rule controls:
         BASELINES,
         PLACEBO,
         started_evaluations(),
-        expand(
-            "<results>/saes/{model}/seed{seed}/evaluation.json",
-            model=plan.beside,
-            seed=study.autoencoder.seeds,
-        ),
+        [
+            f"<results>/saes/{model}/seed{seed}/evaluation.json"
+            for model, seed in plan.each_seed(plan.beside)
+        ],
 
 
 rule cases:

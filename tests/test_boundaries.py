@@ -17,9 +17,10 @@ from feature_lineage.models.evaluation import check_windows, evaluate_model, lon
 from feature_lineage.models.hooks import activations, check_hook, load_hooked, next_token_losses
 from feature_lineage.models.readings import evaluate_plainly, warn_of_reading
 from feature_lineage.models.training import Data, train_model
+from feature_lineage.study.digests import Checksums
 from feature_lineage.study.keys import Training
 from feature_lineage.study.loading import load_study
-from feature_lineage.study.local_inputs import Checksums, LocalInputs
+from feature_lineage.study.local_inputs import LocalInputs
 from feature_lineage.study.types import StudyError
 from feature_lineage.text.boundaries import KEY, Boundaries, boundaries_of, choose_boundaries, recorded_boundaries
 from feature_lineage.text.shards import document_ends, encode_corpus, read_index

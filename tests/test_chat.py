@@ -12,8 +12,9 @@ import pytest
 
 from feature_lineage.errors import InputError
 from feature_lineage.store.formats import read_table, write_table
+from feature_lineage.study.digests import Checksums
 from feature_lineage.study.loading import load_study
-from feature_lineage.study.local_inputs import Checksums, LocalInputs
+from feature_lineage.study.local_inputs import LocalInputs
 from feature_lineage.study.types import StudyError
 from feature_lineage.text import chat
 from feature_lineage.text.chat import ChatEncoder, conversation, render

@@ -336,6 +336,7 @@ def test_one_model_has_no_edges():
     assert summary_of(found, ["base"]) == {
         "threshold": 0.8,
         "models": ["base"],
+        "lineage": [],
         "edges": [],
         "origins": {"base": {"base": 3}},
         "bands": [],
@@ -347,14 +348,14 @@ def test_one_model_has_no_edges():
 
 @pytest.fixture
 def files(tmp_path):
-    """Correlations and statistics of two seeds as files, in the order that the workflow hands over."""
+    """Correlations and statistics of two seeds as files."""
     seeds = {0: PAIRS, 5: PAIRS | {("base", "lua"): [(0, 2, 0.9), (1, 1, 0.99), (2, 3, 0.9)]}}
-    paths = {"correlations": [], "statistics": []}
+    paths = {"correlations": {}, "statistics": {}}
     for seed, pairs in seeds.items():
         for (a, b), found in pairs.items():
             path = tmp_path / f"{a}.seed{seed}--{b}.seed{seed}.parquet"
             write_table(path, correlations(found), CORRELATIONS, {})
-            paths["correlations"].append(path)
+            paths["correlations"][a, b, seed] = path
         for model in ORDER:
             density = DENSITIES[model]
             rows = [
@@ -363,13 +364,13 @@ def files(tmp_path):
             ]
             path = tmp_path / f"{model}.seed{seed}.parquet"
             write_table(path, pa.Table.from_pylist(rows, STATISTICS), STATISTICS, {})
-            paths["statistics"].append(path)
+            paths["statistics"][model, seed] = path
     return list(seeds), seeds, paths
 
 
 def read(files, min_active=1):
-    seeds, _, paths = files
-    return read_seeds(seeds, ORDER, list(PAIRS), paths["correlations"], paths["statistics"], min_active)
+    paths = files[2]
+    return read_seeds(paths["statistics"], paths["correlations"], min_active)
 
 
 def test_seeds_are_compared_with_their_own_files(files):

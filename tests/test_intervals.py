@@ -111,7 +111,7 @@ def test_every_document_once_is_the_sample_itself(edge):
 
 def test_a_placebo_is_drawn_like_an_edge(edge):
     """The same draws; nothing is found, and its other counts are those of the same dictionary."""
-    files = Activations(edge.files.own[:1], edge.files.other[:1])
+    files = Activations(edge.files.own[:1], edge.files.other[:1], ["parent"])
     drawn = drawn_documents()
     found = bootstrap_verdicts(files, None, judged_of(files, None, [stable_of(0, PARENT)]), drawn, LIMITS)
     assert set(found["side"].to_pylist()) == {"parent"} and found.num_rows == 2 * COUNT
@@ -154,7 +154,7 @@ def test_an_edge_and_its_placebo_are_compared_draw_by_draw(edge):
     files = Activations(edge.files.own, edge.files.own)
     table, drawn = correlated(files.own), drawn_documents()
     once = bootstrap_verdicts(files, table, judged_of(files, table, [None, None]), drawn, LIMITS)
-    placebo = Activations(files.own[:1], files.other[:1])
+    placebo = Activations(files.own[:1], files.other[:1], ["parent"])
     again = bootstrap_verdicts(placebo, None, judged_of(placebo, None, [None]), drawn, LIMITS)
     assert side(once, "parent").select(["living", "kept"]).equals(again.select(["living", "kept"]))
     for k, (_, living, kept, *_) in enumerate(rows(again, "parent", "all")):

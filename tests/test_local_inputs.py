@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from feature_lineage.places import is_path, wrong_folder
-from feature_lineage.study import local_inputs
+from feature_lineage.study import digests, local_inputs
+from feature_lineage.study.digests import Checksums
 from feature_lineage.study.loading import load_study
-from feature_lineage.study.local_inputs import Checksums, LocalInputs, checkpoint_files, tokenizer_files
+from feature_lineage.study.local_inputs import LocalInputs, checkpoint_files, tokenizer_files
 from feature_lineage.study.types import StudyError
 from feature_lineage.text import tokenizer
 
@@ -293,7 +294,7 @@ def test_each_file_is_read_once_as_long_as_it_stays_the_same(tmp_path, monkeypat
 
 
 def test_a_large_file_is_announced_and_a_store_that_cannot_be_written_does_no_harm(tmp_path, monkeypatch):
-    monkeypatch.setattr(local_inputs, "_LARGE", 1)
+    monkeypatch.setattr(digests, "_LARGE", 1)
     (tmp_path / "file").write_bytes(b"one")
     said = []
     assert len(Checksums(tmp_path / "file" / "no folder", said.append).of([tmp_path / "file"])) == 1

@@ -46,10 +46,10 @@ def test_a_switch_turned_off_is_the_reason(plan):
 def test_one_seed_has_no_ceiling_and_says_so(plan):
     one = plan(autoencoder__seeds=[3])
     assert one.not_measured["ceiling"] == "it needs two autoencoder.seeds, there is one"
-    assert (one.first_seed, one.seed_pairs) == (3, [])
+    assert (one.first_seed, one.seed_pairs("lua")) == (3, [])
     three = plan(autoencoder__seeds=[3, 5, 4])
-    assert "ceiling" in three.measured and three.seed_pairs == [(3, 5), (3, 4), (5, 4)]
-    assert three.each_seed(["a", "b"])[:3] == [("a", 3), ("b", 3), ("a", 5)]
+    assert "ceiling" in three.measured and three.seed_pairs("lua") == [(3, 5), (3, 4), (5, 4)]
+    assert three.each_seed(["lua", "bible"])[:3] == [("lua", 3), ("bible", 3), ("lua", 5)]
 
 
 def test_baselines_are_those_with_something_to_compare(plan):
@@ -115,11 +115,12 @@ def test_who_reads_whom(plan):
     """Both dictionaries of an edge read both models; a placebo has none of its own; a root reads all that comes from it."""
     demo = plan()
     assert demo.passed_down == [("base", "luabible")]
-    assert demo.reads_back("base", "lua") and demo.reads_back("lua", "luabible")
-    assert not demo.reads_back("base", "base-placebo-lua") and not demo.reads_back("base", "luabible")
+    seed = demo.first_seed
+    assert demo.sides("base", "lua", seed) == demo.sides("lua", "luabible", seed) == ["parent", "child"]
+    assert demo.sides("base", "base-placebo-lua", seed) == demo.sides("base", "luabible", seed) == ["parent"]
     own = plan(controls__placebo_autoencoders=True)
     assert (
-        own.reads_back("base", "base-placebo-lua")
+        own.sides("base", "base-placebo-lua", seed) == ["parent", "child"]
         and own.beside == ["base-placebo-lua"]
         and own.judged("base-placebo-lua")
     )
@@ -153,9 +154,10 @@ def test_the_other_merge_is_by_the_other_method(plan):
 
 
 def test_an_autoencoder_starts_from_the_first_parents_if_asked_to(plan):
-    assert plan().starts_from("lua") is None
+    seed = plan().first_seed
+    assert plan().starts_from("lua", seed) is None
     asked = plan(autoencoder__init="parent")
-    assert (asked.starts_from("base"), asked.starts_from("lua"), asked.starts_from("luabible")) == (None, "base", "lua")
+    assert [asked.starts_from(name, seed) for name in ("base", "lua", "luabible")] == [None, "base", "lua"]
 
 
 def test_a_language_models_budget_is_shared_by_its_jobs(plan):

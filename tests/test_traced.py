@@ -152,7 +152,7 @@ def test_an_edge_is_described_beside_dictionaries_of_one_model():
     }  # fmt: skip
     assert [len(side["poor"]) for side in found["readings"]] == [2, 0]
     assert found["readings"][0]["other"] == {"l0": 70.0, "variance_explained": 0.6}
-    alone = about_edge(readings[:1], {}, None)
+    alone = about_edge(readings[:1], {}, None, ["parent"])
     assert len(alone["readings"]) == 1 and set(alone["cosines"].values()) == {None}
 
 

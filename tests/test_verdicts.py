@@ -170,7 +170,7 @@ def test_one_seed_says_nothing_of_what_is_reproducible(edge, stable):
 
 
 def test_a_placebo_has_the_parents_dictionary_alone(edge):
-    files = Activations(edge.files.own[:1], edge.files.other[:1])
+    files = Activations(edge.files.own[:1], edge.files.other[:1], ["parent"])
     alone = judge_features(files, None, (), [stable_of(0, PARENT)], HALF, LIMITS).features
     both = side(
         judge_features(edge.files, correlated(edge.files.own), (), [None, None], HALF, LIMITS).features, "parent"

@@ -9,8 +9,9 @@ import pytest
 
 from feature_lineage.errors import InputError
 from feature_lineage.models.checkpoint import import_model, published_config
+from feature_lineage.study.digests import Checksums
 from feature_lineage.study.loading import load_study
-from feature_lineage.study.local_inputs import Checksums, LocalInputs
+from feature_lineage.study.local_inputs import LocalInputs
 from feature_lineage.study.types import StudyError
 from feature_lineage.study.vocabularies import Vocabulary, disagreement, read_vocabulary
 

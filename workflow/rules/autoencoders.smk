@@ -1,4 +1,4 @@
-# One sparse autoencoder per model and seed, trained on the activations of all that the model was trained on.
+# One sparse autoencoder per model and seed, trained on the activations of all that the model was trained on, or made elsewhere.
 
 
 rule train_autoencoder:
@@ -19,6 +19,10 @@ rule train_autoencoder:
         "<logs>/train_autoencoder/{model}.seed{seed}.log",
     benchmark:
         "<benchmarks>/train_autoencoder/{model}.seed{seed}.tsv"
+    wildcard_constraints:
+        model=one_of(
+            {*study.models, *plan.beside}.difference(plan.imported_autoencoders)
+        ),
     conda:
         CONDA
     threads: study.threads
@@ -32,6 +36,68 @@ rule train_autoencoder:
         code=code("train_autoencoder"),
     script:
         "../scripts/train_autoencoder.py"
+
+
+rule import_autoencoder:
+    input:
+        planned(autoencoder_identity),
+    output:
+        weights="<results>/saes/{model}/seed{seed}/sae_weights.safetensors",
+        config="<results>/saes/{model}/seed{seed}/cfg.json",
+        record="<results>/saes/{model}/seed{seed}/import.json",
+    log:
+        "<logs>/import_autoencoder/{model}.seed{seed}.log",
+    benchmark:
+        "<benchmarks>/import_autoencoder/{model}.seed{seed}.tsv"
+    wildcard_constraints:
+        model=one_of(plan.imported_autoencoders),
+    priority: 1  # what cannot be used is refused before corpora are built
+    conda:
+        CONDA
+    threads: 1
+    resources:
+        **needs("import_autoencoder"),
+    params:
+        # What takes `input` triggers no rerun: the identity does, whatever the path.
+        source=lambda w, input: on_disk(imported_autoencoder(w).pretrained),
+        identity=autoencoder_identity,
+        key=lambda w: f"autoencoders.{w.model}",
+        folder=lambda w: imported_autoencoder(w).folder,
+        revision=lambda w: imported_autoencoder(w).revision,
+        format=lambda w: imported_autoencoder(w).format,
+        accept=lambda w: imported_autoencoder(w).accept,
+        hook=study.autoencoder.hook,
+        context=study.context,
+        code=code("import_autoencoder"),
+    script:
+        "../scripts/import_autoencoder.py"
+
+
+rule check_autoencoder:
+    input:
+        evaluation="<results>/saes/{model}/seed{seed}/evaluation.json",
+        record="<results>/saes/{model}/seed{seed}/import.json",
+        tokenizer_config="<results>/tokenizer/tokenizer_config.json",
+    output:
+        gate="<results>/saes/{model}/seed{seed}/gate.json",
+    log:
+        "<logs>/check_autoencoder/{model}.seed{seed}.log",
+    benchmark:
+        "<benchmarks>/check_autoencoder/{model}.seed{seed}.tsv"
+    wildcard_constraints:
+        model=one_of(plan.imported_autoencoders),
+    priority: 1
+    localrule: True
+    conda:
+        CONDA
+    threads: 1
+    params:
+        key=lambda w: f"autoencoders.{w.model}",
+        accept=lambda w: imported_autoencoder(w).accept,
+        hook=study.autoencoder.hook,
+        code=code("check_autoencoder"),
+    script:
+        "../scripts/check_autoencoder.py"
 
 
 rule evaluate_autoencoder:

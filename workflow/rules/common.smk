@@ -6,7 +6,8 @@ from importlib import metadata
 
 from feature_lineage.devices import has_gpu
 from feature_lineage.jobs.fingerprint import fingerprint
-from feature_lineage.study.local_inputs import Checksums, LocalInputs, named_files
+from feature_lineage.study.digests import Checksums
+from feature_lineage.study.local_inputs import LocalInputs, named_files
 from feature_lineage.places import on_disk
 from feature_lineage.jobs.resources import ON_GPU, request
 from feature_lineage.study.texts import TrainedTokenizer
@@ -130,6 +131,25 @@ def planned(identity):
     return take
 
 
+def autoencoder_identity(wildcards):
+    return inputs.autoencoder(wildcards.model, int(wildcards.seed))
+
+
+def imported_autoencoder(wildcards):
+    """What the configuration says of an autoencoder that was made elsewhere."""
+    return study.imported_autoencoder(wildcards.model, int(wildcards.seed))
+
+
+def gate(wildcards):
+    """What lets an autoencoder that was made elsewhere into the study; one that is trained here needs nothing."""
+    return expand(
+        f"<results>/saes/{{model}}/seed{wildcards.seed}/gate.json",
+        model=(
+            [wildcards.model] if wildcards.model in plan.imported_autoencoders else []
+        ),
+    )
+
+
 def corpus_identity(wildcards):
     return inputs.corpus(wildcards.corpus)
 
@@ -193,10 +213,18 @@ def sweep_file(wildcards):
 
 def parent_autoencoder(model, seed):
     """The autoencoder that a model's own starts from, if it starts from one."""
+    parent = plan.starts_from(model, int(seed))
+    return autoencoder_files(parent, seed) if parent is not None else []
+
+
+def autoencoder_files(model, seed):
+    """The files of an autoencoder that others read, its weights first; of one made elsewhere with what lets it in."""
+    gates = ["gate.json"] if model in plan.imported_autoencoders else []
     return expand(
-        f"<results>/saes/{{parent}}/seed{seed}/{{file}}",
-        parent=filter(None, [plan.starts_from(model)]),
-        file=("sae_weights.safetensors", "cfg.json"),
+        "<results>/saes/{model}/seed{seed}/{file}",
+        model=model,
+        seed=seed,
+        file=["sae_weights.safetensors", "cfg.json", *gates],
     )
 
 
@@ -209,11 +237,12 @@ def correlation_parts(wildcards):
     )
 
 
-def seed_statistics(names):
-    """Statistics of the features of some autoencoders, seed by seed."""
+def pair_statistics(baseline, side):
+    """Statistics of the features on one side of each pair that a baseline compares, seed by seed."""
+    pairs = [names for _, _, *names in plan.baseline_pairs[baseline]]
     return [
-        f"<results>/features/{name}/seed{seed}/{SAMPLE}/statistics.parquet"
-        for name, seed in plan.each_seed(names)
+        f"<results>/features/{pair[side]}/seed{seed}/{SAMPLE}/statistics.parquet"
+        for pair, seed in plan.each_pair(pairs)
     ]
 
 
@@ -221,7 +250,7 @@ def seed_correlations(pairs):
     """Correlations between some pairs of autoencoders, seed by seed."""
     return [
         f"<results>/correlations/{SAMPLE}/{a}.seed{seed}--{b}.seed{seed}.parquet"
-        for (a, b), seed in plan.each_seed(pairs)
+        for (a, b), seed in plan.each_pair(pairs)
     ]
 
 
@@ -244,28 +273,35 @@ def verdicts(pairs, file):
     """A file of the verdicts on some pairs, seed by seed."""
     return [
         f"<results>/flows/verdicts/{SAMPLE}/{parent}--{child}.seed{seed}/{file}"
-        for (parent, child), seed in plan.each_seed(pairs)
+        for (parent, child), seed in plan.each_reading(pairs)
         if study.flow.bootstrap or file != "replicates.parquet"
     ]
 
 
 def both_sides(path):
-    """A file of the autoencoder of each side of a pair: of the first model's alone, if the other has none or does not read back."""
+    """A file of the autoencoder of each side of a pair that has one which reads the other."""
 
     def files(w):
-        sides = [(w.parent, w.child), (w.child, w.parent)]
+        models = {"parent": (w.parent, w.child), "child": (w.child, w.parent)}
         return [
-            path.format(own=own, other=other, seed=w.seed, sample=w.sample)
-            for own, other in sides[: 1 + plan.reads_back(w.parent, w.child)]
+            path.format(
+                own=models[side][0], other=models[side][1], seed=w.seed, sample=w.sample
+            )
+            for side in sides(w)
         ]
 
     return files
 
 
+def sides(w):
+    """Which sides of a pair have an autoencoder that reads the other."""
+    return plan.sides(w.parent, w.child, int(w.seed))
+
+
 def between(w):
     """Correlations of the two autoencoders of a pair, if they are compared."""
     path = f"<results>/correlations/{w.sample}/{w.parent}.seed{w.seed}--{w.child}.seed{w.seed}.parquet"
-    return [path] if plan.reads_back(w.parent, w.child) else []
+    return [path] if len(sides(w)) == 2 else []
 
 
 def with_stability(path):
@@ -277,7 +313,7 @@ def shown_features(file):
     """A file of each autoencoder that a reader looks into: those of the first seed."""
     return expand(
         f"<results>/features/{{model}}/seed{plan.first_seed}/{SAMPLE}/{file}",
-        model=study.order(),
+        model=plan.read,
     )
 
 
@@ -291,10 +327,11 @@ def case_features(file):
 
 def control_parts(wildcards):
     """The files of a control that is measured edge by edge, on the first seed's autoencoders if it is about features."""
-    seed = "" if wildcards.control == "neurons" else f".seed{plan.first_seed}"
+    neurons = wildcards.control == "neurons"
+    seed = "" if neurons else f".seed{plan.first_seed}"
     return [
         f"<results>/controls/{wildcards.control}/{parent}--{child}{seed}.parquet"
-        for parent, child in study.edges()
+        for parent, child in (study.edges() if neurons else plan.matched_edges)
     ]
 
 
@@ -317,7 +354,7 @@ def other_merges(file):
 CASES = expand("<results>/cases/{case}/case.json", case=study.cases)
 INTERPRETATIONS = [
     f"<results>/interpretations/{model}/seed{plan.first_seed}.parquet"
-    for model in study.order()
+    for model in plan.read
 ]
 CONTROLS = ["<results>/controls/summary.json"] if plan.summed_up else []
 PLACEBO = ["<results>/controls/placebo.parquet"] if plan.placebos else []

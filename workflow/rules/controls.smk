@@ -117,10 +117,10 @@ rule measure_ceiling:
     input:
         correlations=[
             f"<results>/correlations/{SAMPLE}/{model}.seed{a}--{model}.seed{b}.parquet"
-            for model in study.order()
-            for a, b in plan.seed_pairs
+            for model in plan.read
+            for a, b in plan.seed_pairs(model)
         ],
-        statistics=seed_statistics(study.order()),
+        statistics=all_features("statistics.parquet"),
     output:
         ceiling="<results>/controls/ceiling.parquet",
         curves="<results>/controls/ceiling_curves.parquet",
@@ -132,9 +132,8 @@ rule measure_ceiling:
         CONDA
     threads: 1
     params:
-        seeds=study.autoencoder.seeds,
-        seed_pairs=plan.seed_pairs,
-        models=study.order(),
+        autoencoders=plan.autoencoders,
+        seed_pairs={model: plan.seed_pairs(model) for model in plan.read},
         threshold=study.flow.threshold,
         floor=study.flow.floor,
         min_active=study.flow.min_active,
@@ -146,7 +145,7 @@ rule measure_ceiling:
 rule summarise_controls:
     input:
         correlations=seed_correlations(study.edges()),
-        statistics=seed_statistics(study.order()),
+        statistics=all_features("statistics.parquet"),
         tables=expand("<results>/controls/{control}.parquet", control=plan.measured),
     output:
         summary="<results>/controls/summary.json",
@@ -158,9 +157,8 @@ rule summarise_controls:
         CONDA
     threads: 1
     params:
-        seeds=study.autoencoder.seeds,
-        models=study.order(),
-        edges=study.edges(),
+        autoencoders=plan.autoencoders,
+        edges=plan.each_pair(study.edges()),
         threshold=study.flow.threshold,
         min_active=study.flow.min_active,
         measured=plan.measured,
@@ -242,7 +240,7 @@ rule measure_placebo:
         CONDA
     threads: 1
     params:
-        compared=plan.each_seed(plan.placebo_pairs),
+        compared=plan.each_reading(plan.placebo_pairs),
         fine_tunes={name: one.fine_tunes for name, one in plan.placebos.items()},
         threshold=study.flow.threshold,
         min_active=study.flow.min_active,
@@ -275,11 +273,12 @@ rule compare_transfers:
     input:
         transfers=[
             f"<results>/controls/transfer/{parent}.seed{plan.first_seed}--{child}.json"
-            for parent, child in study.edges()
+            for parent, child in plan.transferred
         ],
         own=[
             f"<results>/saes/{child}/seed{plan.first_seed}/evaluation.json"
-            for _, child in study.edges()
+            for _, child in plan.transferred
+            if child in plan.read
         ],
     output:
         table="<results>/controls/transfer.parquet",
@@ -292,7 +291,8 @@ rule compare_transfers:
         CONDA
     threads: 1
     params:
-        compared=[(parent, child, plan.first_seed) for parent, child in study.edges()],
+        compared=[(*edge, plan.first_seed) for edge in plan.transferred],
+        own=[child in plan.read for _, child in plan.transferred],
         code=code("compare_transfers"),
     script:
         "../scripts/compare_transfers.py"
@@ -306,10 +306,7 @@ use rule train_autoencoder as train_started with:
         model=lambda w: checkpoint_files(w.child),
         train=lambda w: tokens(study.seen_corpora(w.child), "train"),
         validation=lambda w: tokens(study.seen_corpora(w.child), "validation"),
-        parent=[
-            "<results>/saes/{parent}/seed{seed}/sae_weights.safetensors",
-            "<results>/saes/{parent}/seed{seed}/cfg.json",
-        ],
+        parent=lambda w: autoencoder_files(w.parent, w.seed),
     output:
         weights="<results>/controls/started/{parent}--{child}/seed{seed}/sae_weights.safetensors",
         config="<results>/controls/started/{parent}--{child}/seed{seed}/cfg.json",
@@ -406,12 +403,8 @@ rule compare_baseline:
         correlations=lambda w: seed_correlations(
             [(first, other) for _, _, first, other in plan.baseline_pairs[w.baseline]]
         ),
-        parent_statistics=lambda w: seed_statistics(
-            [first for _, _, first, _ in plan.baseline_pairs[w.baseline]]
-        ),
-        child_statistics=lambda w: seed_statistics(
-            [other for *_, other in plan.baseline_pairs[w.baseline]]
-        ),
+        parent_statistics=lambda w: pair_statistics(w.baseline, 0),
+        child_statistics=lambda w: pair_statistics(w.baseline, 1),
     output:
         table="<results>/controls/{baseline}.parquet",
     log:
@@ -427,7 +420,8 @@ rule compare_baseline:
         compared=lambda w: [
             (parent, child, seed)
             for seed in study.autoencoder.seeds
-            for parent, child, *_ in plan.baseline_pairs[w.baseline]
+            for parent, child, *names in plan.baseline_pairs[w.baseline]
+            if all(seed in plan.seeds(name) for name in names)
         ],
         threshold=study.flow.threshold,
         min_active=study.flow.min_active,

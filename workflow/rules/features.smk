@@ -4,6 +4,7 @@
 rule collect_features:
     input:
         model=lambda w: checkpoint_files(w.model),
+        gate=gate,
         weights="<results>/saes/{model}/seed{seed}/sae_weights.safetensors",
         config="<results>/saes/{model}/seed{seed}/cfg.json",
         sample="<results>/samples/{sample}.safetensors",
@@ -32,6 +33,7 @@ rule collect_features:
 use rule collect_features as collect_readings with:
     input:
         model=lambda w: checkpoint_files(w.read),
+        gate=gate,
         weights="<results>/saes/{model}/seed{seed}/sae_weights.safetensors",
         config="<results>/saes/{model}/seed{seed}/cfg.json",
         sample="<results>/samples/{sample}.safetensors",

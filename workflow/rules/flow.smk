@@ -99,21 +99,21 @@ rule bootstrap_flow:
 
 rule measure_stability:
     input:
-        activations=expand(
-            "<results>/features/{{model}}/seed{seed}/{{sample}}/activations.parquet",
-            seed=study.autoencoder.seeds,
+        activations=lambda w: expand(
+            f"<results>/features/{w.model}/seed{{seed}}/{w.sample}/activations.parquet",
+            seed=plan.seeds(w.model),
         ),
-        statistics=expand(
-            "<results>/features/{{model}}/seed{seed}/{{sample}}/statistics.parquet",
-            seed=study.autoencoder.seeds,
+        statistics=lambda w: expand(
+            f"<results>/features/{w.model}/seed{{seed}}/{w.sample}/statistics.parquet",
+            seed=plan.seeds(w.model),
         ),
-        weights=expand(
-            "<results>/saes/{{model}}/seed{seed}/sae_weights.safetensors",
-            seed=study.autoencoder.seeds,
+        weights=lambda w: expand(
+            f"<results>/saes/{w.model}/seed{{seed}}/sae_weights.safetensors",
+            seed=plan.seeds(w.model),
         ),
-        correlations=[
-            f"<results>/correlations/{{sample}}/{{model}}.seed{a}--{{model}}.seed{b}.parquet"
-            for a, b in plan.seed_pairs
+        correlations=lambda w: [
+            f"<results>/correlations/{w.sample}/{w.model}.seed{a}--{w.model}.seed{b}.parquet"
+            for a, b in plan.seed_pairs(w.model)
         ],
         sample="<results>/samples/{sample}.safetensors",
     output:
@@ -129,8 +129,8 @@ rule measure_stability:
     resources:
         **needs("measure_stability"),
     params:
-        seeds=study.autoencoder.seeds,
-        seed_pairs=plan.seed_pairs,
+        seeds=lambda w: plan.seeds(w.model),
+        seed_pairs=lambda w: plan.seed_pairs(w.model),
         threshold=study.flow.threshold,
         min_active=study.flow.min_active,
         code=code("measure_stability"),
@@ -171,6 +171,7 @@ rule judge_features:
         **needs("judge_features"),
     params:
         seed=lambda w: int(w.seed),
+        sides=sides,
         threshold=study.flow.threshold,
         min_active=study.flow.min_active,
         code=code("judge_features"),
@@ -202,6 +203,7 @@ rule bootstrap_verdicts:
         **needs("bootstrap_verdicts"),
     params:
         seed=study.seed,
+        sides=sides,
         replicates=study.flow.bootstrap,
         threshold=study.flow.threshold,
         min_active=study.flow.min_active,
@@ -245,7 +247,7 @@ rule compare_weights:
 rule trace_flows:
     input:
         correlations=seed_correlations(study.edges()),
-        statistics=seed_statistics(study.order()),
+        statistics=all_features("statistics.parquet"),
         tokens=all_features("tokens.parquet"),
         verdicts=verdicts([*study.edges(), *plan.passed_down], "judged.parquet"),
         placebos=verdicts(plan.placebo_pairs, "judged.parquet"),
@@ -267,11 +269,12 @@ rule trace_flows:
     resources:
         **needs("trace_flows"),
     params:
-        seeds=study.autoencoder.seeds,
+        autoencoders=plan.autoencoders,
         models=study.order(),
         edges=study.edges(),
-        passed_down=plan.passed_down,
-        placebos=plan.placebo_pairs,
+        matched=plan.each_pair(study.edges()),
+        judged=plan.each_reading([*study.edges(), *plan.passed_down]),
+        placebos=plan.each_reading(plan.placebo_pairs),
         threshold=study.flow.threshold,
         floor=study.flow.floor,
         min_active=study.flow.min_active,
@@ -312,8 +315,9 @@ rule summarise_flows:
     threads: 1
     params:
         models=study.order(),
-        compared=plan.each_seed(study.edges()),
-        placebos=plan.each_seed(plan.placebo_pairs),
+        lineage=study.edges(),
+        compared=plan.each_reading(study.edges()),
+        placebos=plan.each_reading(plan.placebo_pairs),
         placebo_of={
             child: plan.placebo(parent, child) for parent, child in study.edges()
         },

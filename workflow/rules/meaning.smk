@@ -107,7 +107,7 @@ rule count_categories:
     threads: 1
     params:
         seed=plan.first_seed,
-        models=study.order(),
+        models=plan.read,
         code=code("count_categories"),
     script:
         "../scripts/count_categories.py"
@@ -138,7 +138,7 @@ rule find_case:
     params:
         case=lambda w: study.cases[w.case].model_dump(exclude_none=True),
         models=lambda w: study.case_models(w.case),
-        edges=study.edges(),
+        edges=plan.matched_edges,
         seed=plan.first_seed,
         corpora=study.flow_corpora(),
         code=code("find_case"),

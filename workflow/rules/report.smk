@@ -155,11 +155,10 @@ rule plot_training:
 
 rule plot_autoencoders:
     input:
-        curves=expand(
-            "<results>/saes/{model}/seed{seed}/training.parquet",
-            model=study.order(),
-            seed=study.autoencoder.seeds,
-        ),
+        curves=[
+            f"<results>/saes/{model}/seed{seed}/training.parquet"
+            for model, seed in plan.trained_autoencoders
+        ],
     output:
         figure="<results>/figures/autoencoders.json",
         page=report(
@@ -177,9 +176,7 @@ rule plot_autoencoders:
         CONDA
     threads: 1
     params:
-        names=expand(
-            "{model}, seed {seed}", model=study.order(), seed=study.autoencoder.seeds
-        ),
+        names=[f"{model}, seed {seed}" for model, seed in plan.trained_autoencoders],
         places=places(study.order(), study.order()),
         code=code("plot_autoencoders"),
     script:
@@ -206,7 +203,7 @@ rule plot_scores:
         CONDA
     threads: 1
     params:
-        names=study.order(),
+        names=plan.read,
         code=code("plot_scores"),
     script:
         "../scripts/plot_scores.py"
@@ -285,6 +282,10 @@ rule write_report:
         saes=all_autoencoders("evaluation.json"),
         started=started_evaluations(),
         configs=all_autoencoders("cfg.json"),
+        gates=[
+            f"<results>/saes/{model}/seed{seed}/gate.json"
+            for model, seed in plan.each_seed(plan.imported_autoencoders)
+        ],
         statistics=shown_features("statistics.parquet"),
         tokens=shown_features("tokens.parquet"),
         contexts=shown_features("contexts.parquet"),
@@ -317,7 +318,8 @@ rule write_report:
         models=study.order(),
         autoencoders=plan.autoencoders,
         started=plan.each_seed(plan.started),
-        shown=[(model, plan.first_seed) for model in study.order()],
+        gates=plan.each_seed(plan.imported_autoencoders),
+        shown=[(model, plan.first_seed) for model in plan.read],
         figures=plan.figures,
         cases=list(study.cases),
         merges=plan.merged,

@@ -22,7 +22,7 @@ def main(smk: Any) -> None:
         held_out = np.zeros((len(corpus), params.replicates), np.int64)
         held_out[half] = sample_documents(corpus[half], params.replicates, params.seed)
         table = bootstrap_verdicts(
-            Activations(given.own, given.other),
+            Activations(given.own, given.other, params.sides),
             next(map(read_table, given.correlations), None),
             read_table(given.judged),
             Drawn(document, sample_documents(corpus, params.replicates, params.seed), held_out),

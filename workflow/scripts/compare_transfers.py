@@ -12,10 +12,12 @@ from feature_lineage.store.provenance import provenance
 
 def main(smk: Any) -> None:
     with job(smk.log[0]):
-        files = zip(smk.params.compared, smk.input.transfers, smk.input.own, strict=True)
+        read = map(read_json, smk.input.own)
+        own = [next(read) if there else None for there in smk.params.own]  # a child may have none
+        files = zip(smk.params.compared, smk.input.transfers, own, strict=True)
         rows = [
-            {"parent": parent, "child": child, "seed": seed} | compare_transfers(read_json(transferred), read_json(own))
-            for (parent, child, seed), transferred, own in files
+            {"parent": parent, "child": child, "seed": seed} | compare_transfers(read_json(transferred), found)
+            for (parent, child, seed), transferred, found in files
         ]
         table = pa.Table.from_pylist(rows, TRANSFER)
         write_table(smk.output.table, table, TRANSFER, provenance(smk.input, smk.params))

@@ -31,7 +31,7 @@ def main(smk: Any) -> None:
             r, judged_r = (others(table, params.seed, column, count) for column in ("r", "judged_r"))
             stable[place] = Stable(r, judged_r, found["high"])
         judged = judge_features(
-            Activations(given.own, given.other),
+            Activations(given.own, given.other, params.sides),
             next(map(read_table, given.correlations), None),
             list(map(read_directions, given.weights)) if given.correlations else [],
             stable,
@@ -41,7 +41,9 @@ def main(smk: Any) -> None:
         readings = list(zip(map(quality, given.own_quality), map(quality, given.other_quality), strict=True))
         record = provenance(given, params)
         write_table(smk.output.judged, judged.features, JUDGED, record)
-        write_json(smk.output.about, about_edge(readings, judged.cosines, next(iter(cosines), None)), record)
+        write_json(
+            smk.output.about, about_edge(readings, judged.cosines, next(iter(cosines), None), params.sides), record
+        )
 
 
 if __name__ == "__main__":

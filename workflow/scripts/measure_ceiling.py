@@ -1,6 +1,5 @@
 """Compare the autoencoder seeds of each model with one another."""
 
-from itertools import product
 from typing import Any
 
 from feature_lineage.controls.ceiling import CEILING, CEILING_CURVES, ceiling_curves, measure_ceiling
@@ -13,9 +12,8 @@ from feature_lineage.store.provenance import provenance
 def main(smk: Any) -> None:
     with job(smk.log[0]):
         params = smk.params
-        autoencoders = [(model, seed) for seed, model in product(params.seeds, params.models)]
-        statistics = dict(zip(autoencoders, smk.input.statistics, strict=True))
-        pairs = [((model, a), (model, b)) for model, (a, b) in product(params.models, params.seed_pairs)]
+        statistics = dict(zip(map(tuple, params.autoencoders), smk.input.statistics, strict=True))
+        pairs = [((model, a), (model, b)) for model, found in params.seed_pairs.items() for a, b in found]
         between = read_comparisons(pairs, smk.input.correlations, statistics, params.min_active)
         record = provenance(smk.input, params)
         write_table(smk.output.ceiling, measure_ceiling(between, params.threshold), CEILING, record)

@@ -1,6 +1,5 @@
 """Put the controls beside what persists along each edge."""
 
-from itertools import product
 from typing import Any
 
 from feature_lineage.controls.sides import read_comparisons
@@ -13,9 +12,8 @@ from feature_lineage.store.provenance import provenance
 def main(smk: Any) -> None:
     with job(smk.log[0]):
         params = smk.params
-        autoencoders = [(model, seed) for seed, model in product(params.seeds, params.models)]
-        statistics = dict(zip(autoencoders, smk.input.statistics, strict=True))
-        edges = [((parent, seed), (child, seed)) for seed, (parent, child) in product(params.seeds, params.edges)]
+        statistics = dict(zip(map(tuple, params.autoencoders), smk.input.statistics, strict=True))
+        edges = [((parent, seed), (child, seed)) for (parent, child), seed in params.edges]
         along = read_comparisons(edges, smk.input.correlations, statistics, params.min_active)
         tables = dict(zip(params.measured, map(read_table, smk.input.tables), strict=True))
         found = summarise_controls(along, tables, params.threshold, params.not_measured)

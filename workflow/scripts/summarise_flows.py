@@ -25,7 +25,7 @@ def main(smk: Any) -> None:
         table = with_intervals(read_table(given.counts), list(map(read_table, given.bootstrap)))
         edges = compared(params.compared, given.verdicts, given.replicates)
         placebos = compared(params.placebos, given.placebo_verdicts, given.placebo_replicates)
-        found = summarise_flows(table, read_table(given.lineages), params.models, params.threshold)
+        found = summarise_flows(table, read_table(given.lineages), params.models, params.threshold, params.lineage)
         found |= summarise_verdicts(
             edges, {(one.child, one.seed): one for one in placebos}, params.placebo_of, params.threshold
         )

@@ -1,7 +1,6 @@
 """Count what persists, emerges and disappears along each edge, and follow every feature up and down the lineage."""
 
-from collections.abc import Iterable, Sequence
-from itertools import product
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -14,32 +13,34 @@ from feature_lineage.store.formats import read_table, write_table
 from feature_lineage.store.provenance import provenance
 
 
-def read_judged(pairs: Iterable[tuple[str, str]], seeds: Sequence[int], files: Sequence[str]) -> dict[Any, pa.Table]:
-    """Verdicts by pair and seed."""
-    names = [(*pair, seed) for seed, pair in product(seeds, list(pairs))]
-    return dict(zip(names, map(read_table, files), strict=True))
+def by_pair(pairs: Sequence[Any], files: Sequence[str]) -> dict[tuple[str, str, int], str]:
+    """Files by parent, child and seed."""
+    return {(*pair, seed): path for (pair, seed), path in zip(pairs, files, strict=True)}
+
+
+def read_judged(pairs: Sequence[Any], files: Sequence[str]) -> dict[Any, pa.Table]:
+    """Verdicts by parent, child and seed."""
+    return {pair: read_table(path) for pair, path in by_pair(pairs, files).items()}
 
 
 def main(smk: Any) -> None:
     with job(smk.log[0]):
         edges = [tuple(edge) for edge in smk.params.edges]
-        seeds = fates.read_seeds(
-            smk.params.seeds,
-            smk.params.models,
-            edges,
-            smk.input.correlations,
-            smk.input.statistics,
-            smk.params.min_active,
-        )
+        names = [tuple(name) for name in smk.params.autoencoders]
+        statistics = dict(zip(names, smk.input.statistics, strict=True))
+        seeds = fates.read_seeds(statistics, by_pair(smk.params.matched, smk.input.correlations), smk.params.min_active)
         tables = fates.trace_flows(seeds, smk.params.models, smk.params.threshold)
-        names = [(model, seed) for seed in smk.params.seeds for model in smk.params.models]
         tokens = {name: read_table(path) for name, path in zip(names, smk.input.tokens, strict=True)}
-        pairs = [*edges, *map(tuple, smk.params.passed_down)]
-        judged = read_judged(pairs, smk.params.seeds, smk.input.verdicts)
-        placebos = read_judged(map(tuple, smk.params.placebos), smk.params.seeds, smk.input.placebos)
+        judged = read_judged(smk.params.judged, smk.input.verdicts)
+        placebos = read_judged(smk.params.placebos, smk.input.placebos)
         along = {pair: table for pair, table in judged.items() if pair[:2] in edges}
         new = new_features([Compared(*pair, table) for pair, table in along.items()])
-        features = traced.with_verdicts(tables.features, along, new)
+        features = traced.with_verdicts(
+            tables.features,
+            along,
+            new,
+            {(model, one.seed): found for one in seeds for model, found in one.densities.items()},
+        )
         lineages = traced.with_traced(tables.lineages, judged, smk.params.models, edges, smk.params.threshold)
         record = provenance(smk.input, smk.params)
         write_table(smk.output.counts, tables.edges, fates.EDGES, record)

@@ -55,6 +55,7 @@ def main(smk: Any) -> None:
                 saes=[(*name, read_json(path)) for name, path in zip(names, given.saes, strict=True)],
                 started=[(*name, read_json(path)) for name, path in zip(params.started, given.started, strict=True)],
                 init=params.init,
+                gates=[(*name, read_json(path)) for name, path in zip(params.gates, given.gates, strict=True)],
                 boundaries=recorded_words(Path(given.tokenizer_config).parent),
             ),
             findings=Findings(

@@ -320,7 +320,9 @@ def train_autoencoder(
         Length(
             steps=steps,
             tokens_per_step=options.batch * options.context,
-            features=options.expansion * activations(bridge, options.hook, windows[chosen[:1]]).shape[1],
+            features=options.expansion * activations(bridge, options.hook, windows[chosen[:1]]).shape[1]
+            if parent is None
+            else len(parent.W_dec),
             silent_steps=silent_steps,
             resample_steps=resample_steps,
         ),

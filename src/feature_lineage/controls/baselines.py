@@ -69,14 +69,15 @@ def compare_baseline(
     return [{"side": name, **side.row(threshold), "same_number": kept} for name, side in pair]
 
 
-def compare_transfers(transferred: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+def compare_transfers(transferred: Mapping[str, Any], own: Mapping[str, Any] | None) -> dict[str, Any]:
     """A row of `TRANSFER`, names and seed apart, of two results of `evaluation.evaluate_autoencoder` on one model and corpora.
 
     Args:
         transferred: of the parent's autoencoder.
-        own: of the child's; its numbers are in the columns `own_…`.
+        own: of the child's; its numbers are in the columns `own_…`. None if it has none.
     """
-    return {name: transferred[name] for name in MEASURES} | {f"own_{name}": own[name] for name in MEASURES}
+    of_child = own or dict.fromkeys(MEASURES)
+    return {name: transferred[name] for name in MEASURES} | {f"own_{name}": of_child[name] for name in MEASURES}
 
 
 class Merged(NamedTuple):

@@ -123,7 +123,7 @@ def trace(
 
     Args:
         edges: all edges of the lineage.
-        densities: per model, share of the sample's tokens on which each feature fires, float64 [features].
+        densities: per model that has an autoencoder, share of the sample's tokens on which each feature fires, float64 [features].
         order: the models, parents before children.
         threshold: correlation above which two features are the same.
         seed: of the autoencoders compared, for the tables.
@@ -152,37 +152,36 @@ class Seed(NamedTuple):
 
 
 def read_seeds(
-    seeds: Sequence[int],
-    models: Sequence[str],
-    edges: Sequence[tuple[str, str]],
-    correlations: Sequence[str | Path],
-    statistics: Sequence[str | Path],
+    statistics: Mapping[tuple[str, int], str | Path],
+    correlations: Mapping[tuple[str, str, int], str | Path],
     min_active: int,
 ) -> list[Seed]:
     """Read what is compared. A feature that fires on fewer than `min_active` tokens is dead: its density is 0 and it is in no pair.
 
     Args:
-        seeds: autoencoder seeds.
-        models: all models.
-        edges: all (parent, child) pairs.
-        correlations: file of `correlation.correlate` for each seed and edge, in that order.
-        statistics: file of `collect.Statistics` for each seed and model, in that order.
+        statistics: file of `collect.Statistics` of each autoencoder, by model and seed.
+        correlations: file of `correlation.correlate` of each edge along which two are matched, by parent, child and seed.
         min_active: tokens on which a living feature fires.
+
+    Returns:
+        One for each seed, in the order of `statistics`.
     """
     found = []
-    for number, seed in enumerate(seeds):
+    for seed in dict.fromkeys(seed for _, seed in statistics):
         densities, rare = {}, {}
-        for model, path in zip(models, statistics[number * len(models) :], strict=False):
-            table = read_table(path, ["active", "density"])
-            active = table["active"].to_numpy()
-            densities[model] = np.where(active >= min_active, table["density"].to_numpy(), 0)
-            rare[model] = int(((active > 0) & (active < min_active)).sum())
+        for (model, own), path in statistics.items():
+            if own == seed:
+                table = read_table(path, ["active", "density"])
+                active = table["active"].to_numpy()
+                densities[model] = np.where(active >= min_active, table["density"].to_numpy(), 0)
+                rare[model] = int(((active > 0) & (active < min_active)).sum())
         compared = []
-        for (a, b), path in zip(edges, correlations[number * len(edges) :], strict=False):
-            pairs = read_table(path)
-            alive = (densities[a][pairs["feature_a"]] > 0) & (densities[b][pairs["feature_b"]] > 0)
-            kept = pairs.filter(pa.array(alive))
-            compared.append(Edge(a, b, densities[a], densities[b], kept, min_active, rare[a], rare[b]))
+        for (a, b, own), path in correlations.items():
+            if own == seed:
+                pairs = read_table(path)
+                alive = (densities[a][pairs["feature_a"]] > 0) & (densities[b][pairs["feature_b"]] > 0)
+                kept = pairs.filter(pa.array(alive))
+                compared.append(Edge(a, b, densities[a], densities[b], kept, min_active, rare[a], rare[b]))
         found.append(Seed(seed, densities, compared))
     return found
 
@@ -300,7 +299,7 @@ def _lineages(flows: list[_Matched], densities: Mapping[str, np.ndarray], order:
     """Each feature's chain of ancestors, nearest first, and fate on the edges below."""
     chains: dict[str, list[list[dict[str, Any]]]] = {}
     rows: list[dict[str, Any]] = []
-    for model in order:
+    for model in filter(densities.__contains__, order):
         density = densities[model]
         into = [flow for flow in flows if flow.edge.child == model]
         below = [

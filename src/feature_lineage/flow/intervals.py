@@ -152,7 +152,8 @@ def count_verdicts(one: Compared, placebo: Compared | None = None) -> list[dict[
 
     Returns:
         A row of `ROWS` for each side, group of features and verdict. `low` and `high`: percentile interval over replicates at `LEVEL`,
-        extended to the share where that lies outside, which a match can bring about: the best of many is raised by noise. `difference`
+        extended to the share where that lies outside, which a match can bring about: the best of many is raised by noise. Without a
+        dictionary of the other model, none is found: their share is None. `difference`
         is the share less the placebo's; its interval is that of the differences in the same replicates. A placebo without dictionaries
         of its own finds nothing (`placebo_share` of `found` is None) and has no child's side.
     """
@@ -172,6 +173,8 @@ def count_verdicts(one: Compared, placebo: Compared | None = None) -> list[dict[
                 }
                 row["low"], row["high"] = _interval(one.shares(side, features, word), row["share"])
                 row |= dict.fromkeys(_OF_PLACEBO) | {"placebo": None if placebo is None else placebo.child}
+                if word == "found" and len(one.sides()) == 1:  # there is no dictionary to find it in
+                    row |= {"share": None, "low": None, "high": None}
                 if against is not None and (word != "found" or len(beside.sides()) > 1):
                     row |= _beside(row["share"], _share(against, word), one, beside, (side, features, word))
                 rows.append(row)

@@ -33,7 +33,13 @@ def with_intervals(edges: pa.Table, replicates: Sequence[pa.Table]) -> pa.Table:
     return pa.Table.from_pylist(rows, EDGES)
 
 
-def summarise_flows(edges: pa.Table, lineages: pa.Table, models: Sequence[str], threshold: float) -> dict[str, Any]:
+def summarise_flows(
+    edges: pa.Table,
+    lineages: pa.Table,
+    models: Sequence[str],
+    threshold: float,
+    lineage: Sequence[tuple[str, str]] = (),
+) -> dict[str, Any]:
     """Counts for people and for the Sankey: edges of all seeds; living features by origin, and bands, of the first seed.
 
     Args:
@@ -41,6 +47,7 @@ def summarise_flows(edges: pa.Table, lineages: pa.Table, models: Sequence[str], 
         lineages: table of schema `LINEAGES`.
         models: all models, parents before children.
         threshold: correlation above which two features are the same.
+        lineage: all (parent, child) pairs, also those that have no autoencoders to match.
     """
     first = lineages.filter(pc.equal(lineages["seed"], lineages["seed"][0]))
     pairs = Counter(
@@ -49,6 +56,7 @@ def summarise_flows(edges: pa.Table, lineages: pa.Table, models: Sequence[str], 
     return {
         "threshold": threshold,
         "models": list(models),
+        "lineage": [list(edge) for edge in lineage],
         "edges": edges.to_pylist(),
         "origins": {model: {name: pairs[model, name] for name in models if (model, name) in pairs} for model in models},
         "bands": _bands(first),
@@ -66,14 +74,18 @@ def _bands(lineages: pa.Table) -> list[dict[str, Any]]:
 
 
 def about_edge(
-    readings: Sequence[tuple[Quality, Quality]], cosines: Mapping[str, float], same_model: Mapping[str, Any] | None
+    readings: Sequence[tuple[Quality, Quality]],
+    cosines: Mapping[str, float],
+    same_model: Mapping[str, Any] | None,
+    sides: Sequence[str] = SIDES,
 ) -> dict[str, Any]:
     """What is said of an edge as a whole, beside its features' verdicts.
 
     Args:
-        readings: how well each dictionary reads its own model and the other, the parent's first.
+        readings: how well each dictionary reads its own model and the other.
         cosines: of the two dictionaries (`verdicts.Judged`).
         same_model: of the parent's dictionaries among themselves (`stability.Stability`); None if there is one.
+        sides: whose dictionaries they are.
 
     Returns:
         `readings`: for each side `own`, `other` and why the other is read poorly (`drift.poor`). `cosines`: `pw_mcc` and
@@ -84,7 +96,7 @@ def about_edge(
     return {
         "readings": [
             {"side": side, "own": own._asdict(), "other": other._asdict(), "poor": poor(own, other)}
-            for side, (own, other) in zip(SIDES, readings, strict=False)
+            for side, (own, other) in zip(sides, readings, strict=True)
         ],
         "cosines": {name: cosines.get(name) for name in names}
         | {f"ceiling_{name}": float(np.mean([pair[name] for pair in pairs])) if pairs else None for name in names}
@@ -93,9 +105,10 @@ def about_edge(
 
 
 def new_features(edges: Sequence[Compared]) -> dict[tuple[str, int], np.ndarray]:
-    """Which features of each child are new, by child and seed, bool [features]: they live, and on no parent are they kept."""
+    """Which features of each child that has a dictionary are new, by child and seed, bool [features]: they live, and on no parent are they
+    kept."""
     found: dict[tuple[str, int], np.ndarray] = {}
-    for one in edges:
+    for one in (edge for edge in edges if "child" in edge.sides()):
         words = one.judged.filter(pc.equal(one.judged["side"], "child"))["verdict"]
         here = pc.and_(words.is_valid(), pc.not_equal(words, "kept").fill_null(False)).to_numpy()
         found[one.child, one.seed] = found.get((one.child, one.seed), True) & here

@@ -15,6 +15,9 @@ from feature_lineage.flow.matching import thresholds
 from feature_lineage.flow.verdicts import SIDES, numbers
 
 Pair = tuple[str, str, int]  # parent, child, seed
+UNMATCHED = (
+    "unmatched"  # fate, by the paper's measure, of a living feature that there is no other dictionary to match with
+)
 EVIDENCE = (
     "direction",
     "decoder_cosine",
@@ -60,7 +63,10 @@ def of_side(judged: pa.Table, side: str) -> pa.Table:
 
 
 def with_verdicts(
-    features: pa.Table, judged: Mapping[Pair, pa.Table], new: Mapping[tuple[str, int], np.ndarray]
+    features: pa.Table,
+    judged: Mapping[Pair, pa.Table],
+    new: Mapping[tuple[str, int], np.ndarray],
+    densities: Mapping[tuple[str, int], np.ndarray] | None = None,
 ) -> pa.Table:
     """The table of features with the verdict on each, and what it rests on.
 
@@ -68,21 +74,52 @@ def with_verdicts(
         features: schema `fates.FEATURES`; of each seed and edge first the parent's features, then the child's, in order.
         judged: tables of `verdicts.judge_features`, by edge and seed.
         new: which features of each child are kept on no parent, by child and seed (`summary.new_features`).
+        densities: of the features of each dictionary, by model and seed (`fates.Seed`), float64 [features]; for edges that `features` lacks.
 
     Returns:
-        Schema `FEATURES`; `new` is of the child's features alone.
+        Schema `FEATURES`; `new` is of the child's features alone. Of an edge of which one model alone has a dictionary, the living features'
+        fate is `UNMATCHED`.
     """
     found = [FEATURES.empty_table()]
+    matched = set()
     frame = features.select(["parent", "child", "seed"]).to_pandas()
     for (parent, child, seed), rows in frame.groupby(["parent", "child", "seed"], sort=False):
         part = features.slice(rows.index[0], len(rows))
+        matched.add((parent, child, seed))
         table = judged[parent, child, seed]
         added = {name: table[name] for name in ("verdict", *EVIDENCE)} | {"drift_r": table["r"]}
         count = of_side(table, SIDES[0]).num_rows
         added["new"] = pa.concat_arrays([pa.nulls(count, pa.bool_()), pa.array(new[child, seed])])
         columns = [part[f.name] if f.name in part.column_names else added[f.name] for f in FEATURES]
         found.append(pa.table(columns, schema=FEATURES))
+    for pair, table in judged.items():
+        if pair not in matched:
+            found.append(_alone(pair, table, new, densities or {}))
     return pa.concat_tables(found)
+
+
+def _alone(
+    pair: Pair,
+    judged: pa.Table,
+    new: Mapping[tuple[str, int], np.ndarray],
+    densities: Mapping[tuple[str, int], np.ndarray],
+) -> pa.Table:
+    """Rows of an edge of which one model alone has a dictionary: verdicts, and no match with another dictionary's features."""
+    parent, child, seed = pair
+    (side,) = set(judged["side"].to_pylist())
+    count, dead = judged.num_rows, judged["verdict"].is_null().to_numpy()
+    columns = {"feature": np.arange(count, dtype=np.int32), "mutual": np.zeros(count, bool)}
+    columns |= {
+        name: pa.array([value] * count) for name, value in (("parent", parent), ("child", child), ("seed", seed))
+    }
+    columns["model"] = columns[side]
+    columns["fate"] = pa.array(np.where(dead, "dead", UNMATCHED).tolist())
+    columns["density"] = densities[parent if side == SIDES[0] else child, seed]
+    columns |= {name: judged[name] for name in ("verdict", *EVIDENCE)} | {"drift_r": judged["r"]}
+    if side == "child":
+        columns["new"] = pa.array(new[child, seed])
+    missing = {field.name: pa.nulls(count, field.type) for field in FEATURES}
+    return pa.table(missing | columns, schema=FEATURES)
 
 
 class _Down:
@@ -114,7 +151,8 @@ def with_traced(
 
     Args:
         lineages: schema `fates.LINEAGES`.
-        judged: tables of `verdicts.judge_features` by pair and seed: every edge, and each root with its further descendants.
+        judged: tables of `verdicts.judge_features` by pair and seed: every edge of which one model has a dictionary, and each root with its
+            further descendants.
         order: all models, parents before children.
         edges: all (parent, child) pairs.
         threshold: of r.
@@ -122,7 +160,7 @@ def with_traced(
     Returns:
         Schema `LINEAGES`; `traced` has the steps of a living feature in the order of the models.
     """
-    down = {pair: _Down(table, threshold) for pair, table in judged.items()}
+    down = {pair: _Down(table, threshold) for pair, table in judged.items() if SIDES[0] in table["side"].to_pylist()}
     rows: dict[tuple[str, int], list[list[dict[str, Any]]]] = {}
     for model, seed in dict.fromkeys(zip(lineages["model"].to_pylist(), lineages["seed"].to_pylist(), strict=True)):
         count = pc.sum(pc.and_(pc.equal(lineages["model"], model), pc.equal(lineages["seed"], seed))).as_py()
@@ -153,6 +191,8 @@ def _traced(
         direct = down.get((model, name, seed))
         become, r = np.full(count, -1), np.full(count, np.nan)
         for parent in above:
+            if (parent, name, seed) not in down:  # the parent has no dictionary: what it carries is nothing
+                continue
             below, here = down[parent, name, seed], carried[parent]
             there = np.flatnonzero(here >= 0)
             match = below.match[here[there]]

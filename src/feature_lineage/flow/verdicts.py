@@ -40,18 +40,14 @@ JUDGED = pa.schema(
 
 
 class Activations(NamedTuple):
-    """Files of an edge's activations over one sample: of each dictionary on its own model, and on the other; the parent's first.
+    """Files of an edge's activations over one sample: of each dictionary on its own model, and on the other.
 
-    A placebo without a dictionary of its own has the parent's alone.
+    `sides` says whose dictionaries there are: the parent's before the child's, or one of them alone.
     """
 
     own: Sequence[str | Path]
     other: Sequence[str | Path]
-
-    @property
-    def sides(self) -> Sequence[str]:
-        """Whose dictionaries there are."""
-        return SIDES[: len(self.own)]
+    sides: Sequence[str] = SIDES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -88,8 +88,15 @@ def _models(plan: Plan) -> Iterator[Job]:
 
 
 def _autoencoders(plan: Plan) -> Iterator[Job]:
-    for rule in ("train_autoencoder", "evaluate_autoencoder"):
-        for model, _ in plan.each_seed([*plan.study.order(), *plan.beside]):
+    own = plan.each_seed([*plan.study.order(), *plan.beside])
+    imported = plan.each_seed(plan.imported_autoencoders)
+    for rule, names in (
+        ("train_autoencoder", [name for name in own if name not in imported]),
+        ("import_autoencoder", imported),
+        ("check_autoencoder", imported),
+        ("evaluate_autoencoder", own),
+    ):
+        for model, _ in names:
             yield Job(rule, model, seen=model)
 
 
@@ -102,22 +109,22 @@ def _features(plan: Plan) -> Iterator[Job]:
     study = plan.study
     for model, _ in plan.each_seed([*study.order(), *plan.beside]):
         yield Job("collect_features", model)
-    readings: dict[tuple[str, str], None] = {}
-    for parent, child in judged(plan):
-        readings[parent, child] = None
-        if plan.reads_back(parent, child):
-            readings[child, parent] = None
-    for (_, read), _ in plan.each_seed(readings):
+    readings: dict[tuple[str, str, int], None] = {}
+    for (parent, child), seed in plan.each_reading(judged(plan)):
+        for side in plan.sides(parent, child, seed):
+            readings[(parent, child, seed) if side == "parent" else (child, parent, seed)] = None
+    for _, read, _ in readings:
         yield Job("collect_readings", read)
 
 
 def _correlated(plan: Plan) -> set[tuple[str, str, int, int]]:
     """Autoencoders that are correlated: (name, name, seed, seed)."""
-    pairs = {*plan.study.edges(), *(pair for pair in judged(plan) if plan.reads_back(*pair))}
+    pairs = {*plan.study.edges(), *plan.placebo_pairs}
     pairs |= {(first, other) for baseline in plan.baseline_pairs.values() for *_, first, other in baseline}
-    found = {(*pair, seed, seed) for pair, seed in plan.each_seed(pairs)}
+    found = {(*pair, seed, seed) for pair, seed in plan.each_pair(pairs)}
     if "ceiling" in plan.measured:
-        found |= {(name, name, *seeds) for name in {*plan.study.order(), *_stable(plan)} for seeds in plan.seed_pairs}
+        names = {*plan.read, *_stable(plan)}
+        found |= {(name, name, *seeds) for name in names for seeds in plan.seed_pairs(name)}
     return found
 
 
@@ -125,7 +132,10 @@ def _stable(plan: Plan) -> list[str]:
     """Models whose autoencoders are compared with one another."""
     if "ceiling" not in plan.measured:
         return []
-    both = [[parent, *([child] if plan.reads_back(parent, child) else [])] for parent, child in judged(plan)]
+    both = [
+        [{"parent": parent, "child": child}[side] for side in plan.sides(parent, child, seed)]
+        for (parent, child), seed in plan.each_reading(judged(plan))
+    ]
     return list(dict.fromkeys(name for pair in both for name in pair))
 
 
@@ -135,14 +145,16 @@ def _flow(plan: Plan) -> Iterator[Job]:
         for _ in range(flow.parts if flow.parts > 1 else 0):
             yield Job("correlate_part", sides=2)
         yield Job("correlate", sides=2)
-    for _ in plan.each_seed(study.edges() if flow.bootstrap else []):
+    for _ in plan.each_pair(study.edges() if flow.bootstrap else []):
         yield Job("bootstrap_flow", sides=2)
     for model in _stable(plan):
-        yield Job("measure_stability", model, sides=len(study.autoencoder.seeds))
-    for (parent, child), _ in plan.each_seed(judged(plan)):
-        yield Job("judge_features", parent, sides=1 + plan.reads_back(parent, child))
-    for (parent, child), _ in plan.each_seed([*study.edges(), *plan.placebo_pairs] if flow.bootstrap else []):
-        yield Job("bootstrap_verdicts", parent, sides=1 + plan.reads_back(parent, child))
+        yield Job("measure_stability", model, sides=len(plan.seeds(model)))
+    for rule, pairs in (
+        ("judge_features", judged(plan)),
+        ("bootstrap_verdicts", [*study.edges(), *plan.placebo_pairs] if flow.bootstrap else []),
+    ):
+        for (parent, child), seed in plan.each_reading(pairs):
+            yield Job(rule, parent, sides=len(plan.sides(parent, child, seed)))
     for rule in ("compare_weights", "trace_flows", "summarise_flows"):
         yield Job(rule)
 
@@ -152,12 +164,12 @@ def _meaning(plan: Plan) -> Iterator[Job]:
     for model, _ in plan.autoencoders:
         yield Job("weigh_tokens", model)
     for rule in ("weigh_logits", "collect_contexts", "categorise_features"):
-        for model in study.order():
+        for model in plan.read:
             yield Job(rule, model)
     yield Job("count_categories")
     for case in study.cases:
         yield Job("find_case", sides=len(study.case_models(case)))
-    for model in study.order():
+    for model in plan.read:
         yield Job("interpret_features", model)
 
 
@@ -170,9 +182,10 @@ def _controls(plan: Plan) -> Iterator[Job]:
     }
     for control, rule in by_edge.items():
         if control in plan.measured:
-            for _, child in edges:
+            pairs = edges if control == "neurons" else plan.matched_edges
+            for _, child in pairs:
                 yield Job(rule, child, sides=2)
-            yield Job("join_control", sides=len(edges))
+            yield Job("join_control", sides=len(pairs))
     if "ceiling" in plan.measured:
         yield Job("measure_ceiling")
     if plan.summed_up:
@@ -183,9 +196,9 @@ def _controls(plan: Plan) -> Iterator[Job]:
         yield Job("transfer_autoencoder", child, seen=child)
     if plan.transferred:
         yield Job("compare_transfers")
-    children = [pair.split("--")[1] for pair in plan.started]
     for rule in ("train_started", "evaluate_started", "collect_started"):
-        for child, _ in plan.each_seed(children):
+        for pair, _ in plan.each_seed(plan.started):
+            child = pair.split("--")[1]
             yield Job(rule, child, seen=child)
     for pair, _ in plan.each_seed(plan.corpora_differ):
         yield Job("train_same_corpora", pair.split("--")[0])

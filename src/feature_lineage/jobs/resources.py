@@ -111,6 +111,11 @@ def _train_autoencoder(s: Sizes) -> _Need:
     return _Need(memory, seconds + 600)
 
 
+def _import_autoencoder(s: Sizes) -> _Need:
+    """Weights as they are stored and as they are written, and the encoder in float64; from the hub, a download."""
+    return _Need(4 * s.weights, HOUR)
+
+
 def _evaluate_autoencoder(s: Sizes) -> _Need:
     """The autoencoder is applied several times, beside passes of the language model to the logits."""
     token = 6 * s.elements * s.features / PRODUCTS + 6 * s.parameters / OPERATIONS
@@ -245,6 +250,7 @@ _NEEDS: dict[str, Callable[[Sizes], _Need]] = {
     "compare_merges": _merge_models,
     "evaluate_model": _evaluate_model,
     "train_autoencoder": _train_autoencoder,
+    "import_autoencoder": _import_autoencoder,
     "evaluate_autoencoder": _evaluate_autoencoder,
     "collect_features": _collect_features,
     "weigh_logits": _weigh_logits,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from feature_lineage.jobs.published import Published, published_shape
+from feature_lineage.study.dictionaries import features_said
 from feature_lineage.study.hook_points import width
 from feature_lineage.study.keys import (
     Architecture,
@@ -36,6 +37,7 @@ class Sizes(NamedTuple):
     trained: Training | None  # how the model is trained, if it is
     experts: int = 1  # MLPs of a layer
     number: int = FLOAT  # bytes of a weight of the language model
+    dictionary: int | None = None  # features of its autoencoder, if that was made elsewhere and says it
 
     @property
     def body(self) -> int:
@@ -67,7 +69,7 @@ class Sizes(NamedTuple):
     @property
     def features(self) -> int:
         """Of an autoencoder, m."""
-        return self.elements * self.study.autoencoder.expansion
+        return self.dictionary or self.elements * self.study.autoencoder.expansion
 
     @property
     def weights(self) -> int:
@@ -122,9 +124,12 @@ def sizes_of(study: Study, model: str | None) -> Sizes:
     block = study.models[checkpoint_of(study, model)]
     schedule = study.placebos()[model].fine_tunes[0] if model in study.placebos() else model
     trained = getattr(study.models.get(schedule), "training", None)
+    said = [features_said(one) or 0 for one in study.autoencoders.get(model, ())]
+    dictionary = max(said, default=0) or None
     if isinstance(block, TrainedModel):
-        return Sizes(study, block.architecture, vocabulary, trained)
+        return Sizes(study, block.architecture, vocabulary, trained, dictionary=dictionary)
     number = 2 if getattr(study.models.get(model), "dtype", None) == "bfloat16" else FLOAT
     if (found := published(block)) is None:
-        return Sizes(study, PUBLISHED, vocabulary, trained, number=number)
-    return Sizes(study, found.shape, max(vocabulary if own else 0, found.vocabulary), trained, found.experts, number)
+        return Sizes(study, PUBLISHED, vocabulary, trained, number=number, dictionary=dictionary)
+    vocabulary = max(vocabulary if own else 0, found.vocabulary)
+    return Sizes(study, found.shape, vocabulary, trained, found.experts, number, dictionary)

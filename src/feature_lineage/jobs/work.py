@@ -114,6 +114,10 @@ def _import_model(job: Job, s: Sizes, c: Corpora) -> Work:
     return Work(seconds=s.checkpoint * (3 / CHECKPOINT + hub / DOWNLOAD), disk=s.checkpoint, start=LOADS_MODEL)
 
 
+def _import_autoencoder(job: Job, s: Sizes, c: Corpora) -> Work:
+    return Work(seconds=3 * s.weights / CHECKPOINT, disk=s.weights, start=LOADS_MODEL)
+
+
 def _merge_models(job: Job, s: Sizes, c: Corpora) -> Work:
     parents = len(s.study.origins(job.model or ""))
     return Work(seconds=2e-9 * s.parameters * (parents + 4), disk=FLOAT * s.parameters, start=LOADS_MODEL + 1)
@@ -301,6 +305,7 @@ WORK: dict[str, Callable[[Job, Sizes, Corpora], Work]] = {
     "merge_models": _merge_models,
     "evaluate_model": _evaluate_model,
     "train_autoencoder": _train_autoencoder,
+    "import_autoencoder": _import_autoencoder,
     "evaluate_autoencoder": _evaluate_autoencoder,
     "collect_features": _collect_features,
     "weigh_logits": _weigh_logits,

@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 
 from feature_lineage.autoencoders.gate import Warnings, failed_edges
 
-# As `flow.verdicts` has them, which would import all that measures them.
+# As `flow.verdicts` and `flow.traced` have them, which would import all that measures them.
 VERDICTS = ("kept", "found", "drifted", "lost")
+UNMATCHED = "unmatched"
 KINDS = ("all", "reproducible")  # features that a share is of
 
 
@@ -120,7 +121,9 @@ class Answer:
         weights: how far they moved, `all` and `hooked_block`; empty where it was not measured.
         placebo_weights: likewise, those of the placebo.
         reading: None where it was not measured.
-        matched: the paper's measure.
+        matched: the paper's measure; None where the models have no autoencoders of one seed to match.
+        alone: model that alone has a dictionary; None where both have one or neither.
+        there: of the features of the child, if it alone has one, what its dictionary reads on the parent.
     """
 
     parent: str
@@ -133,7 +136,9 @@ class Answer:
     weights: Mapping[str, float | None]
     placebo_weights: Mapping[str, float | None]
     reading: Reading | None
-    matched: Matched
+    matched: Matched | None
+    alone: str | None = None
+    there: Became | None = None
 
     @property
     def name(self) -> str:
@@ -152,11 +157,18 @@ def answers(
         warnings: what falls short of dictionaries.
         flow: `flows/features.parquet`, which has the directions of what was found; None leaves them out.
     """
-    failed = {(parent, child) for parent, child, _ in failed_edges(summary["edges"], warnings)}
-    named = list(dict.fromkeys((edge["parent"], edge["child"]) for edge in summary["edges"]))
+    measured = [*summary["edges"], *summary.get("verdicts", ())]
+    failed = {(parent, child) for parent, child, _ in failed_edges(measured, warnings)}
+    named = list(dict.fromkeys([*lineage(summary), *((edge["parent"], edge["child"]) for edge in measured)]))
     found = directions(flow) if flow is not None else {}
     shared = ceilings(controls)
     return [_answer(summary, shared, found, parent, child, (parent, child) in failed) for parent, child in named]
+
+
+def lineage(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The study's edges; summaries of earlier versions name those that were matched."""
+    edges = summary.get("lineage") or [(edge["parent"], edge["child"]) for edge in summary["edges"]]
+    return list(dict.fromkeys((parent, child) for parent, child in edges))
 
 
 def _answer(
@@ -173,20 +185,24 @@ def _answer(
 
     edges = rows("edges")
     verdicts = rows("verdicts", side="parent")
+    read = {row["side"] for row in rows("verdicts")}
+    back = rows("verdicts", side="child", features="all")
     placebo = next((row["placebo"] for row in verdicts if row["placebo"] is not None), None)
     kinds = {kind: [row for row in verdicts if row["features"] == kind] for kind in KINDS}
     return Answer(
         parent=parent,
         child=child,
         failed=failed,
-        seeds=[edge["seed"] for edge in edges],
+        seeds=list(dict.fromkeys(row["seed"] for row in [*edges, *rows("verdicts")])),
         became={kind: _became(own, found.get((parent, child, kind), {})) for kind, own in kinds.items() if own},
         placebo=placebo,
         no_placebo=next((row["reason"] for row in rows("no_placebo")), ""),
         weights=_weights(rows("weights")),
         placebo_weights=_weights(rows("weights", child=placebo)),
-        reading=_reading(rows("readings", side="parent"), len(edges) > 1),
-        matched=_matched(edges, shared.get(parent), _persisting(summary, parent, placebo)),
+        reading=_reading(rows("readings", side="parent"), len(rows("readings", side="parent")) > 1),
+        matched=_matched(edges, shared.get(parent), _persisting(summary, parent, placebo)) if edges else None,
+        alone={"parent": parent, "child": child}[min(read)] if len(read) == 1 and not edges else None,
+        there=_became(back, {}) if read == {"child"} else None,
     )
 
 

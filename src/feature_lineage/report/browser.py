@@ -31,7 +31,7 @@ SCORES = {
     "token_mean": "the token statistics",
     "detection": "the detection",
 }
-FATES = ("dead", "persisting", "disappearing", "emerging")
+FATES = ("dead", "persisting", "disappearing", "emerging", "unmatched")
 VERDICTS = ("kept", "found", "drifted", "lost")  # -1: dead
 EVIDENCE = ("decoder_cosine", "encoder_cosine", "best_cosine", "margin")
 

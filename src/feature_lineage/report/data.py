@@ -39,6 +39,7 @@ class Trained:
         saes: the autoencoders.
         started: what some of them were trained on from.
         init: how autoencoders start (`autoencoder.init`).
+        gates: model and seed of each autoencoder that was made elsewhere, and what let it in (`imported.check_autoencoder`).
         boundaries: what stands around documents and windows (`boundaries.recorded_words`), if the tokenizer says.
     """
 
@@ -47,6 +48,7 @@ class Trained:
     saes: Sequence[Evaluation]
     started: Sequence[Evaluation]
     init: str
+    gates: Sequence[Evaluation] = ()
     boundaries: Mapping[str, str] | None = None
 
 

@@ -136,8 +136,11 @@ def plot_curves(
         rows=len(titles) // 2, cols=2, shared_yaxes=True, subplot_titles=titles, vertical_spacing=0.16
     )
     edges = _edges(table)
-    palette = colours(list(dict.fromkeys(edges)))
-    counts = {edge.name: edge.matched.n for edge in answers(summary or {"edges": []}, None, {})}
+    read = _edges(drift[~drift["placebo"]]) if both else []
+    palette = colours(list(dict.fromkeys([*edges, *read])))
+    found = answers(summary or {"edges": []}, None, {})
+    counts = {edge.name: edge.matched.n for edge in found if edge.matched}
+    counts |= {edge.name: edge.became["all"].n for edge in found if edge.alone == edge.parent}
     titled = {edge: f"{edge}, n = {counts[edge]}" if edge in counts else edge for edge in palette}
     if both:
         _drift_curves(figure, drift, palette, titled)

@@ -171,7 +171,7 @@ for (const button of document.querySelectorAll(".switch button")) {
 
 // --- the feature browser ---------------------------------------------------------------------------------------
 
-const FATES = ["dead", "persisting", "disappearing", "emerging"];
+const FATES = ["dead", "persisting", "disappearing", "emerging", "unmatched"];
 const VERDICTS = ["kept", "found", "drifted", "lost"];
 const WORDS = { kept: "kept", found: "found again", drifted: "drifted", lost: "lost" };
 const SHARD = 256;
@@ -238,9 +238,9 @@ function sieve(one) {
   const fate = {
     dead,
     persisting: persists,
-    disappearing: (i) => below.length > 0 && !dead(i) && !persists(i),
+    disappearing: (i) => below.some((edge) => edge.fate[i] === 2) && !persists(i),
     inherited,
-    emerging: (i) => above.length > 0 && !dead(i) && !inherited(i),
+    emerging: (i) => above.some((edge) => edge.fate[i] === 3) && !inherited(i),
   }[filters.fate];
   const words = wanted();
   const tests = [

@@ -18,7 +18,7 @@ from feature_lineage.autoencoders.gate import Warnings, judge, read_evaluations,
 from feature_lineage.explanations.verdict import families, verdict
 from feature_lineage.meaning.categories import DEFINITIONS, RULE
 from feature_lineage.printable import printable
-from feature_lineage.report.answers import VERDICTS, answers, ceilings
+from feature_lineage.report.answers import UNMATCHED, VERDICTS, answers, ceilings, lineage
 from feature_lineage.report.browser import Browsed, write_browser, write_script
 from feature_lineage.report.data import Drawn, Findings, Run, Trained
 from feature_lineage.report.definitions import NUMBERS
@@ -136,7 +136,7 @@ def _answered(findings: Findings, warnings: Warnings, flow: pa.Table) -> dict[st
         "remarks": placebo_sentences(sound)
         + [line for edge in sound if edge != first for line in reading_sentences(edge)],
         "intervals": any(became.kept.edge.low is not None for edge in sound for became in edge.became.values()),
-        "found_ceilings": {edge.parent: edge.matched.ceiling for edge in sound},
+        "found_ceilings": {edge.parent: edge.matched.ceiling for edge in sound if edge.matched},
         "by_edge": {(edge.parent, edge.child): edge for edge in found},
         "verdict_rows": verdict_rows(summary),
         "numbers": NUMBERS,
@@ -155,8 +155,7 @@ def verdict_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _parents(summary: Mapping[str, Any]) -> dict[str, int]:
     """How many parents each child has."""
-    edges = {(edge["parent"], edge["child"]) for edge in summary["edges"]}
-    return Counter(child for _, child in edges)
+    return Counter(child for _, child in lineage(summary))
 
 
 def _environment() -> Environment:
@@ -244,11 +243,12 @@ def _counted(rows: pd.DataFrame) -> dict[str, Any]:
         return int(rows.loc[which, "features"].sum()) / features if features else None
 
     persisting = int(rows.loc[rows["fate"] == "persisting", "features"].sum())
+    matched = not rows["fate"].eq(UNMATCHED).any()
     verdicts = {verdict: share(rows["verdict"] == verdict) for verdict in VERDICTS}
     return {
         "features": features,
         "persisting": persisting,
-        "share": persisting / features if features else None,
+        "share": persisting / features if features and matched else None,
         "verdicts": verdicts,
         "new": share(rows["new"].eq(True)),
     }

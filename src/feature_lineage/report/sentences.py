@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from feature_lineage.autoencoders.gate import Warnings
-from feature_lineage.report.answers import Answer, Share, answers
+from feature_lineage.report.answers import Answer, Share, answers, lineage
 
 FAILED = "no finding, since a dictionary fails its checks."
 
@@ -28,7 +28,7 @@ def quote(
     warnings: Warnings,
 ) -> str:
     """The study in a few words: what became of the parent's features along the first edge whose dictionaries pass."""
-    if not summary["edges"]:
+    if not lineage(summary):
         return "No model of this study comes from another: there is nothing that its features could have become."
     edge = first_sound(answers(summary, controls, warnings))
     if edge is None:
@@ -43,6 +43,13 @@ def first_sound(found: list[Answer]) -> Answer | None:
 
 def kept_sentence(edge: Answer, intervals: bool = False) -> str:
     """What share of the parent's features keeps firing the same way in the child, beside the placebo's, and what else the child holds."""
+    if edge.there is not None:
+        there = edge.there.kept.edge
+        between = _between(there) if intervals else ""
+        return (
+            f"{edge.name}: {percent(there.share)}{between} of {edge.child}'s {edge.there.n} features fire the same way in {edge.parent} already, "
+            f"which has no dictionary of its own."
+        )
     if "all" not in edge.became:
         return f"{edge.name}: what became of {edge.parent}'s features was not measured."
     became = edge.became["all"]
@@ -53,11 +60,13 @@ def kept_sentence(edge: Answer, intervals: bool = False) -> str:
     count = (
         "" if " to " in became.n else f"{became.n} "
     )  # seeds differ by the few that are dead: the table has both numbers
-    return (
+    said = (
         f"{edge.name}: {percent(kept.edge.share)}{between} of {edge.parent}'s {count}features keep firing the same way in "
-        f"{edge.child} ({_placebo(edge, kept.placebo, intervals)}); {edge.child}'s own dictionary holds another "
-        f"{percent(found.edge.share)}."
+        f"{edge.child} ({_placebo(edge, kept.placebo, intervals)})"
     )
+    if edge.alone is not None:
+        return f"{said}; {edge.child} has no dictionary of its own, so that nothing else could be found again there."
+    return f"{said}; {edge.child}'s own dictionary holds another {percent(found.edge.share)}."
 
 
 def _between(share: Share) -> str:
@@ -74,6 +83,8 @@ def _placebo(edge: Answer, share: Share, intervals: bool) -> str:
 def matched_sentence(edge: Answer, not_measured: Mapping[str, str]) -> str:
     """The paper's measure, with what it comes to where nothing was lost."""
     matched, parent = edge.matched, edge.parent
+    if matched is None:
+        return "The paper's count was not taken: it needs a dictionary of either model."
     said = f"By the paper's count {percent(matched.share.share)} persist"
     if matched.placebo is not None:
         said += f" (placebo: {percent(matched.placebo)})"
@@ -136,7 +147,7 @@ def kept_lines(found: list[Answer]) -> list[str]:
     """For each edge how many features are kept, beside how many of a placebo and the ceiling of what is found again: a line."""
     return [
         f"{edge.name}: {percent(became.kept.edge.share)} of {became.n} kept; placebo {_number(became.kept.placebo.share)}; "
-        f"ceiling of a match {_number(edge.matched.ceiling)}"
+        f"ceiling of a match {_number(edge.matched.ceiling if edge.matched else None)}"
         for edge in found
         if (became := edge.became.get("all"))
     ]
@@ -148,6 +159,7 @@ def matched_lines(found: list[Answer]) -> list[str]:
         f"{edge.name}: {percent(edge.matched.share.share)} of {edge.matched.n}; placebo {_number(edge.matched.placebo)}; "
         f"ceiling {_number(edge.matched.ceiling)}"
         for edge in found
+        if edge.matched
     ]
 
 
@@ -161,7 +173,7 @@ def _line(summary: Mapping[str, Any], model: str) -> set[str]:
     left = [model]
     while left:
         found.add(name := left.pop())
-        left += [edge["parent"] for edge in summary["edges"] if edge["child"] == name and edge["parent"] not in found]
+        left += [parent for parent, child in lineage(summary) if child == name and parent not in found]
     return found
 
 

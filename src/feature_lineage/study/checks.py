@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from feature_lineage.study import hook_points as hooks
+from feature_lineage.study.dictionaries import dictionary_problems
 from feature_lineage.study.keys import GENERATIONS, KeptModel, MergedModel, PretrainedModel, TrainedModel
 from feature_lineage.study.measures import FeatureCase, PatternCase
 from feature_lineage.study.merges import merge_problems
@@ -175,6 +176,8 @@ def _cases_name_what_there_is(study: Study) -> Iterator[Problem]:
     for name, case in study.cases.items():
         if case.model is not None and case.model not in study.models:
             yield f"cases.{name}.model", case.model, "a model of this study: " + ", ".join(study.models)
+        elif case.model is not None and not study.dictionary_seeds(case.model):
+            yield f"cases.{name}.model", case.model, "a model that has an autoencoder (autoencoders)"
         for corpus in case.corpora or ():
             if corpus not in study.flow_corpora():
                 yield f"cases.{name}.corpora", corpus, "a corpus of the sample: " + ", ".join(study.flow_corpora())
@@ -249,7 +252,7 @@ def _some_feature_can_live(study: Study) -> Iterator[Problem]:
 def _features_are_as_many(study: Study) -> Iterator[Problem]:
     """What counts or names more features than the autoencoder of a root has."""
     for name, root in study.models.items():
-        if not isinstance(root, TrainedModel):
+        if not isinstance(root, TrainedModel) or name in study.autoencoders:
             continue
         vocabulary = getattr(study.tokenizer, "vocab_size", LARGEST)
         features = study.autoencoder.expansion * hooks.width(study.autoencoder.hook, root.architecture, vocabulary)
@@ -258,6 +261,7 @@ def _features_are_as_many(study: Study) -> Iterator[Problem]:
         for case, block in study.cases.items():
             start = block.model or study.order()[0]
             asked = isinstance(block, FeatureCase) and start in study.models and name in study.roots(start)
+            asked &= start not in study.autoencoders
             if asked and block.feature >= features:
                 yield f"cases.{case}.feature", block.feature, f"a feature below {features} (models.{name})"
 
@@ -328,6 +332,7 @@ OF_NAMES: tuple[Check, ...] = (
     _parents_are_known,
 )
 OF_VALUES: tuple[Check, ...] = (
+    dictionary_problems,
     _placebos_can_be_made,
     _conversations_can_be_rendered,
     _cases_name_what_there_is,

@@ -11,17 +11,15 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from feature_lineage.places import is_path, on_disk, wrong_folder
-from feature_lineage.study.keys import (
-    AdaptedModel,
-    PretrainedModel,
-)
+from feature_lineage.study.dictionaries import FILES, folder_problem, formats_of
+from feature_lineage.study.digests import Checksums
+from feature_lineage.study.keys import AdaptedModel, PretrainedModel
 from feature_lineage.study.published_folders import (
     ADAPTER,
     ADAPTER_WEIGHTS,
@@ -36,7 +34,6 @@ from feature_lineage.study.vocabularies import disagreement, read_vocabulary
 
 # What `tokenizer.import_tokenizer` reads, beside the numbers of special tokens in config.json; it is too slow to import here.
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-_LARGE = 10**9  # bytes, a second or more to read
 Files = list[tuple[str, Path | bytes]]  # by name, the file, or of one that is read in part that part
 _SHARED = (
     "roles",
@@ -45,57 +42,6 @@ _SHARED = (
     "validation",
     "strip_license_headers",
 )  # keys of a corpus that do not say where it is
-
-
-class Checksums:
-    """SHA-256 of files, each read once for as long as it stays the same.
-
-    Args:
-        store: file that keeps them between processes; it may be deleted.
-        announce: told of each large file before it is read.
-    """
-
-    def __init__(self, store: str | Path, announce: Callable[[str], Any] = lambda message: None) -> None:
-        self._store, self._announce = Path(store), announce
-
-    def of(self, paths: Iterable[str | Path]) -> list[str]:
-        """Digests of some files, of what links lead to."""
-        known = self._known()
-        found, fresh = [], {}
-        for path in paths:
-            place = os.path.realpath(path)
-            status = Path(place).stat()
-            # ctime changes even where a file is overwritten and its mtime set back.
-            state = [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-            entry = known.get(place)
-            if not isinstance(entry, list) or entry[:-1] != state:
-                if status.st_size >= _LARGE:
-                    self._announce(f"reading {path} ({status.st_size / 1e9:.1f} GB) to know whether it has changed")
-                with open(place, "rb") as file:  # noqa: PTH123 - as fast as it gets
-                    entry = [*state, hashlib.file_digest(file, "sha256").hexdigest()]
-                known[place] = fresh[place] = entry
-            found.append(entry[-1])
-        if fresh:
-            self._keep(fresh)
-        return found
-
-    def _known(self) -> dict[str, Any]:
-        try:
-            known = json.loads(self._store.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return known if isinstance(known, dict) else {}
-
-    def _keep(self, fresh: dict[str, Any]) -> None:
-        whole = self._known() | fresh  # another process may have added some meanwhile
-        aside = self._store.with_name(f"{self._store.name}.{os.getpid()}")
-        try:
-            self._store.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_text(json.dumps(whole), encoding="utf-8")
-            aside.replace(self._store)
-        except OSError:
-            with suppress(OSError):
-                aside.unlink()
 
 
 class LocalInputs:
@@ -126,7 +72,7 @@ class LocalInputs:
                     f"  {key}: found {name!r} with the revision {revision!r}, and a folder has no revisions (in {Path.cwd()}); allowed: the "
                     "folder alone, in a sequence one with a folder of each revision's name, or a name on the hub"
                 )
-        lines += [*self._unusable(), *self._other_widths()]
+        lines += [*self._unusable(), *self._unreadable(), *self._other_widths()]
         lines += [*self._unknown_tokens(), *self._other_tokens(), *self._no_template()]
         if lines:
             count = f"{len(lines)} problem" + "s" * (len(lines) > 1)
@@ -144,6 +90,11 @@ class LocalInputs:
                 yield f"models.{name}.pretrained", block.pretrained, block.revision
             elif isinstance(block, AdaptedModel):
                 yield f"models.{name}.adapter", block.adapter, block.revision
+        for name, imported in self._study.autoencoders.items():
+            for block in imported:
+                place = f"{block.pretrained}/{block.folder}" if block.folder else block.pretrained
+                local = is_path(block.pretrained, block.revision)
+                yield f"autoencoders.{name}.pretrained", place if local else block.pretrained, block.revision
 
     def _unusable(self) -> Iterator[str]:
         """Problems of checkpoints and adapters in folders, as their files tell."""
@@ -158,6 +109,15 @@ class LocalInputs:
                 if found := problem(place):
                     said = found.replace("models.NAME", f"models.{name}")
                     yield f"  models.{name}.{key}: found {place!r}, which {said}"
+
+    def _unreadable(self) -> Iterator[str]:
+        """Problems of autoencoders in folders, as their files tell."""
+        for name, imported in self._study.autoencoders.items():
+            for block in imported:
+                folder = Path(on_disk(block.pretrained), block.folder or "")
+                here = is_path(block.pretrained, block.revision) and folder.is_dir()
+                if here and (problem := folder_problem(folder, block.format)):
+                    yield f"  autoencoders.{name}.pretrained: found {str(folder)!r}, which {problem}"
 
     def _other_widths(self) -> Iterator[str]:
         """Problems of imported models that are not as wide as an imported parent, so that no feature of one could be one of the other's."""
@@ -275,6 +235,16 @@ class LocalInputs:
         """Identity of a published tokenizer."""
         block = self._study.tokenizer
         return self._identity(block.pretrained, block.revision, tokenizer_files)
+
+    @cache  # noqa: B019
+    def autoencoder(self, model: str, seed: int) -> str:
+        """Identity of an autoencoder that was made elsewhere."""
+        block = self._study.imported_autoencoder(model, seed)
+        assert block is not None
+        if not is_path(block.pretrained, block.revision):
+            return "/".join(filter(None, (block.pretrained, block.folder)))
+        folder = Path(on_disk(block.pretrained), block.folder or "")
+        return self._digest([(name, folder / name) for name in FILES.get(formats_of(folder, block.format)[0], ())])
 
     def _identity(self, name: str, revision: str | None, files: Callable[[Path], Files]) -> str:
         return self._digest(files(Path(on_disk(name)))) if is_path(name, revision) else name

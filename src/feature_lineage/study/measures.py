@@ -95,7 +95,7 @@ class Autoencoder(Block):
     init: Literal["kaiming", "transpose", "parent"] = Field(
         "kaiming",
         description="The start: decoder and encoder Kaiming-uniform; the encoder as the `transpose` of the decoder; or all as in "
-        "the trained autoencoder of the model's `parent` (of two, the first), and `transpose` where there is none.",
+        "the autoencoder of the model's `parent` (of two, the first), with as many features, and `transpose` where there is none.",
     )
     resampling: Resampling = Field(default_factory=Resampling, description="Resampling of dead features.")
     seeds: list[Seed] = Field(

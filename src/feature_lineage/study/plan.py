@@ -121,29 +121,74 @@ class Plan:
         """Seed of the autoencoders that readers look into, and on which controls that cost much are measured."""
         return self.study.autoencoder.seeds[0]
 
-    @cached_property
-    def seed_pairs(self) -> list[tuple[int, int]]:
-        """Seeds whose autoencoders of one model are compared: each pair once."""
-        return list(combinations(self.study.autoencoder.seeds, 2))
+    def seeds(self, name: str) -> list[int]:
+        """Seeds of the autoencoders of a model of the study or beside it, or of those that a control trains along an edge.
 
-    def each_seed(self, names: Iterable[Any]) -> list[tuple[Any, int]]:
-        """Each of some names with each seed, seed by seed."""
+        Such a control's are named `<parent>--<child>` (`started`) or `<parent>--<child>--corpora` (`corpora_differ`).
+        """
+        every = self.study.autoencoder.seeds
+        if name in self.untrained:
+            return every
+        if name in self.placebos:
+            return every if self.study.controls.placebo_autoencoders else []
+        return self.study.dictionary_seeds(name.split("--")[0])
+
+    def seed_pairs(self, model: str) -> list[tuple[int, int]]:
+        """Seeds whose autoencoders of one model are compared: each pair once."""
+        return list(combinations(self.seeds(model), 2))
+
+    def each_seed(self, names: Iterable[str]) -> list[tuple[str, int]]:
+        """Each of some names with each seed of its autoencoders, seed by seed."""
         names = list(names)
-        return [(name, seed) for seed in self.study.autoencoder.seeds for name in names]
+        return [(name, seed) for seed in self.study.autoencoder.seeds for name in names if seed in self.seeds(name)]
+
+    def each_pair(self, pairs: Iterable[tuple[str, str]]) -> list[tuple[tuple[str, str], int]]:
+        """Each of some pairs with each seed of which both have an autoencoder: those that are matched with each other."""
+        pairs = list(pairs)
+        found = [(pair, seed) for seed in self.study.autoencoder.seeds for pair in pairs]
+        return [(pair, seed) for pair, seed in found if all(seed in self.seeds(name) for name in pair)]
+
+    def each_reading(self, pairs: Iterable[tuple[str, str]]) -> list[tuple[tuple[str, str], int]]:
+        """Each of some pairs with each seed of which an autoencoder of one reads the other."""
+        pairs = list(pairs)
+        found = [(pair, seed) for seed in self.study.autoencoder.seeds for pair in pairs]
+        return [(pair, seed) for pair, seed in found if self.sides(*pair, seed)]
+
+    def sides(self, parent: str, child: str, seed: int) -> list[str]:
+        """Which of `parent` and `child` has an autoencoder of that seed that reads the other of them."""
+        found = ["parent"] if seed in self.seeds(parent) else []
+        back = (parent, child) not in self.passed_down and seed in self.seeds(child)
+        return [*found, "child"] if back else found
 
     @cached_property
     def autoencoders(self) -> list[tuple[str, int]]:
         """(model, seed) of the study's own autoencoders, seed by seed, parents before children."""
         return self.each_seed(self.study.order())
 
-    def starts_from(self, model: str) -> str | None:
+    @cached_property
+    def read(self) -> list[str]:
+        """Models that have autoencoders, parents before children."""
+        return [name for name in self.study.order() if self.seeds(name)]
+
+    @cached_property
+    def imported_autoencoders(self) -> list[str]:
+        """Models whose autoencoders were made elsewhere."""
+        return [name for name in self.read if name in self.study.autoencoders]
+
+    @cached_property
+    def trained_autoencoders(self) -> list[tuple[str, int]]:
+        """(model, seed) of those that are trained here."""
+        return [(name, seed) for name, seed in self.autoencoders if name not in self.imported_autoencoders]
+
+    def starts_from(self, model: str, seed: int) -> str | None:
         """The model whose autoencoder the autoencoder of `model` starts from, if it starts from one."""
         parents = self.study.parents(model)
-        return parents[0] if parents and self.study.autoencoder.init == "parent" else None
+        start = parents[0] if parents and self.study.autoencoder.init == "parent" else None
+        return start if start is not None and seed in self.seeds(start) else None
 
     def judged(self, model: str) -> bool:
-        """Whether a dictionary that falls short is warned of: of an untrained model, that is a finding."""
-        return model not in self.untrained
+        """Whether a dictionary that falls short is warned of: of an untrained model, that is a finding; one made elsewhere has a gate."""
+        return model not in self.untrained and model not in self.imported_autoencoders
 
     # --- controls ---
 
@@ -156,8 +201,11 @@ class Plan:
     def not_measured(self) -> dict[str, str]:
         """Why the others are not."""
         found = {name: f"controls.{name} is false" for name in SWITCHES if not getattr(self.study.controls, name)}
-        if "ceiling" not in found and not self.seed_pairs:
+        if "ceiling" not in found and not any(map(self.seed_pairs, self.study.models)):
             found["ceiling"] = "it needs two autoencoder.seeds, there is one"
+        if self.study.edges() and not self.matched_edges:
+            reason = "along no edge do both models have an autoencoder"
+            found |= {name: reason for name in ("alignment_null", "as_published") if name not in found}
         return found
 
     @cached_property
@@ -217,17 +265,19 @@ class Plan:
     def passed_down(self) -> list[tuple[str, str]]:
         """(root, descendant) beyond the root's children: the root's autoencoders read them too, so that its features can be traced."""
         edges = self.study.edges()
-        roots = [name for name in self.study.order() if not self.study.parents(name)]
+        roots = [name for name in self.study.order() if not self.study.parents(name) and self.seeds(name)]
         pairs = [(root, name) for name in self.study.order() for root in roots if root in self.study.ancestors(name)]
         return [(root, name) for root, name in pairs if root != name and (root, name) not in edges]
 
-    def has_autoencoder(self, model: str) -> bool:
-        """Whether a model has autoencoders of its own."""
-        return model not in self.placebos or self.study.controls.placebo_autoencoders
+    @cached_property
+    def matched_edges(self) -> list[tuple[str, str]]:
+        """Edges along which autoencoders of both models are matched, those of the first seed among them."""
+        return [pair for pair, seed in self.each_pair(self.study.edges()) if seed == self.first_seed]
 
-    def reads_back(self, parent: str, child: str) -> bool:
-        """Whether the child's autoencoders read the parent as the parent's read the child."""
-        return (parent, child) not in self.passed_down and self.has_autoencoder(child)
+    @cached_property
+    def unread(self) -> list[tuple[str, str]]:
+        """Edges of which neither model has an autoencoder."""
+        return [edge for edge in self.study.edges() if not any(map(self.seeds, edge))]
 
     @cached_property
     def corpora_differ(self) -> list[str]:
@@ -235,27 +285,26 @@ class Plan:
         if not self.study.controls.same_corpora:
             return []
         seen = self.study.seen_corpora
-        return [f"{a}--{b}" for a, b in self.study.edges() if set(seen(b)) - set(seen(a))]
+        trained = [edge for edge in self.matched_edges if not set(edge) & set(self.imported_autoencoders)]
+        return [f"{a}--{b}" for a, b in trained if set(seen(b)) - set(seen(a))]
 
     @cached_property
     def started(self) -> list[str]:
         """`parent--child` of the child's autoencoders that start from the parent's, trained beside its own."""
-        return (
-            [f"{parent}--{child}" for parent, child in self.study.edges()]
-            if self.study.controls.started_from_parent
-            else []
-        )
+        edges = self.matched_edges if self.study.controls.started_from_parent else []
+        return [f"{parent}--{child}" for parent, child in edges if child not in self.imported_autoencoders]
 
     @cached_property
     def transferred(self) -> list[tuple[str, str]]:
         """Edges along which the parent's autoencoder is tried on the child."""
-        return self.study.edges() if self.study.controls.transfer else []
+        edges = self.study.edges() if self.study.controls.transfer else []
+        return [(parent, child) for parent, child in edges if self.first_seed in self.seeds(parent)]
 
     @cached_property
     def other_merges(self) -> dict[str, str]:
         """Method of the merge that is made beside each merged model, to compare the two."""
         other = {"slerp": "linear", "linear": "slerp"}
-        blocks = [(name, self.study.models[name]) for name in self.on_a_path]
+        blocks = [(name, self.study.models[name]) for name in self.on_a_path if name in self.read]
         return {
             name: other[block.merge.method]
             for name, block in blocks
@@ -277,11 +326,11 @@ class Plan:
     @cached_property
     def baseline_pairs(self) -> dict[str, list[tuple[str, str, str, str]]]:
         """(parent, child, and the names of both sides' features) of the pairs that a baseline compares."""
-        edges = self.study.edges()
+        started, differ = ([tuple(name.split("--")) for name in names] for names in (self.started, self.corpora_differ))
         return {
             "untrained": [(root, name, root, name) for name, root in self.untrained.items()],
-            "started": [(a, b, a, f"{a}--{b}") for a, b in (edges if self.started else [])],
-            "same_corpora": [(a, b, f"{a}--{b}--corpora", b) for a, b in edges if f"{a}--{b}" in self.corpora_differ],
+            "started": [(a, b, a, f"{a}--{b}") for a, b in started],
+            "same_corpora": [(a, b, f"{a}--{b}--corpora", b) for a, b in differ],
         }
 
     @cached_property
@@ -293,7 +342,7 @@ class Plan:
     @cached_property
     def beside(self) -> list[str]:
         """Models beside the lineage that have autoencoders of their own."""
-        return [*self.untrained, *filter(self.has_autoencoder, self.placebos)]
+        return [*self.untrained, *filter(self.seeds, self.placebos)]
 
     # --- the report ---
 
@@ -305,7 +354,7 @@ class Plan:
     def language_model(self) -> dict[str, Any] | None:
         """Where explanations come from, if a language model is named, and the budget with the number of jobs that share it."""
         block = self.study.interpretation.model_dump(exclude={"features", "budget_usd"})
-        shared = {"budget": self.study.interpretation.budget_usd, "jobs": len(self.study.order())}
+        shared = {"budget": self.study.interpretation.budget_usd, "jobs": len(self.read)}
         return block | shared if block["model"] is not None else None
 
 

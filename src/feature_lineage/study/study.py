@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from feature_lineage.study.checks import problems
+from feature_lineage.study.dictionaries import Imported, ImportedAutoencoder, with_seeds
 from feature_lineage.study.hook_points import checkpoint_config, positions
 from feature_lineage.study.keys import (
     MODELS,
@@ -60,7 +61,14 @@ class Study(Block):
     corpora: dict[Name, by_key(CORPORA)] = Field(min_length=1, description="Documents, by name of the corpus.")
     tokenizer: by_key(TOKENIZERS) = Field(description="The tokenizer that all models share.")
     models: dict[Name, by_key(MODELS)] = Field(min_length=1, description="The lineage, by name of the model.")
-    autoencoder: Autoencoder = Field(default_factory=Autoencoder, description="The autoencoder of every model.")
+    autoencoder: Autoencoder = Field(
+        default_factory=Autoencoder, description="The autoencoder of every model that `autoencoders` does not name."
+    )
+    autoencoders: dict[Name, Imported] = Field(
+        {},
+        description="Models whose autoencoders were made elsewhere: a block, or a list of blocks of which each takes the place of one of "
+        "`autoencoder.seeds`; `none` for a model that has none and is read with its parents' or children's alone.",
+    )
     flow: Flow = Field(default_factory=Flow, description="How features are compared.")
     controls: Controls = Field(default_factory=Controls, description="What the flow is held against.")
     cases: dict[Name, by_key(CASES)] = Field(
@@ -73,7 +81,9 @@ class Study(Block):
     @model_validator(mode="before")
     @classmethod
     def _sequences(cls, value: Any) -> Any:
-        return value | {"models": unrolled(value["models"])} if isinstance(value, dict) and "models" in value else value
+        if not isinstance(value, dict):
+            return value
+        return with_seeds(value | {"models": unrolled(value["models"])} if "models" in value else value)
 
     @model_validator(mode="after")
     def _hangs_together(self) -> Study:
@@ -87,14 +97,15 @@ class Study(Block):
         """The models of `controls.untrained` and the root that each is compared with; they are in no list of models or edges."""
         if not self.controls.untrained:
             return {}
-        return {f"{name}-untrained": name for name, block in self.models.items() if isinstance(block, TrainedModel)}
+        roots = [name for name, block in self.models.items() if isinstance(block, TrainedModel)]
+        return {f"{name}-untrained": name for name in roots if self.dictionary_seeds(name)}
 
     def placebos(self) -> dict[str, Placebo]:
         """The models of `controls.placebo`, one for each root and schedule of a fine-tune; they are in no list of models or edges."""
         found: dict[tuple[str, str], Placebo] = {}
         for name in self.order() if self.controls.placebo else ():
             block, roots = self.models[name], self.roots(name)
-            if isinstance(block, FineTunedModel) and len(roots) == 1:
+            if isinstance(block, FineTunedModel) and len(roots) == 1 and self.dictionary_seeds(roots[0]):
                 corpora = block.train if block.training.tokens is None else None
                 options = block.training.model_dump_json(exclude={"keep"})
                 schedule = f"{options} {corpora} {block.balance if corpora else None}"
@@ -207,6 +218,17 @@ class Study(Block):
         """
         return crc32(f"{model}.seed{seed}".encode())
 
+    def dictionary_seeds(self, model: str) -> list[int]:
+        """The seeds of the autoencoders that `model` has; of imported ones, each has the place of one."""
+        seeds = self.autoencoder.seeds
+        return seeds[: len(self.autoencoders[model])] if model in self.autoencoders else seeds
+
+    def imported_autoencoder(self, model: str, seed: int) -> ImportedAutoencoder | None:
+        """What is said of an autoencoder that was made elsewhere; None of one that is trained here."""
+        if model not in self.autoencoders:
+            return None
+        return dict(zip(self.autoencoder.seeds, self.autoencoders[model], strict=False)).get(seed)
+
     def block(self, model: str) -> int:
         """Length of the sequences that `model` was trained on, in tokens; for one trained elsewhere, the default."""
         blocks = [
@@ -240,9 +262,10 @@ class Study(Block):
         return self.autoencoder.model_dump(exclude={"seeds"}) | {"context": self.context}
 
     def case_models(self, case: str) -> list[str]:
-        """The model that a case starts from, and its descendants, parents before children."""
-        start = self.cases[case].model or self.order()[0]
-        return [start, *(name for name in self.order() if name != start and start in self.ancestors(name))]
+        """The model that a case starts from, and its descendants, parents before children: those that have autoencoders."""
+        there = [name for name in self.order() if self.dictionary_seeds(name)]
+        start = self.cases[case].model or there[0]
+        return [start, *(name for name in there if name != start and start in self.ancestors(name))]
 
     def flow_corpora(self) -> list[str]:
         """Corpora of the comparison sample."""
