@@ -78,6 +78,14 @@ def test_pw_mcc_is_the_best_of_all_assignments(sizes):
     assert pw_mcc(a, b) <= greedy + 1e-12
 
 
+def test_no_assignment_of_dictionaries_that_are_too_large(monkeypatch):
+    a, b = rows(4, 6), rows(5, 5)
+    monkeypatch.setattr(module, "ASSIGNED", 30)
+    assert pw_mcc(a, b) == pytest.approx(pw_mcc(b, a), abs=1e-12)
+    monkeypatch.setattr(module, "ASSIGNED", 29)
+    assert pw_mcc(a, b) is None
+
+
 def test_the_same_features_in_another_order_are_the_same_dictionary():
     a = rows(6, 20, 8)
     b = a[np.random.default_rng(0).permutation(20)]

@@ -17,6 +17,9 @@ from feature_lineage.progress import progress
 from feature_lineage.store.formats import read_tensors
 
 ROWS = 1 << 11  # features of one dictionary whose cosines with all of the other are held at once
+ASSIGNED = (
+    1 << 28
+)  # cosines of two dictionaries beyond which no best assignment is sought: its memory grows with them, its time faster
 
 
 class Directions(NamedTuple):
@@ -54,18 +57,22 @@ def best_cosines(a: np.ndarray, b: np.ndarray) -> tuple[Match, Match]:
         for first in range(0, len(a), ROWS):
             cosines = a[first : first + ROWS] @ b.T
             rows = slice(first, first + len(cosines))
-            down.best[rows], down.r[rows] = cosines.argmax(1), cosines.max(1)
+            down.best[rows] = cosines.argmax(1)
+            down.r[rows] = cosines[np.arange(len(cosines)), down.best[rows]]
             highest = cosines.max(0)
-            higher = highest > up.r
-            up.best[higher], up.r[higher] = first + cosines.argmax(0)[higher], highest[higher]
+            higher = np.flatnonzero(highest > up.r)
+            up.best[higher], up.r[higher] = first + cosines[:, higher].argmax(0), highest[higher]
             bar.update(len(cosines))
     return down, up
 
 
-def pw_mcc(a: np.ndarray, b: np.ndarray) -> float:
+def pw_mcc(a: np.ndarray, b: np.ndarray) -> float | None:
     """Mean cosine of the one-to-one assignment of the rows of `a` and `b` that has the highest sum of cosines.
 
-    The pairwise dictionary mean correlation coefficient of arXiv 2505.20254, for one pair of dictionaries.
+    The pairwise dictionary mean correlation coefficient of arXiv 2505.20254, for one pair of dictionaries. None for dictionaries with more
+    than `ASSIGNED` cosines between them.
     """
+    if len(a) * len(b) > ASSIGNED:
+        return None
     cosines = a @ b.T
     return float(cosines[linear_sum_assignment(cosines, maximize=True)].mean())

@@ -99,9 +99,14 @@ def about_edge(
             for side, (own, other) in zip(sides, readings, strict=True)
         ],
         "cosines": {name: cosines.get(name) for name in names}
-        | {f"ceiling_{name}": float(np.mean([pair[name] for pair in pairs])) if pairs else None for name in names}
+        | {f"ceiling_{name}": _mean([pair[name] for pair in pairs]) for name in names}
         | {"high": same_model["high"] if same_model else None},
     }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None if there is no value, or one is None: dictionaries too large for it (`direction.pw_mcc`)."""
+    return None if not values or None in values else float(np.mean(values))
 
 
 def new_features(edges: Sequence[Compared]) -> dict[tuple[str, int], np.ndarray]:
