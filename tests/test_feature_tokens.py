@@ -9,7 +9,7 @@ from feature_lineage.errors import InputError
 from feature_lineage.features import activations as feature_activations
 from feature_lineage.features.activations import activation_blocks
 from feature_lineage.features.collect import ACTIVATIONS
-from feature_lineage.meaning.main_token import TOKENS, weigh_tokens
+from feature_lineage.meaning.main_token import TOKENS, _majority, weigh_tokens
 from feature_lineage.store.formats import write_table
 
 
