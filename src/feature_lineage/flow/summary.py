@@ -93,13 +93,14 @@ def about_edge(
     """
     names = ("pw_mcc", "mean_max_cosine")
     pairs = same_model["pairs"] if same_model else []
+    between = {name: [pair[name] for pair in pairs if pair[name] is not None] for name in names}
     return {
         "readings": [
             {"side": side, "own": own._asdict(), "other": other._asdict(), "poor": poor(own, other)}
             for side, (own, other) in zip(sides, readings, strict=True)
         ],
         "cosines": {name: cosines.get(name) for name in names}
-        | {f"ceiling_{name}": float(np.mean([pair[name] for pair in pairs])) if pairs else None for name in names}
+        | {f"ceiling_{name}": float(np.mean(found)) if found else None for name, found in between.items()}
         | {"high": same_model["high"] if same_model else None},
     }
 
