@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -45,3 +46,30 @@ def release_sparsify(folder, autoencoder, k):
     (folder / "cfg.json").write_text(json.dumps({"activation": "topk", "num_latents": m, "k": k, "d_in": n}))
     tensors = {"encoder.weight": autoencoder.W_enc.T.contiguous(), "encoder.bias": autoencoder.b_enc}
     save_file(tensors | {"W_dec": autoencoder.W_dec, "b_dec": autoencoder.b_dec}, folder / "sae.safetensors")
+
+
+def release_gemma_scope(folder, autoencoder):
+    """As Gemma Scope is released; the encoder does not subtract b_dec, and thresholds of 0 are a ReLU."""
+    folder.mkdir(parents=True)
+    np.savez(folder / "params.npz", **{name: tensor.numpy() for name, tensor in _jumprelu(autoencoder).items()})
+
+
+def release_gemma_scope_2(folder, autoencoder, layer):
+    """As Gemma Scope 2 is released, by its real names of files, keys and tensors."""
+    folder.mkdir(parents=True)
+    config = {
+        "architecture": "jump_relu",
+        "model_name": "google/gemma-3-270m",
+        "hf_hook_point_in": f"model.layers.{layer}.output",
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    names = {"W_enc": "w_enc", "W_dec": "w_dec"}
+    save_file(
+        {names.get(name, name): tensor for name, tensor in _jumprelu(autoencoder).items()},
+        folder / "params.safetensors",
+    )
+
+
+def _jumprelu(autoencoder):
+    b_enc = autoencoder.b_enc - autoencoder.b_dec @ autoencoder.W_enc
+    return autoencoder.tensors() | {"b_enc": b_enc, "threshold": torch.zeros(len(b_enc))}

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from dictionaries import exact, release_saelens, release_sparsify
+from dictionaries import exact, release_gemma_scope_2, release_saelens, release_sparsify
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from test_own_models import publish
@@ -22,7 +22,8 @@ MODELS = {
     "later": {"pretrained": "published/run/checkpoint-20", "parent": "chat"},
     "other": {"pretrained": "published/run/checkpoint-10", "parent": "base"},
 }
-ONE, TWO = {"pretrained": "released/one"}, {"pretrained": "released/two"}
+ONE = {"pretrained": "released/one"}
+TWO = {"pretrained": "released/gemma-scope-2-270m-pt", "folder": "resid_post/layer_1_width_80_l0_medium"}
 AUTOENCODERS = {
     "base": [ONE, TWO],
     "chat": "none",
@@ -50,7 +51,7 @@ def study(tmp_path_factory, bare, tokenizer_dir, architecture) -> Workplace:
             publish(root / "published", tokenizer_dir, architecture)
             n = architecture["hidden_size"]
             release_saelens(root / "released" / "one", exact(n, 5 * n, 0), HOOK)
-            release_saelens(root / "released" / "two", exact(n, 5 * n, 1), HOOK)
+            release_gemma_scope_2(root / TWO["pretrained"] / TWO["folder"], exact(n, 5 * n, 1), 1)
             release_sparsify(root / "released" / "layers.1", exact(n, 4 * n, 2), n)
             run = place.snakemake("-c2")
             (root / "run.txt").write_text(run.output)
@@ -107,7 +108,7 @@ def test_the_report_says_what_was_read_and_what_could_not_be(results):
     page = (results / "report" / "index.html").read_text()
     assert "features keep firing the same way in chat" in page and "chat has no dictionary of its own" in page
     assert "not measured: neither model has a dictionary" in page
-    assert 'id="gates"' in page and "released/one" in page and "sparsify" in page
+    assert 'id="gates"' in page and "released/one" in page and "sparsify" in page and "gemma_scope_2" in page
     transfer = read_table(results / "controls" / "transfer.parquet").to_pylist()
     own = {(row["parent"], row["child"]): row["own_l0"] for row in transfer}
     assert own["base", "chat"] is None and own["base", "other"] > 0
