@@ -88,12 +88,14 @@ def test_each_corpus_keeps_its_number_of_documents_and_each_document_is_as_likel
 # --- correlations of a replicate ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dense", [1 << 24, 30, 0])
-@pytest.mark.parametrize("block", [13, 1000])
-def test_each_replicate_is_numpys_correlation_of_the_tokens_drawn(files, monkeypatch, block, dense):
+@pytest.mark.parametrize("few", [20, 0])
+@pytest.mark.parametrize(("block", "entries"), [(13, 1), (13, 150), (1000, 1 << 23)])
+def test_each_replicate_is_numpys_correlation_of_the_tokens_drawn(files, monkeypatch, block, entries, few):
+    """Values weighed one by one, or added up by document first; a block, some and all, and a pair, some and all at a time."""
     a, b, path_a, path_b = files
+    monkeypatch.setattr(module, "ENTRIES", entries)
     monkeypatch.setattr(feature_activations, "BLOCK", block)
-    monkeypatch.setattr(module, "DENSE", dense)
+    monkeypatch.setattr(module, "FEW", few)
     document, corpus = number_documents(*sample())
     drawn = sample_documents(corpus, 20, seed=0)
     i, j = (grid.ravel() for grid in np.meshgrid(np.arange(14), np.arange(14), indexing="ij"))
@@ -114,11 +116,11 @@ def test_each_replicate_is_numpys_correlation_of_the_tokens_drawn(files, monkeyp
     assert 0 < dead < 20, "the feature of one token is dead in some replicates"
 
 
-@pytest.mark.parametrize("dense", [1 << 24, 0])
-def test_several_comparisons_of_several_files(tmp_path, monkeypatch, dense):
+@pytest.mark.parametrize("few", [20, 0])
+def test_several_comparisons_of_several_files(tmp_path, monkeypatch, few):
     """Three files of different widths: pairs of numbers, pairs chosen (one of them twice), a file with itself, and no pair at all."""
     monkeypatch.setattr(feature_activations, "BLOCK", 29)
-    monkeypatch.setattr(module, "DENSE", dense)
+    monkeypatch.setattr(module, "FEW", few)
     sides = [side(0), side(1, side(0)), side(2)[:, :9]]
     paths = [write_activations(tmp_path / f"{k}.parquet", matrix) for k, matrix in enumerate(sides)]
     document, corpus = number_documents(*sample())

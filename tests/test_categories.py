@@ -102,9 +102,12 @@ def dense_category(activation, tokens, classes):
     return (name if by_class[name] > 0.5 else "mixed"), by_class[name], listed
 
 
-@pytest.mark.parametrize(("pairs", "buffer"), [(1, 1), (35, 1), (35, 500), (1 << 20, 1), (1 << 20, 1 << 20)])
-def test_categories_are_those_of_a_dense_copy(tmp_path, monkeypatch, pairs, buffer):
-    """Some features at a time, down to one, and all; sorted an activation at a time, some and all at once."""
+@pytest.mark.parametrize(
+    ("entries", "ranges", "masses"),
+    [(1, 500, 1), (1, 500, 1 << 25), (1, 3, 1 << 25), (700, 128, 20), (1 << 20, 128, 1 << 25)],
+)
+def test_categories_are_those_of_a_dense_copy(tmp_path, monkeypatch, entries, ranges, masses):
+    """A feature at a time, some and all."""
     tokens, classes = sample(0)
     dense = sparse_activations(1, tokens.size, 20)
     flat, kinds, place = tokens.ravel(), classes.ravel(), np.arange(tokens.size) % 5
@@ -116,8 +119,9 @@ def test_categories_are_those_of_a_dense_copy(tmp_path, monkeypatch, pairs, buff
     dense[:, 5] *= np.arange(tokens.size) == np.argmax(dense[:, 5])  # one occurrence: no position
     dense[:, 6] = 0
     path = write_activations(tmp_path / "a.parquet", dense)
-    monkeypatch.setattr(categories, "PAIRS", pairs)
-    monkeypatch.setattr(categories, "BUFFER", buffer)
+    monkeypatch.setattr(categories, "ENTRIES", entries)
+    monkeypatch.setattr(categories, "RANGES", ranges)
+    monkeypatch.setattr(categories, "MASSES", masses)
     found = categorise_features(path, tokens, classes, 7)
     assert found.schema == CATEGORISED
     assert found["feature"].to_pylist() == list(range(20))
@@ -132,10 +136,10 @@ def test_categories_are_those_of_a_dense_copy(tmp_path, monkeypatch, pairs, buff
     assert {"mixed", "position", CLASSES[2], CLASSES[kinds[0]]} <= set(names)
 
 
-def test_a_large_vocabulary_takes_few_passes_and_bounded_memory(tmp_path, monkeypatch):
+def test_a_large_vocabulary_takes_two_passes_and_bounded_memory(tmp_path, monkeypatch):
     """A published model's 151,936 tokens: features × vocabulary are 311 million sums, of which the sample has 6,000.
 
-    Also tried: few sums at once, which take as many passes as they fill; the result is the same to the bit.
+    Also tried: few activations at once. The file is read as often, and the result is the same to the bit.
     """
     random = np.random.default_rng(0)
     features, vocabulary = 2048, 151_936
@@ -145,22 +149,18 @@ def test_a_large_vocabulary_takes_few_passes_and_bounded_memory(tmp_path, monkey
         row[random.integers(0, features, 4)] = random.exponential(1.0, 4)
     path = write_activations(tmp_path / "a.parquet", dense)
     passes, most = [], []
-    pieces = categories.window_pieces
+    pieces, categorised = categories.window_pieces, categories._categorised
     monkeypatch.setattr(categories, "window_pieces", lambda *a: passes.append(1) or pieces(*a))
+    monkeypatch.setattr(categories, "_categorised", lambda *a: most.append((len(a[0]), len(a[1]))) or categorised(*a))
     found = categorise_features(path, tokens, np.zeros(tokens.shape, np.uint8), vocabulary)
-    assert len(passes) == 1
-    merge = categories._Sums._merge
-
-    def watched(self):
-        merge(self)
-        most.append(len(self.key))
-
-    monkeypatch.setattr(categories._Sums, "_merge", watched)
-    monkeypatch.setattr(categories, "PAIRS", 1000)
-    monkeypatch.setattr(categories, "BUFFER", 100)
+    assert len(passes) == 1 and len(most) == 1
+    monkeypatch.setattr(categories, "ENTRIES", 100)
     passes.clear()
+    most.clear()
     assert categorise_features(path, tokens, np.zeros(tokens.shape, np.uint8), vocabulary).equals(found)
-    assert max(most) <= 1000 and 6 <= len(passes) <= 14
+    assert len(passes) == 1 and 60 < len(most) <= 80
+    assert max(entries for entries, _ in most) <= 100
+    assert [sum(column) for column in zip(*most, strict=True)] == [np.count_nonzero(dense), features]
 
 
 def test_masses_add_up_in_the_order_of_the_sample(tmp_path, monkeypatch):
@@ -171,8 +171,8 @@ def test_masses_add_up_in_the_order_of_the_sample(tmp_path, monkeypatch):
     mass = np.zeros((6, 3))
     for token, row in zip(tokens.ravel(), dense.astype(np.float64), strict=True):
         mass[:, token] += row
-    for buffer in (1, 700, 1 << 20):
-        monkeypatch.setattr(categories, "BUFFER", buffer)
+    for entries in (1, 3000, 1 << 20):
+        monkeypatch.setattr(categories, "ENTRIES", entries)
         found = categorise_features(path, tokens, np.zeros(tokens.shape, np.uint8), 3)
         for feature, listed in enumerate(found["tokens"].to_pylist()):
             total = mass[feature].sum()

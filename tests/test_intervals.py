@@ -53,10 +53,10 @@ def rows(table, name, features):
     return [list(row.values())[2:] for row in part.to_pylist()]
 
 
-@pytest.mark.parametrize(("dense", "min_active"), [(1 << 24, 10), (0, 10), (1 << 24, 70)])
-def test_each_replicate_is_counted_on_repeated_documents(edge, monkeypatch, dense, min_active):
+@pytest.mark.parametrize(("few", "min_active"), [(1 << 24, 10), (0, 10), (1 << 24, 70)])
+def test_each_replicate_is_counted_on_repeated_documents(edge, monkeypatch, few, min_active):
     """Features fire on about 80 of the 400 tokens: where 70 are asked for, some are dead in some replicates."""
-    monkeypatch.setattr(bootstrap, "DENSE", dense)
+    monkeypatch.setattr(bootstrap, "FEW", few)
     limits = Limits(threshold=0.7, min_active=min_active)
     table, drawn = correlated(edge.files.own), drawn_documents()
     judged = judged_of(edge.files, table, [stable_of(0, PARENT), stable_of(1, CHILD)], limits)

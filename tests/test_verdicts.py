@@ -307,9 +307,9 @@ def test_a_copy_with_the_second_dictionary_matches_as_the_ceiling_does(edge):
 
 def test_verdicts_do_not_depend_on_blocks(edge, monkeypatch):
     tables = []
-    for block, dense in itertools.product((29, 5000), (1 << 24, 0)):
+    for block, few in itertools.product((29, 5000), (4, 0)):
         monkeypatch.setattr(reader, "BLOCK", block)
-        monkeypatch.setattr(bootstrap, "DENSE", dense)
+        monkeypatch.setattr(bootstrap, "FEW", few)
         tables.append(judge_features(edge.files, correlated(edge.files.own), (), [None, None], HALF, LIMITS).features)
     for table in tables[1:]:
         assert table["verdict"].equals(tables[0]["verdict"]) and table["held_out_verdict"].equals(

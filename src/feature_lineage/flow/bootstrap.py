@@ -5,7 +5,7 @@ Tokens of one document are not independent, so documents are drawn anew and not 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from scipy import sparse
 
 from feature_lineage.features.activations import activation_blocks
 from feature_lineage.flow.moments import pearson
+from feature_lineage.flow.products import add_product
 from feature_lineage.progress import progress
 from feature_lineage.store.formats import read_provenance
 from feature_lineage.streams import Stream, entropy
@@ -24,8 +25,11 @@ REPLICATES = pa.schema(
     + [(f"{side}_{what}", pa.int64()) for side in ("parent", "child") for what in ("living", "persisting")]
 )
 MARGIN = 0.2  # pairs whose r is further below the threshold are left out, unless they are a feature's best
-MEMORY = 1 << 29  # bytes of sums held at once: replicates that need more are done in turns
-DENSE = 1 << 24  # sums of a block of tokens, documents × features, beyond which they are kept sparse
+MEMORY = (
+    1 << 32
+)  # bytes of sums held at once: replicates that need more are done in turns, each of which reads all activations
+ENTRIES = 1 << 23  # activations of all files together, and of the pairs of features, worked through at once
+FEW = 4  # replicates up to which values are weighed one by one: to add them up by document first takes longer than it saves
 CONSTANT = 1e-12  # of the mean square: a variance below is rounding
 
 
@@ -135,20 +139,19 @@ def resample_together(
     sums = [np.zeros((3, read_provenance(path)["features"], replicates)) for path in files]
     products = [np.zeros((len(c.pairs[0]) if c.pairs else len(sums[c.a][0]), replicates)) for c in comparisons]
     with progress(len(document), "tok") as bar:
-        for blocks in zip(*(activation_blocks(path, len(document)) for path in files), strict=True):
-            first, matrices = blocks[0][0], [matrix for _, matrix in blocks]
+        for first, matrices in _batches(files, len(document)):
             tokens = matrices[0].shape[0]
             here, place = np.unique(document[first : first + tokens], return_inverse=True)
             weights = drawn[here]
             for total, matrix in zip(sums, matrices, strict=True):
                 fires = (matrix.data > 0).astype(np.float64)
-                at, feature = place[np.repeat(np.arange(tokens), np.diff(matrix.indptr))], matrix.indices
-                for part, values in zip(total, (fires, matrix.data, matrix.data**2), strict=True):
-                    _add_documents(part, at, feature, values, weights)
+                _add_documents(total, matrix, (fires, matrix.data, matrix.data**2), place, weights)
             for total, one in zip(products, comparisons, strict=True):
                 a, b = matrices[one.a], matrices[one.b]
-                found = (a.multiply(b) if one.pairs is None else _pair_products(a, b, *one.pairs)).tocoo()
-                _add_documents(total, place[found.row], found.col, found.data, weights)
+                for part, found in (
+                    [(slice(None), a.multiply(b))] if one.pairs is None else _pair_products(a, b, *one.pairs)
+                ):
+                    _add_documents([total[part]], found, [found.data], place, weights)
             bar.update(tokens)
     size = np.bincount(document, minlength=len(drawn)) @ drawn
     size[size == 0] = np.nan  # nothing is drawn where a half of the documents is empty: then no r, and no warning
@@ -165,29 +168,60 @@ def resample_together(
     return Together(active, products)
 
 
-def _pair_products(a: sparse.csr_array, b: sparse.csr_array, i: np.ndarray, j: np.ndarray) -> sparse.csc_array:
-    """Products of the activations of pairs of features, [tokens, pairs]."""
-    return sparse.csc_array(a.tocsc()[:, i].multiply(b.tocsc()[:, j]))
+def _batches(files: Sequence[str | Path], tokens: int) -> Iterator[tuple[int, list[sparse.csr_array]]]:
+    """First token and activations of each file, float64 [tokens, features], of as many blocks at once as have `ENTRIES` together."""
+    held: list[tuple[sparse.csr_array, ...]] = []
+    start = count = stop = 0
+    for blocks in zip(*(activation_blocks(path, tokens) for path in files), strict=True):
+        held.append(tuple(matrix for _, matrix in blocks))
+        stop = blocks[0][0] + held[-1][0].shape[0]
+        count += sum(matrix.nnz for matrix in held[-1])
+        if count >= ENTRIES or stop == tokens:
+            yield start, [sparse.vstack(parts, format="csr") for parts in zip(*held, strict=True)]
+            held, count, start = [], 0, stop
+
+
+def _pair_products(
+    a: sparse.csr_array, b: sparse.csr_array, i: np.ndarray, j: np.ndarray
+) -> Iterator[tuple[slice, sparse.csr_array]]:
+    """Products of the activations of pairs of features, [tokens, pairs], of as many pairs at once as fire `ENTRIES` times."""
+    a, b = a.tocsc(), b.tocsc()
+    cost = np.cumsum(np.diff(a.indptr)[i] + np.diff(b.indptr)[j], dtype=np.int64)
+    first = 0
+    while first < len(i):
+        last = max(first + 1, int(np.searchsorted(cost, (cost[first - 1] if first else 0) + ENTRIES, side="right")))
+        part = slice(first, last)
+        yield part, a[:, i[part]].multiply(b[:, j[part]]).tocsr()
+        first = last
 
 
 def _add_documents(
-    total: np.ndarray, document: np.ndarray, column: np.ndarray, values: np.ndarray, weights: np.ndarray
+    totals: Sequence[np.ndarray] | np.ndarray,
+    matrix: sparse.csr_array,
+    values: Sequence[np.ndarray],
+    place: np.ndarray,
+    weights: np.ndarray,
 ) -> None:
-    """Add the sum over documents, each as often as it is drawn, to each column's total.
+    """Add some values of each entry of a matrix to the totals of its column, each as often as its document is drawn.
 
     Args:
-        total: float64 [columns, replicates].
-        document: of each value, int [values].
-        column: of each value, int [values].
-        values: float64 [values]; booleans would be joined by "or" and not counted.
+        totals: of each kind of value, float64 [columns, replicates].
+        matrix: where the entries are, [tokens, columns].
+        values: of its entries, float64; booleans would be joined by "or" and not counted.
+        place: document of each token, int [tokens].
         weights: how often each replicate draws each document, float64 [documents, replicates].
     """
-    shape = len(weights), len(total)
-    if shape[0] * shape[1] <= DENSE:
-        place = document * shape[1] + column
-        total += np.bincount(place, values, shape[0] * shape[1]).reshape(shape).T @ weights
-    else:
-        total += sparse.csr_array(sparse.coo_array((values, (document, column)), shape=shape)).T @ weights
+    tokens, columns = matrix.shape
+    if weights.shape[1] <= FEW:
+        document = place[np.repeat(np.arange(tokens), np.diff(matrix.indptr))]
+        for number, times in enumerate(weights.T):
+            for total, one in zip(totals, values, strict=True):
+                total[:, number] += np.bincount(matrix.indices, one * times[document], columns)
+        return
+    by_document = sparse.csr_array((np.ones(tokens), (place, np.arange(tokens))), shape=(len(weights), tokens))
+    for total, one in zip(totals, values, strict=True):
+        summed = by_document @ sparse.csr_array((one, matrix.indices, matrix.indptr), shape=matrix.shape)
+        add_product(summed.T.tocsr(), weights, total)
 
 
 def _mean_and_deviation(total: np.ndarray, squares: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

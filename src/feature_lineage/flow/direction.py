@@ -16,8 +16,8 @@ from feature_lineage.flow.matching import Match
 from feature_lineage.progress import progress
 from feature_lineage.store.formats import read_tensors
 
-ASSIGNED = 1 << 14  # features of which a one-to-one assignment is made: 2 GiB of cosines
 ROWS = 1 << 11  # features of one dictionary whose cosines with all of the other are held at once
+ASSIGNED = 1 << 28  # cosines between two dictionaries of which a one-to-one assignment is made: 2 GiB
 
 
 class Directions(NamedTuple):
@@ -71,9 +71,9 @@ def pw_mcc(a: np.ndarray, b: np.ndarray) -> float | None:
     """Mean cosine of the one-to-one assignment of the rows of `a` and `b` that has the highest sum of cosines.
 
     The pairwise dictionary mean correlation coefficient of arXiv 2505.20254, for one pair of dictionaries. None of dictionaries with more
-    than `ASSIGNED` features: the cosines of all pairs take memory as the square of their number, and the assignment time as its cube.
+    than `ASSIGNED` cosines between them: their memory grows as the square of the features, and the assignment's time as the cube.
     """
-    if max(len(a), len(b)) > ASSIGNED:
+    if len(a) * len(b) > ASSIGNED:
         return None
     cosines = a @ b.T
     return float(cosines[linear_sum_assignment(cosines, maximize=True)].mean())

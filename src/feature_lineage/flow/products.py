@@ -105,6 +105,20 @@ def multiplier(matrix: sparse.csr_array) -> Product:
     return product
 
 
+def add_product(rows: sparse.csr_array, dense: np.ndarray, total: np.ndarray) -> None:
+    """Add `rows` @ `dense` to `total`, in its place: all float64, the two dense ones C-contiguous. One thread makes each row."""
+    import torch
+
+    if not torch.backends.mkl.is_available():
+        total += rows @ dense
+        return
+    with warnings.catch_warnings():  # torch tells once that sparse tensors are in beta
+        warnings.simplefilter("ignore")
+        left = _tensor(rows_between(rows, 0, rows.shape[0]), rows.shape[1])
+    out = torch.from_numpy(total)
+    torch.addmm(out, left, torch.from_numpy(np.ascontiguousarray(dense)), out=out)
+
+
 @contextmanager
 def workers(threads: int | None) -> Iterator[ThreadPoolExecutor]:
     """Threads that each compute alone: numpy, scipy and MKL let the others run meanwhile."""

@@ -93,16 +93,20 @@ def about_edge(
     """
     names = ("pw_mcc", "mean_max_cosine")
     pairs = same_model["pairs"] if same_model else []
-    between = {name: [pair[name] for pair in pairs if pair[name] is not None] for name in names}
     return {
         "readings": [
             {"side": side, "own": own._asdict(), "other": other._asdict(), "poor": poor(own, other)}
             for side, (own, other) in zip(sides, readings, strict=True)
         ],
         "cosines": {name: cosines.get(name) for name in names}
-        | {f"ceiling_{name}": float(np.mean(found)) if found else None for name, found in between.items()}
+        | {f"ceiling_{name}": _mean([pair[name] for pair in pairs]) for name in names}
         | {"high": same_model["high"] if same_model else None},
     }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None if there is no value, or one is None: dictionaries too large for it (`direction.pw_mcc`)."""
+    return None if not values or None in values else float(np.mean(values))
 
 
 def new_features(edges: Sequence[Compared]) -> dict[tuple[str, int], np.ndarray]:

@@ -99,7 +99,7 @@ class Judged(NamedTuple):
     """Verdicts (schema `JUDGED`) and, if both dictionaries are there, `pw_mcc` and `mean_max_cosine` of their decoders (else empty)."""
 
     features: pa.Table
-    cosines: dict[str, float]
+    cosines: dict[str, float | None]
 
 
 def judge_features(
@@ -246,7 +246,7 @@ def resample_sides(
     return [Resampled(*side) for side in zip(active, r, best, strict=False)]
 
 
-def _dictionaries(directions: Sequence[Directions], best: tuple[Match, Match] | None) -> dict[str, float]:
+def _dictionaries(directions: Sequence[Directions], best: tuple[Match, Match] | None) -> dict[str, float | None]:
     if best is None:
         return {}
     return {

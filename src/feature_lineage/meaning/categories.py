@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import keyword
 import re
+import tempfile
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 
-from feature_lineage.features.activations import window_pieces
+from feature_lineage.features.activations import ActivationFile, window_pieces
 from feature_lineage.meaning.contexts import leading
 from feature_lineage.progress import progress
-from feature_lineage.store.formats import read_provenance
+from feature_lineage.store.writing import disk_faults_named
 from feature_lineage.text.vocabulary import Texts, window_texts
 
 CLASSES = (
@@ -33,10 +35,14 @@ CATEGORIES = (*CLASSES, "position", "mixed")
 MAJORITY = 0.5  # share of the mass that a category takes more than
 CODE = 0.05  # share of a corpus's tokens with a sign of code in it
 TOP_TOKENS = 5
-PAIRS = (
-    1 << 24
-)  # of a feature and a token whose sums are held at once, 16 bytes each: features with more take another pass
-BUFFER = 1 << 21  # activations that are sorted at once
+ENTRIES = (
+    1 << 22
+)  # activations of some features that are sorted at once, about 80 bytes each; those of one feature always
+RANGES = 128  # of so many activations, at most about twice as many: a range has a temporary file
+MASSES = 1 << 25  # of features × positions that are added up at once
+_ENTRY = np.dtype(
+    [("feature", np.int32), ("token", np.int32), ("activation", np.float32)]
+)  # `token` is its place in the sample
 
 LUA = "and break do else elseif end false for function goto if in local nil not or repeat return then true until while"
 KEYWORDS = frozenset([*keyword.kwlist, *LUA.split()])
@@ -147,8 +153,9 @@ def _class(run: str, is_code: bool, several: bool) -> int:
 def categorise_features(path: str | Path, tokens: np.ndarray, classes: np.ndarray, vocabulary: int) -> pa.Table:
     """The category of each feature, and the tokens with most of its activation.
 
-    The file is read once, and once more for each `PAIRS` of a feature and a token that it fires on; memory grows with neither the
-    sample nor features × vocabulary.
+    The file is read twice: to count each feature's activations, and to copy them, range by range of features, to temporary files of 12
+    bytes an activation. Memory is that of one range, and grows with neither the sample nor features × vocabulary. Each sum adds up in the
+    order of the file, so that it does not depend on where ranges end.
 
     Args:
         path: activations, a file of `collect.collect_features`.
@@ -160,95 +167,115 @@ def categorise_features(path: str | Path, tokens: np.ndarray, classes: np.ndarra
         One row a feature, schema `CATEGORISED`. `share` is that of the category in the feature's mass, for `mixed` that of the largest class.
         Of each of the five tokens with most of the mass, its share of it and the log-likelihood ratio of the token, in nats:
         log(share / share of the token in the sample). Null, and no tokens, for a feature that never fires.
+
+    Raises:
+        InputError: the file is missing, damaged or of another sample; no space for the temporary files.
     """
-    (windows, length), features = tokens.shape, read_provenance(path)["features"]
     unigram = np.bincount(tokens.ravel(), minlength=vocabulary) / tokens.size
-    on_class, on_position = np.zeros(features * len(CLASSES)), np.zeros(features * length)
-    active = np.zeros(features, np.int64)
-    lists: list[list[dict[str, Any]]] = []
-    with progress(windows, "window") as bar:
-        while len(lists) < features:
-            first = len(lists)
-            sums = _Sums(first, features, vocabulary)
-            for window, position, feature, activation in window_pieces(path, tokens.shape):
-                if not first:
-                    key = feature * len(CLASSES) + classes[window, position]
-                    on_class += np.bincount(key, activation, len(on_class))
-                    on_position += np.bincount(feature * length + position, activation, len(on_position))
-                    active += np.bincount(feature, minlength=features)
-                    bar.update(int(window[-1]) + 1 - bar.n)
-                sums.add(feature, tokens[window, position], activation)
-            lists += sums.top_tokens(unigram)
-    on_class, on_position = on_class.reshape(features, -1), on_position.reshape(features, -1)
+    active = _active(path)
+    tables = []
+    with disk_faults_named(tempfile.gettempdir()), ExitStack() as stack:
+        bounds = _ranges(active, tokens.shape[1])
+        files = [stack.enter_context(tempfile.TemporaryFile()) for _ in bounds[1:]]
+        _copy(path, tokens.shape, bounds, files)
+        with progress(len(active), "feature") as bar:
+            for (first, stop), file in zip(pairwise(bounds.tolist()), files, strict=True):
+                file.seek(0)
+                found = np.frombuffer(file.read(), _ENTRY)
+                file.close()  # its space is free again
+                tables.append(_categorised(found, active[first:stop], first, tokens, classes, unigram))
+                bar.update(stop - first)
+    return pa.concat_tables(tables)
+
+
+def _active(path: str | Path) -> np.ndarray:
+    """Activations of each feature, int64 [features]."""
+    source = ActivationFile(path, places=True)
+    active = np.zeros(source.features, np.int64)
+    for _, feature, _ in source.pieces():
+        active += np.bincount(feature, minlength=len(active))
+    return active
+
+
+def _ranges(active: np.ndarray, length: int) -> np.ndarray:
+    """Where ranges of features begin that are worked through at once, and the end of the last; int64, at least two."""
+    most, wide = max(ENTRIES, -(-int(active.sum()) // RANGES)), max(1, MASSES // length)
+    until = np.cumsum(active)
+    bounds = [0]
+    while bounds[-1] < len(active):
+        first = bounds[-1]
+        stop = int(np.searchsorted(until, (until[first - 1] if first else 0) + most, side="right"))
+        bounds.append(min(max(stop, first + 1), first + wide, len(active)))
+    return np.array(bounds)
+
+
+def _copy(path: str | Path, shape: tuple[int, int], bounds: np.ndarray, files: Sequence[IO[bytes]]) -> None:
+    """Write all activations, in their order, each to the file of its range of features."""
+    home = np.repeat(np.arange(len(files), dtype=np.int16), np.diff(bounds))
+    with progress(shape[0], "window") as bar:
+        for window, position, feature, activation in window_pieces(path, shape):
+            order = np.argsort(home[feature], kind="stable")
+            entries = np.empty(len(order), _ENTRY)
+            entries["feature"], entries["activation"] = feature[order], activation[order]
+            entries["token"] = window[order].astype(np.int64) * shape[1] + position[order]
+            cuts = np.searchsorted(home[entries["feature"]], np.arange(len(files) + 1))
+            for file, (first, stop) in zip(files, pairwise(cuts.tolist()), strict=True):
+                file.write(entries[first:stop].data)
+            bar.update(int(window[-1]) + 1 - bar.n)
+        for file in files:
+            file.flush()
+
+
+def _categorised(
+    entries: np.ndarray, active: np.ndarray, first: int, tokens: np.ndarray, classes: np.ndarray, unigram: np.ndarray
+) -> pa.Table:
+    """The rows of some features, from `first` on: `entries` are all of their activations, `active` how many each has."""
+    length, features = tokens.shape[1], len(active)
+    feature, place = entries["feature"].astype(np.int64) - first, entries["token"]
+    mass = entries["activation"].astype(np.float64)
+    on_class = _masses(feature, classes.ravel()[place], mass, (features, len(CLASSES)))
+    on_position = _masses(feature, place % length, mass, (features, length))
     total = on_class.sum(1)
     fires = total > 0
     class_share, position_share = (
-        np.divide(mass.max(1), total, out=np.zeros(features), where=fires) for mass in (on_class, on_position)
+        np.divide(found.max(1), total, out=np.zeros(features), where=fires) for found in (on_class, on_position)
     )
     on_one = (position_share > MAJORITY) & (active >= length)
     names = np.where(class_share > MAJORITY, np.array(CLASSES, object)[on_class.argmax(1)], "mixed")
     names[on_one] = "position"
     share = np.where(on_one, position_share, class_share)
+    lists = _top_tokens(feature, tokens.ravel()[place], mass, features, unigram)
     columns = [pa.array(names, pa.string(), mask=~fires), pa.array(share, mask=~fires), lists]
-    return pa.table([np.arange(features, dtype=np.int32), *columns], schema=CATEGORISED)
+    return pa.table([np.arange(first, first + features, dtype=np.int32), *columns], schema=CATEGORISED)
 
 
-class _Sums:
-    """Activation of each feature of a range on each token, for the pairs that occur.
+def _masses(feature: np.ndarray, group: np.ndarray, mass: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Mass of each feature on each group, float64 [features, groups]."""
+    return np.bincount(feature * shape[1] + group, mass, shape[0] * shape[1]).reshape(shape)
 
-    The range ends earlier as soon as its pairs are more than `PAIRS`, down to one feature. Each sum adds up in the order of the file, so
-    that it does not depend on where ranges end.
-    """
 
-    def __init__(self, first: int, stop: int, vocabulary: int) -> None:
-        self.first, self.stop, self.vocabulary = first, stop, vocabulary
-        self.key, self.sum = np.zeros(0, np.int64), np.zeros(0)  # feature × vocabulary + token, ascending
-        self.waiting: list[tuple[np.ndarray, np.ndarray]] = []
-
-    def add(self, feature: np.ndarray, token: np.ndarray, activation: np.ndarray) -> None:
-        here = (feature >= self.first) & (feature < self.stop)
-        key = feature[here].astype(np.int64) * self.vocabulary + token[here]
-        self.waiting.append((key, activation[here].astype(np.float64)))
-        if sum(len(key) for key, _ in self.waiting) >= BUFFER:
-            self._merge()
-
-    def _merge(self) -> None:
-        if not self.waiting:
-            return
-        key, activation = (np.concatenate(column) for column in zip(*self.waiting, strict=True))
-        self.waiting = []
-        found, number = np.unique(key, return_inverse=True)
-        place = np.searchsorted(self.key, found)
-        known = np.zeros(len(found), bool)
-        inside = place < len(self.key)
-        known[inside] = self.key[place[inside]] == found[inside]
-        self.key = np.insert(self.key, place[~known], found[~known])
-        self.sum = np.insert(self.sum, place[~known], 0.0)
-        place += np.cumsum(~known) - ~known  # behind the new ones before it
-        np.add.at(self.sum, place[number], activation)
-        while len(self.key) > PAIRS and self.stop - self.first > 1:
-            self.stop = (self.first + self.stop) // 2
-            kept = int(np.searchsorted(self.key, self.stop * self.vocabulary))
-            self.key, self.sum = self.key[:kept].copy(), self.sum[:kept].copy()
-
-    def top_tokens(self, unigram: np.ndarray) -> list[list[dict[str, Any]]]:
-        """For each feature of the range, its tokens with the largest sums."""
-        self._merge()
-        feature, token = np.divmod(self.key, self.vocabulary)
-        order, _ = leading(feature, self.sum, token, TOP_TOKENS)
-        bounds = np.searchsorted(feature, np.arange(self.first, self.stop + 1))
-        total = np.zeros(self.stop - self.first)
-        row = np.zeros(self.vocabulary)
-        for number, (start, stop) in enumerate(pairwise(bounds.tolist())):
-            row[token[start:stop]] = self.sum[start:stop]
-            total[number] = row.sum()
-            row[token[start:stop]] = 0
-        lists: list[list[dict[str, Any]]] = [[] for _ in total]
-        for place in order.tolist():
-            one, number = int(feature[place]) - self.first, int(token[place])
-            share = float(self.sum[place] / total[one])
-            lists[one].append({"token": number, "share": share, "ratio": float(np.log(share / unigram[number]))})
-        return lists
+def _top_tokens(
+    feature: np.ndarray, token: np.ndarray, mass: np.ndarray, features: int, unigram: np.ndarray
+) -> list[list[dict[str, Any]]]:
+    """For each feature its tokens with the largest masses."""
+    vocabulary = len(unigram)
+    key, number = np.unique(feature * vocabulary + token, return_inverse=True)
+    sums = np.bincount(number, mass, len(key))
+    feature, token = np.divmod(key, vocabulary)
+    order, _ = leading(feature, sums, token, TOP_TOKENS)
+    bounds = np.searchsorted(feature, np.arange(features + 1))
+    total = np.zeros(features)
+    row = np.zeros(vocabulary)
+    for one, (start, stop) in enumerate(pairwise(bounds.tolist())):
+        row[token[start:stop]] = sums[start:stop]
+        total[one] = row.sum()
+        row[token[start:stop]] = 0
+    lists: list[list[dict[str, Any]]] = [[] for _ in total]
+    for place in order.tolist():
+        one, number = int(feature[place]), int(token[place])
+        share = float(sums[place] / total[one])
+        lists[one].append({"token": number, "share": share, "ratio": float(np.log(share / unigram[number]))})
+    return lists
 
 
 def count_categories(

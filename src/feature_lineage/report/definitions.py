@@ -72,6 +72,6 @@ NUMBERS: Mapping[str, Number] = {
     "pw_mcc": Number(
         "PW-MCC, mean max cosine",
         "How alike two dictionaries point: mean cosine of the best one-to-one assignment of decoder vectors, and mean of each one's "
-        "best cosine; beside those of two dictionaries of the parent.",
+        "best cosine; beside those of two dictionaries of the parent. Above 16,384 features PW-MCC is not computed.",
     ),
 }
