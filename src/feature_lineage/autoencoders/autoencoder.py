@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from feature_lineage.errors import InputError
+from feature_lineage.store.checksums import is_foreign
 from feature_lineage.store.formats import read_json, read_tensors, write_json, write_tensors
 
 # What is done to each token's activations before the encoder, and undone after the decoder: nothing; a norm of √n; mean 0 and standard
@@ -85,7 +86,8 @@ class SparseAutoencoder:
     def _scaled(self, x: torch.Tensor, out: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """What is subtracted from each token's activations, and what they are then multiplied by; both [tokens, 1]."""
         if self.scaling == "constant_norm_rescale":
-            return x.new_zeros(()), x.shape[1] ** 0.5 / x.norm(dim=1, keepdim=True)
+            norm = x.norm(dim=1, keepdim=True)
+            return x.new_zeros(()), x.shape[1] ** 0.5 / norm.clamp_min(torch.finfo(x.dtype).tiny)  # zeros stay zeros
         if self.scaling == "layer_norm":
             mean = x.mean(dim=1, keepdim=True)
             return mean, 1 / ((x - mean).std(dim=1, keepdim=True) + (0 if out else _EPSILON))
@@ -133,11 +135,16 @@ def load_autoencoder(folder: str | Path, place: torch.device | str = "cpu") -> S
     """Load what `save_autoencoder` wrote.
 
     Raises:
-        InputError: a file is missing, damaged or of another kind of autoencoder; tensors do not fit together or are not finite.
+        InputError: a file is missing, damaged, made elsewhere or of another kind of autoencoder; tensors do not fit together or are not finite.
     """
-    weights = Path(folder) / "sae_weights.safetensors"
+    weights, file = Path(folder) / "sae_weights.safetensors", Path(folder) / "cfg.json"
+    for path in (weights, file):
+        if is_foreign(path):
+            raise InputError(
+                f"{path}: was made elsewhere, not by a study of this project; name its folder under `autoencoders`, or read it with "
+                "`autoencoders.formats.reading.read_release`"
+            )
     tensors = read_tensors(weights)
-    file = Path(folder) / "cfg.json"
     config = read_json(file)
     kinds = {"architecture": ("standard", "topk", "jumprelu"), "apply_b_dec_to_input": (True,), "dtype": ("float32",)}
     kinds |= {"normalize_activations": SCALINGS, "reshape_activations": ("none", "hook_z")}

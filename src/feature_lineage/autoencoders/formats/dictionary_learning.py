@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,18 @@ from feature_lineage.autoencoders.autoencoder import SparseAutoencoder
 from feature_lineage.autoencoders.formats.release import (
     GET_ANOTHER,
     UNSUBTRACTED,
+    Format,
     Release,
+    check_file,
+    check_square,
     chosen,
+    claimed,
     hook_of_module,
+    number,
+    of_zeros,
     read_config,
     refused,
+    text,
     thresholds,
     unsubtracted,
     whole,
@@ -56,12 +64,16 @@ def read(folder: Path) -> Release:
     )
     n, m = _size(weights, tensors, n, m)
     autoencoder, changes = _KINDS[kind](weights, file, tensors, trainer, n, m)
+    encoder = "encoder.weight" if "encoder.weight" in tensors else "W_enc"
+    decoder = "decoder.weight" if "decoder.weight" in tensors else "W_dec"
+    check_square(weights, autoencoder.W_enc, autoencoder.W_dec, (encoder, decoder))
+    buffer = config.get("buffer")
     return Release(
         autoencoder=autoencoder,
         hook=_hook(trainer),
-        model=trainer.get("lm_name"),
-        context=_number(config.get("buffer"), "ctx_len"),
-        claims=_claims(folder) or ({"l0": float(trainer["k"])} if isinstance(trainer.get("k"), int) else {}),
+        model=text(trainer.get("lm_name")),
+        context=number(buffer.get("ctx_len")) if isinstance(buffer, dict) else None,
+        claims=claimed({"l0": trainer.get("k")}) | _claims(folder),
         changes=changes,
     )
 
@@ -72,10 +84,9 @@ def plain_tensors(file: Path) -> dict[str, torch.Tensor]:
     Raises:
         InputError: it is missing, cannot be read, or holds anything else.
     """
+    check_file(file)
     try:
         found = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"{file}: this file of the autoencoder is missing; {GET_ANOTHER}") from None
     except pickle.UnpicklingError:
         raise InputError(
             f"{file}: holds more than tensors, or is no file of torch; a pickle can run code when it is opened, so that it is not: save "
@@ -85,7 +96,7 @@ def plain_tensors(file: Path) -> dict[str, torch.Tensor]:
         raise InputError(
             f"{file}: cannot be read as a file of torch ({str(error).splitlines()[0]}); {GET_ANOTHER}"
         ) from None
-    if not isinstance(found, dict):
+    if type(found) not in (dict, OrderedDict):
         raise InputError(
             f"{file}: holds a {type(found).__name__} where tensors by name are meant; save the autoencoder's state_dict alone"
         )
@@ -94,6 +105,7 @@ def plain_tensors(file: Path) -> dict[str, torch.Tensor]:
             not isinstance(name, str)
             or type(value) not in (torch.Tensor, torch.nn.Parameter)
             or value.layout != torch.strided
+            or value.device.type != "cpu"
         ):
             raise InputError(
                 f"{file}: {name!r} is a {type(value).__name__} where a plain tensor is meant; save the autoencoder's state_dict alone"
@@ -109,9 +121,8 @@ def _size(file: Path, tensors: Mapping[str, torch.Tensor], n: int | None, m: int
         if name in tensors and tensors[name].dim() == 2:
             shape = tuple(tensors[name].shape)
             return (shape[1], shape[0]) if turned else (shape[0], shape[1])
-    raise InputError(
-        f"{file}: has neither 'encoder.weight' nor 'W_enc', only {', '.join(tensors) or 'nothing'}; {GET_ANOTHER}"
-    )
+    there = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items()) or "nothing"
+    raise InputError(f"{file}: has neither a matrix 'encoder.weight' nor 'W_enc', but {there}; {GET_ANOTHER}")
 
 
 Built = tuple[SparseAutoencoder, tuple[str, ...]]
@@ -129,6 +140,9 @@ def _turned(found: _Tensors) -> tuple[torch.Tensor, torch.Tensor]:
 def _relu(file: Path, config: Path, tensors: _Tensors, trainer: Mapping[str, Any], n: int, m: int) -> Built:
     found = chosen(file, tensors, _linear(n, m) | {"bias": (n,)})
     W_enc, W_dec = _turned(found)
+    norm = W_dec.norm(dim=1)
+    if torch.allclose(norm, torch.ones_like(norm)):  # as its own library, which leaves those as they are
+        return SparseAutoencoder(W_enc, found["encoder.bias"], W_dec, found["bias"], source=str(file)), ()
     norm = W_dec.double().norm(dim=1)
     if not (norm > 0).all():
         raise InputError(
@@ -188,7 +202,7 @@ def _batch_topk(file: Path, config: Path, tensors: _Tensors, trainer: Mapping[st
     else:
         found = chosen(file, rest, _linear(n, m) | {"b_dec": (n,)})
         (W_enc, W_dec), b_enc = _turned(found), found["encoder.bias"]
-    at = thresholds(file, threshold.float(), m)
+    at = thresholds(threshold.float(), m)
     said = "The threshold of batch top-k is every feature's."
     return SparseAutoencoder(W_enc, b_enc, W_dec, found["b_dec"], at, source=str(file)), (said,)
 
@@ -198,8 +212,8 @@ def _jumprelu(file: Path, config: Path, tensors: _Tensors, trainer: Mapping[str,
     found = chosen(file, tensors, shapes)
     W_enc, b_dec = found["W_enc"], found["b_dec"]
     b_enc = unsubtracted(found["b_enc"], b_dec, W_enc)
-    at = thresholds(file, found["threshold"], m)
-    return SparseAutoencoder(W_enc, b_enc, found["W_dec"], b_dec, at, source=str(file)), (UNSUBTRACTED,)
+    at = thresholds(found["threshold"], m)
+    return SparseAutoencoder(W_enc, b_enc, found["W_dec"], b_dec, at, source=str(file)), (UNSUBTRACTED, *of_zeros(at))
 
 
 _KINDS = dict(zip(CLASSES, (_relu, _relu_new, _topk, _batch_topk, _batch_topk, _jumprelu), strict=True))
@@ -214,18 +228,15 @@ def _hook(trainer: Mapping[str, Any]) -> str | None:
     return hook_of_module(name)
 
 
-def _number(block: Any, key: str) -> int | None:
-    value = block.get(key) if isinstance(block, dict) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
+CLAIMS_FILE = "eval_results.json"
 _CLAIMS = {"l0": "l0", "frac_variance_explained": "variance_explained", "frac_recovered": "loss_recovered"}
 
 
 def _claims(folder: Path) -> dict[str, float]:
     """What `eval_results.json` beside it says, if it is there."""
-    file = folder / "eval_results.json"
+    file = folder / CLAIMS_FILE
     found = read_config(file) if file.is_file() else {}
-    return {
-        ours: float(found[theirs]) for theirs, ours in _CLAIMS.items() if isinstance(found.get(theirs), int | float)
-    }
+    return claimed({ours: found.get(theirs) for theirs, ours in _CLAIMS.items()})
+
+
+FORMAT = Format("dictionary_learning", read, (CLAIMS_FILE,))

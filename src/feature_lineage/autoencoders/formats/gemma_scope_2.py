@@ -7,20 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from feature_lineage.autoencoders.autoencoder import SparseAutoencoder
-from feature_lineage.autoencoders.formats.gemma_scope import CONTEXT, l0_of_folder
+from feature_lineage.autoencoders.formats.gemma_scope import CONTEXT, decoder_shape, l0_of_folder, refuse_transcoder
 from feature_lineage.autoencoders.formats.release import (
-    GET_ANOTHER,
     UNSUBTRACTED,
+    Format,
     Release,
+    check_square,
     chosen,
-    hook_of_module,
+    claimed,
+    of_zeros,
     read_config,
     read_safetensors,
     refused,
+    text,
     thresholds,
     unsubtracted,
 )
-from feature_lineage.errors import InputError
 
 
 def read(folder: Path) -> Release:
@@ -31,38 +33,38 @@ def read(folder: Path) -> Release:
         raise refused(file, "architecture", architecture, "jump_relu")
     if (out := config.get("hf_hook_point_out")) not in (None, config.get("hf_hook_point_in")):
         raise refused(file, "hf_hook_point_out", out, "autoencoders, which give back what they read")
-    if config.get("affine_connection"):
-        raise refused(file, "affine_connection", config["affine_connection"], "autoencoders without one")
-    tensors = {name.lower(): tensor for name, tensor in read_safetensors(weights).items()}
+    for key in ("affine_connection", "affine_skip_connection"):
+        if config.get(key):
+            raise refused(file, key, config[key], "autoencoders without one")
+    refuse_transcoder(folder)
+    tensors = read_safetensors(weights)
     if "affine_skip_connection" in tensors:
-        raise refused(weights, "tensor", "affine_skip_connection", "autoencoders without one")
-    decoder = tensors.get("w_dec")
-    m, n = decoder.shape if decoder is not None and decoder.dim() == 2 else (0, 0)
-    if m < n:
-        raise InputError(
-            f"{weights}: tensor 'w_dec' is {[m, n]}, fewer features than elements: it is transposed; {GET_ANOTHER}"
-        )
+        raise refused(weights, "a tensor", "affine_skip_connection", "autoencoders without one")
+    n, m = decoder_shape(weights, tensors, "w_dec")
     shapes = {"w_enc": (n, m), "b_enc": (m,), "w_dec": (m, n), "b_dec": (n,), "threshold": (m,)}
     found = chosen(weights, tensors, shapes)
     W_enc, b_dec = found["w_enc"], found["b_dec"]
+    check_square(weights, W_enc, found["w_dec"], ("w_enc", "w_dec"))
+    threshold = thresholds(found["threshold"], m)
     return Release(
         autoencoder=SparseAutoencoder(
             W_enc,
             unsubtracted(found["b_enc"], b_dec, W_enc),
             found["w_dec"],
             b_dec,
-            thresholds(weights, found["threshold"], m),
+            threshold,
             source=str(weights),
         ),
         hook=hook_point(config.get("hf_hook_point_in")),
-        model=config.get("model_name"),
+        model=text(config.get("model_name")),
         context=CONTEXT,
         window_start=True,
-        claims=_claims(config, folder),
-        changes=(UNSUBTRACTED,),
+        claims=l0_of_folder(folder) | claimed({"l0": config.get("l0")}),
+        changes=(UNSUBTRACTED, *of_zeros(threshold)),
     )
 
 
+# Gemma 3 normalises what its attention and its MLP give before it adds them, and TransformerLens's hook_mlp_out is behind that.
 _POINTS = {
     "output": "blocks.{}.hook_resid_post",
     "post_feedforward_layernorm.output": "blocks.{}.hook_mlp_out",
@@ -72,18 +74,9 @@ _POINTS = {
 
 def hook_point(name: Any) -> str | None:
     """Hook point of a place in a Gemma 3, as the release names it; None where it is not known."""
-    found = re.match(r"^model\.(?:language_model\.)?layers\.(\d+)\.(.+)$", str(name or ""))
-    if found is None:
-        return None
-    if (point := _POINTS.get(found[2])) is not None:
-        return point.format(int(found[1]))
-    return (
-        hook_of_module(f"layers.{found[1]}.{found[2].removesuffix('.output')}")
-        if found[2].endswith("mlp.output")
-        else None
-    )
+    found = re.fullmatch(r"model\.(?:language_model\.)?layers\.(\d+)\.(.+)", str(name or ""))
+    point = _POINTS.get(found[2]) if found else None
+    return point.format(int(found[1])) if found and point else None
 
 
-def _claims(config: dict[str, Any], folder: Path) -> dict[str, float]:
-    said = config.get("l0")
-    return {"l0": float(said)} if isinstance(said, int | float) and not isinstance(said, bool) else l0_of_folder(folder)
+FORMAT = Format("gemma_scope_2", read)

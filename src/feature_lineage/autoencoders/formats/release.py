@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -44,7 +45,21 @@ class Release:
     format: str = ""
 
 
-Reader = Callable[[Path], Release]
+@dataclass(frozen=True)
+class Format:
+    """How published autoencoders are stored: a module of this folder each.
+
+    Attributes:
+        name: in the configuration.
+        read: what the folder of one holds; raises `InputError`.
+        optional: files that it may have besides those of `study.dictionaries.FILES`, and that change what is read.
+    """
+
+    name: str
+    read: Callable[[Path], Release]
+    optional: tuple[str, ...] = ()
+
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -54,10 +69,9 @@ def read_config(file: Path) -> dict[str, Any]:
     Raises:
         InputError: it is missing, or no object in JSON.
     """
+    check_file(file)
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{file}: this file of the autoencoder is missing; {GET_ANOTHER}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file}: is no JSON ({error}); {GET_ANOTHER}") from None
     if not isinstance(found, dict):
@@ -67,17 +81,41 @@ def read_config(file: Path) -> dict[str, Any]:
     return found
 
 
+def check_file(file: Path) -> None:
+    """Look at the head of a file that is to be read.
+
+    Raises:
+        InputError: it is missing or empty, or something that was downloaded in its place.
+    """
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(256).lstrip().lower()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise InputError(f"{file}: this file of the autoencoder is missing; {GET_ANOTHER}") from None
+    except OSError as error:
+        raise InputError(f"{file}: cannot be opened ({error.strerror}); mend its permissions") from None
+    if not head:
+        raise InputError(f"{file}: is empty; {GET_ANOTHER}")
+    if head.startswith(b"version https://git-lfs"):
+        raise InputError(
+            f"{file}: is a pointer of Git LFS, not the file itself; run `git lfs pull` where it was cloned"
+        )
+    if head.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise InputError(
+            f"{file}: is a web page, not the file itself; download it with `hf download`, or by its link `resolve`"
+        )
+
+
 def read_safetensors(file: Path) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file by name, as they are stored.
 
     Raises:
         InputError: it is missing, or cannot be read.
     """
+    check_file(file)
     try:
         with safe_open(file, "pt") as tensors:
             return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
-    except (FileNotFoundError, IsADirectoryError):
-        raise InputError(f"{file}: this file of the autoencoder is missing; {GET_ANOTHER}") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{file}: cannot be read as safetensors ({error}); {GET_ANOTHER}") from None
 
@@ -117,10 +155,12 @@ def chosen(
                 f"{file}: tensor {name!r} is {list(tensor.shape)} where {list(shape)} is meant: {why}; {GET_ANOTHER}"
             )
         if tensor.dtype not in _FLOATS:
-            raise InputError(f"{file}: tensor {name!r} is of {tensor.dtype}, which holds no weights; {GET_ANOTHER}")
+            raise InputError(
+                f"{file}: tensor {name!r} is of {tensor.dtype}, and weights are of float32, float16, bfloat16 or float64; {GET_ANOTHER}"
+            )
         value = tensor.detach().float().contiguous()
         if not torch.isfinite(value).all():
-            raise InputError(f"{file}: tensor {name!r} holds NaN or infinity; {GET_ANOTHER}")
+            raise InputError(f"{file}: tensor {name!r} holds NaN or infinity (as float32); {GET_ANOTHER}")
         found[name] = value
     return found
 
@@ -145,9 +185,64 @@ def unsubtracted(b_enc: torch.Tensor, b_dec: torch.Tensor, W_enc: torch.Tensor) 
 UNSUBTRACTED = "The encoder does not subtract b_dec: b_dec W_enc is added to b_enc."
 
 
-def thresholds(file: Path, found: torch.Tensor, features: int) -> torch.Tensor:
+def thresholds(found: torch.Tensor, features: int) -> torch.Tensor:
     """Thresholds [m] of features: one for each, or one for all. Below 0 they bind nothing, as activations are not negative."""
     return found.reshape(-1).expand(features).clamp_min(0).contiguous()
+
+
+def of_zeros(threshold: torch.Tensor) -> tuple[str, ...]:
+    """A remark where all thresholds are 0: as if they had been lost on the way, which has happened to published ones."""
+    return (
+        ()
+        if threshold.any()
+        else ("All thresholds are 0, as if they had been lost: every positive feature is active.",)
+    )
+
+
+def check_square(
+    file: Path, W_enc: torch.Tensor, W_dec: torch.Tensor, names: tuple[str, str] = ("W_enc", "W_dec")
+) -> None:
+    """Look whether one of two square matrices is transposed, which their shapes cannot tell.
+
+    A feature's encoder and decoder vectors point the same way in every autoencoder that was trained; beside a transposed matrix they do not.
+
+    Args:
+        file: where they are from, for messages.
+        W_enc: [n, m], as it would be used.
+        W_dec: [m, n], as it would be used.
+        names: of the two in the file.
+
+    Raises:
+        InputError: as many features as elements, and the vectors agree only with one of the matrices transposed.
+    """
+    if W_enc.shape[0] != W_enc.shape[1]:
+        return
+    agree, turned = (
+        float(torch.nn.functional.cosine_similarity(W_enc, other, dim=0).mean()) for other in (W_dec.T, W_dec)
+    )
+    if turned > 0.3 and agree < turned / 3:
+        raise InputError(
+            f"{file}: tensor {names[0]!r} or {names[1]!r} is transposed: a feature's two vectors have a mean cosine of {agree:.2f}, and of "
+            f"{turned:.2f} with one of them transposed; {GET_ANOTHER}"
+        )
+
+
+def text(value: Any) -> str | None:
+    """What a configuration says, if it is a text."""
+    return value if isinstance(value, str) and value else None
+
+
+def number(value: Any) -> int | None:
+    """What a configuration says, if it is a whole number above 0."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def claimed(said: Mapping[str, Any]) -> dict[str, float]:
+    """Those of what a release states that are numbers."""
+    known = {
+        name: value for name, value in said.items() if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    return {name: float(value) for name, value in known.items() if math.isfinite(value)}
 
 
 def refused(file: Path, key: str, value: Any, known: str) -> InputError:
@@ -166,6 +261,16 @@ _MODULES = {
 _LAYER = re.compile(
     r"^(?:(?:model|transformer|gpt_neox|language_model|model\.language_model)\.)?(?:layers|h|blocks)\.(\d+)(?:\.(.+))?$"
 )
+
+
+_HOOK = re.compile(r"blocks\.\d+\.[\w.]*hook_\w+|[\w.]*hook_\w+")
+
+
+def hook_point(name: Any) -> str | None:
+    """Hook point that a name stands for: its own, or the module's of the Hugging Face library; None where it is not known."""
+    if not isinstance(name, str):
+        return None
+    return name if _HOOK.fullmatch(name) else hook_of_module(name)
 
 
 def hook_of_module(name: str) -> str | None:

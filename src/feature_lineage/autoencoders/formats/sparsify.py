@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from feature_lineage.autoencoders.autoencoder import SparseAutoencoder
 from feature_lineage.autoencoders.formats.release import (
+    Format,
     Release,
+    check_square,
     chosen,
     hook_of_module,
     read_config,
@@ -25,6 +28,8 @@ def read(folder: Path) -> Release:
     config = read_config(file)
     if (activation := config.get("activation", "topk")) != "topk":
         raise refused(file, "activation", activation, "topk")
+    if config.get("signed"):  # of early versions: the k largest by size, of either sign
+        raise refused(file, "signed", True, "autoencoders whose features are not negative")
     for key in ("transcode", "skip_connection"):
         if config.get(key):
             raise refused(file, key, True, "autoencoders, which give back what they read")
@@ -34,15 +39,26 @@ def read(folder: Path) -> Release:
     k = whole(file, "k", config.get("k", 32), m)
     shapes = {"encoder.weight": (m, n), "encoder.bias": (m,), "W_dec": (m, n), "b_dec": (n,)}
     found = chosen(weights, read_safetensors(weights), shapes)
+    W_enc = found["encoder.weight"].T.contiguous()
+    check_square(weights, W_enc, found["W_dec"], ("encoder.weight", "W_dec"))
     return Release(
         autoencoder=SparseAutoencoder(
-            found["encoder.weight"].T.contiguous(),
+            W_enc,
             found["encoder.bias"],
             found["W_dec"],
             found["b_dec"],
             k=k,
             source=str(weights),
         ),
-        hook=hook_of_module(folder.resolve().name),
+        hook=hook_of_module(_module(folder)),
         claims={"l0": float(k)},
     )
+
+
+def _module(folder: Path) -> str:
+    """The module that a folder is named after; one of several seeds is a folder below."""
+    folder = folder.absolute()
+    return folder.parent.name if re.fullmatch(r"seed\d+", folder.name) else folder.name
+
+
+FORMAT = Format("sparsify", read)
