@@ -120,7 +120,7 @@ def _quality(dictionary: SparseAutoencoder, family: Family, first: int) -> Quali
     x = family.activations(first, first + 20_000)
     total = Evaluation(x.shape[1], len(dictionary.b_enc))
     features = dictionary.encode(x)
-    total.add(x, features, dictionary.decode(features))
+    total.add(x, features, dictionary.decode(features, x))
     found = total.result()
     return Quality(found["l0"], found["variance_explained"])
 

@@ -8,6 +8,7 @@ import pytest
 from plotly.offline import get_plotlyjs
 from reports import verdict_rows
 
+from feature_lineage.report.export import numbers
 from feature_lineage.report.figures import (
     COLOURS,
     colours,
@@ -268,8 +269,7 @@ def test_sankeys_colour_is_the_origins():
 
 def test_sankey_of_a_study_in_which_nothing_persists():
     alone = {"threshold": 0.8, "models": ["base"], "origins": {"base": {"base": 3}}, "bands": [], "edges": []}
-    (trace,) = plot_sankey(alone).data
-    assert not trace.link.value
+    assert not plot_sankey(alone).data
     json.loads(plot_sankey(alone).to_json())
 
 
@@ -336,7 +336,7 @@ def test_verdicts_of_a_study_without_edges():
         "verdicts": [],
         "new": [],
     }
-    assert not plot_verdicts(alone).data[0].link.value
+    assert not plot_verdicts(alone).data
     json.loads(plot_verdicts(alone).to_json())
 
 
@@ -496,3 +496,12 @@ def test_colours_are_told_apart_and_stay():
     found = colours(names)
     assert len(set(found.values())) == len(COLOURS) == 8
     assert colours(names[:3]) == {name: found[name] for name in names[:3]}
+
+
+def test_a_diagram_without_bands_says_so_and_can_be_drawn():
+    """Chromium draws no Sankey diagram without nodes: of a study in which nothing persists, no image could be had."""
+    summary = {"threshold": 0.8, "models": ["base"], "edges": [], "bands": [], "origins": {"base": {}}, "lineage": []}
+    for figure in (plot_sankey(summary), plot_verdicts(summary)):
+        assert not figure.data and "No feature" in figure.layout.annotations[0].text
+        columns, rows = numbers(json.loads(figure.to_json()))
+        assert (list(columns), rows) == (["trace"], [])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from dictionaries import exact, release_gemma_scope, release_gemma_scope_2
 from filelock import FileLock
 from tiny_study import CHECKOUT, Workplace, shared
 
@@ -166,7 +167,12 @@ def small(example: dict, published: str) -> dict:
         elif "adapter" in block:
             block |= {"adapter": f"{published}/adapter"}
         models[name] = block
+    autoencoders = {
+        name: block | {"pretrained": f"{published}/{block['pretrained']}"} if isinstance(block, dict) else block
+        for name, block in example.get("autoencoders", {}).items()
+    }
     return example | {
+        "autoencoders": autoencoders,
         "corpora": {name: {"files": "data/prose.jsonl", "validation": 0.2} for name in example["corpora"]},
         "tokenizer": {"pretrained": f"{published}/base"},
         "models": models,
@@ -181,7 +187,13 @@ def test_an_example_is_planned_and_reads_its_models(path, lineage, tmp_path):
     place = lineage.copy(tmp_path / "place")
     shutil.rmtree(place.results)
     place.config = small(yaml.safe_load(path.read_text(encoding="utf-8")), "published")
+    for block in place.config["autoencoders"].values():
+        if isinstance(block, dict):
+            release = release_gemma_scope_2 if "gemma-scope-2-" in block["pretrained"] else release_gemma_scope
+            options = (1,) if release is release_gemma_scope_2 else ()
+            release(place.root / block["pretrained"] / block["folder"], exact(16, 64), *options)
     planned = place.plan()
     made = {rule.split()[0] for rule in planned}
     assert "write_report" in made and "collect_readings" in made, json.dumps(sorted(planned))
     assert "train_model" not in made and "train_placebo" not in made
+    assert ("train_autoencoder" in made) == (not place.config["autoencoders"])

@@ -90,7 +90,7 @@ def evaluate_autoencoder(
 
     def splice(x: torch.Tensor) -> torch.Tensor:
         features = autoencoder.encode(x)
-        reconstruction = autoencoder.decode(features)
+        reconstruction = autoencoder.decode(features, x)
         total.add(x, features, reconstruction)
         return reconstruction
 

@@ -63,6 +63,19 @@ def start(
                 f"autoencoder.init is parent, and the parent's autoencoder has {len(parent.W_dec)} features of "
                 f"{parent.W_dec.shape[1]} elements where this model's has {m} of {n}; set autoencoder.init to transpose"
             )
+        if parent.scaling != "none" or (parent.threshold is not None) != (variant.saved == "jumprelu"):
+            kind = (
+                parent.scaling
+                if parent.scaling != "none"
+                else "a threshold"
+                if parent.threshold is not None
+                else "none"
+            )
+            raise InputError(
+                f"autoencoder.init is parent, and {parent.source} has {kind if kind != 'none' else 'no threshold'}, which variant {variant.saved} "
+                "cannot start from; set autoencoder.variant to one of its kind (jumprelu or batchtopk with thresholds, else l1 or topk), or "
+                "autoencoder.init to transpose"
+            )
         return unfold(parent, centring, threshold), centring
     random = torch.Generator().manual_seed(seed)
     encoder, decoder = torch.empty(m, n), torch.empty(m, n)

@@ -359,7 +359,9 @@ def _loss_recovered(bridge: Any, hook: str, windows: Windows) -> Callable[[Spars
     clean_and_zero = spliced_losses(bridge, hook, watched, (None, torch.zeros_like), kept)
 
     def measure(autoencoder: SparseAutoencoder) -> float:
-        (spliced,) = spliced_losses(bridge, hook, watched, (lambda x: autoencoder.decode(autoencoder.encode(x)),), kept)
+        (spliced,) = spliced_losses(
+            bridge, hook, watched, (lambda x: autoencoder.decode(autoencoder.encode(x), x),), kept
+        )
         return loss_recovered(*clean_and_zero, spliced)
 
     return measure

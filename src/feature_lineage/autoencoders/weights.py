@@ -8,6 +8,8 @@ import torch
 
 from feature_lineage.autoencoders.autoencoder import SparseAutoencoder
 
+NORM_OFF = 1e-4  # by how much the norm of a decoder row may be off 1 by rounding
+
 
 @dataclass
 class Weights:
@@ -45,13 +47,15 @@ class Centring:
 def unfold(autoencoder: SparseAutoencoder, centring: Centring, threshold: torch.Tensor) -> Weights:
     """Weights that compute the features of a saved autoencoder behind this centring: the other way round from `export`.
 
+    Decoder rows of another norm than 1, as some that were made elsewhere have, get norm 1, and their features are multiplied by it.
     With `centring.elements` the encoder must be blind to the mean of its input, as every autoencoder exported with it is.
     """
-    scale = centring.scale
+    scale, norm = centring.scale, autoencoder.W_dec.double().norm(dim=1)
+    norm = torch.where((norm - 1).abs() > NORM_OFF, norm, 1.0).clamp_min(1e-12).float()
     return Weights(
-        encoder=autoencoder.W_enc.T.contiguous(),
-        encoder_bias=autoencoder.b_enc * scale,
-        decoder=autoencoder.W_dec.clone(),
+        encoder=autoencoder.W_enc.T * norm[:, None],
+        encoder_bias=autoencoder.b_enc * scale * norm,
+        decoder=autoencoder.W_dec / norm[:, None],
         decoder_bias=(autoencoder.b_dec - centring.shift) * scale,
-        threshold=threshold if autoencoder.threshold is None else autoencoder.threshold * scale,
+        threshold=threshold if autoencoder.threshold is None else autoencoder.threshold * scale * norm,
     )

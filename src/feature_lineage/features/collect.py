@@ -61,7 +61,7 @@ def collect_features(
                 x = x[numbers]
             found = autoencoder.encode(x)
             if quality is not None and (first // batch) % every == 0:
-                quality.add(x, found, autoencoder.decode(found))
+                quality.add(x, found, autoencoder.decode(found, x))
             row, feature = found.nonzero(as_tuple=True)
             token = row if kept is None else numbers[row]
             columns = [token + first * tokens.shape[1], feature, found[row, feature]]

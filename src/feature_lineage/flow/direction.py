@@ -17,9 +17,7 @@ from feature_lineage.progress import progress
 from feature_lineage.store.formats import read_tensors
 
 ROWS = 1 << 11  # features of one dictionary whose cosines with all of the other are held at once
-ASSIGNED = (
-    1 << 28
-)  # cosines of two dictionaries beyond which no best assignment is sought: its memory grows with them, its time faster
+ASSIGNED = 1 << 28  # cosines between two dictionaries of which a one-to-one assignment is made: 2 GiB
 
 
 class Directions(NamedTuple):
@@ -50,27 +48,30 @@ def pair_cosines(a: np.ndarray, b: np.ndarray, match: np.ndarray) -> np.ndarray:
 
 
 def best_cosines(a: np.ndarray, b: np.ndarray) -> tuple[Match, Match]:
-    """The row of the other that each row of `a` and of `b` has the highest cosine with, and that cosine."""
-    down = Match(np.full(len(a), -1), np.full(len(a), np.nan))
-    up = Match(np.full(len(b), -1), np.full(len(b), -np.inf))
+    """The row of the other that each row of `a` and of `b` has the highest cosine with, and that cosine.
+
+    Cosines are searched in float32, and those that are found are float64: of two that differ by less than 1e-6 either may be the one.
+    """
+    down, up = np.full(len(a), -1), np.full(len(b), -1)
+    highest = np.full(len(b), -np.inf, np.float32)
+    short, others = a.astype(np.float32), b.astype(np.float32).T
     with progress(len(a), "feature", "cosines") as bar:
         for first in range(0, len(a), ROWS):
-            cosines = a[first : first + ROWS] @ b.T
-            rows = slice(first, first + len(cosines))
-            down.best[rows] = cosines.argmax(1)
-            down.r[rows] = cosines[np.arange(len(cosines)), down.best[rows]]
-            highest = cosines.max(0)
-            higher = np.flatnonzero(highest > up.r)
-            up.best[higher], up.r[higher] = first + cosines[:, higher].argmax(0), highest[higher]
+            cosines = short[first : first + ROWS] @ others
+            down[first : first + len(cosines)] = cosines.argmax(1)
+            best = cosines.argmax(0)
+            here = cosines[best, np.arange(len(b))]
+            higher = here > highest
+            up[higher], highest[higher] = first + best[higher], here[higher]
             bar.update(len(cosines))
-    return down, up
+    return Match(down, pair_cosines(a, b, down)), Match(up, pair_cosines(b, a, up))
 
 
 def pw_mcc(a: np.ndarray, b: np.ndarray) -> float | None:
     """Mean cosine of the one-to-one assignment of the rows of `a` and `b` that has the highest sum of cosines.
 
-    The pairwise dictionary mean correlation coefficient of arXiv 2505.20254, for one pair of dictionaries. None for dictionaries with more
-    than `ASSIGNED` cosines between them.
+    The pairwise dictionary mean correlation coefficient of arXiv 2505.20254, for one pair of dictionaries. None of dictionaries with more
+    than `ASSIGNED` cosines between them: their memory grows as the square of the features, and the assignment's time as the cube.
     """
     if len(a) * len(b) > ASSIGNED:
         return None

@@ -83,12 +83,10 @@ def plot_sankey(summary: Mapping[str, Any], controls: Mapping[str, Any] | None =
         {(band["parent"], band["origin"]) for band in bands} | {(band["child"], band["origin"]) for band in bands},
         key=lambda key: (models.index(key[0]), models.index(key[1])),
     )
-    figure = go.Figure(
-        go.Sankey(
-            arrangement="fixed",  # a node that can be dragged takes no click
-            node=_nodes(keys, summary["origins"], total, palette),
-            link=_links(bands, keys, total, palette),
-        )
+    figure = sankey(
+        _nodes(keys, summary["origins"], total, palette),
+        _links(bands, keys, total, palette),
+        "No feature persists along an edge.",
     )
     figure.update_layout(
         title={
@@ -101,6 +99,16 @@ def plot_sankey(summary: Mapping[str, Any], controls: Mapping[str, Any] | None =
     )
     stand_beside(figure, matched_lines(answers(summary, controls, {})))
     return figure
+
+
+def sankey(node: dict[str, Any], link: dict[str, Any], nothing: str) -> go.Figure:
+    """A Sankey diagram; without nodes, of which the browser could draw none, a sentence in its place."""
+    if node["label"]:
+        return go.Figure(
+            go.Sankey(arrangement="fixed", node=node, link=link)
+        )  # a node that can be dragged takes no click
+    figure = go.Figure(layout={"xaxis": {"visible": False}, "yaxis": {"visible": False}, "template": "plotly_white"})
+    return figure.add_annotation(text=nothing, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
 
 
 def stand_beside(figure: go.Figure, lines: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from feature_lineage.report.answers import answers
-from feature_lineage.report.figures import colours, faint, stand_beside
+from feature_lineage.report.figures import colours, faint, sankey, stand_beside
 from feature_lineage.report.sentences import kept_lines
 
 # One colour for each verdict, everywhere; the style sheet has the same.
@@ -47,27 +47,25 @@ def plot_verdicts(summary: Mapping[str, Any], controls: Mapping[str, Any] | None
     bands = _bands(summary)
     nodes = list(dict.fromkeys(node for band in bands for node in (band.source, band.target)))
     numbers = {node: number for number, node in enumerate(nodes)}
-    figure = go.Figure(
-        go.Sankey(
-            arrangement="fixed",
-            node={
-                "label": [node[0] if len(node) == 1 else WORDS[node[0]] for node in nodes],
-                "color": [MODEL if len(node) == 1 else VERDICT_COLOURS[node[0]] for node in nodes],
-                "align": "center",  # what ends does so beside the children, what is new begins beside the parents
-                "pad": 12,
-                "thickness": 16,
-                "hovertemplate": "%{label}<extra></extra>",
-            },
-            link={
-                "source": [numbers[band.source] for band in bands],
-                "target": [numbers[band.target] for band in bands],
-                "value": [band.features for band in bands],
-                "label": [f"{_edge(band)}: {WORDS[band.verdict]}" for band in bands],
-                "color": [faint(VERDICT_COLOURS[band.verdict]) for band in bands],
-                "customdata": [[band.parent, band.child, band.verdict, _said(band)] for band in bands],
-                "hovertemplate": "%{customdata[3]}<extra></extra>",
-            },
-        )
+    figure = sankey(
+        {
+            "label": [node[0] if len(node) == 1 else WORDS[node[0]] for node in nodes],
+            "color": [MODEL if len(node) == 1 else VERDICT_COLOURS[node[0]] for node in nodes],
+            "align": "center",  # what ends does so beside the children, what is new begins beside the parents
+            "pad": 12,
+            "thickness": 16,
+            "hovertemplate": "%{label}<extra></extra>",
+        },
+        {
+            "source": [numbers[band.source] for band in bands],
+            "target": [numbers[band.target] for band in bands],
+            "value": [band.features for band in bands],
+            "label": [f"{_edge(band)}: {WORDS[band.verdict]}" for band in bands],
+            "color": [faint(VERDICT_COLOURS[band.verdict]) for band in bands],
+            "customdata": [[band.parent, band.child, band.verdict, _said(band)] for band in bands],
+            "hovertemplate": "%{customdata[3]}<extra></extra>",
+        },
+        "No feature was followed along an edge.",
     )
     figure.update_layout(
         title={"text": f"What became of the features (r above {summary['threshold']:g} is the same feature)"},

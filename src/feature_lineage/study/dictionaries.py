@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from feature_lineage.places import on_disk
 from feature_lineage.study.types import Block, Place
@@ -48,6 +49,8 @@ class ImportedAutoencoder(Block):
 def _listed(value: Any) -> Any:
     if value == NONE:
         return []
+    if not isinstance(value, dict | list) or value == []:
+        raise PydanticCustomError("dictionaries", "none, a block with a key `pretrained`, or a list of such blocks", {})
     return [value] if isinstance(value, dict) else value
 
 

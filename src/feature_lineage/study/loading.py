@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from feature_lineage.study import hook_points as hooks
+from feature_lineage.study.dictionaries import ImportedAutoencoder
 from feature_lineage.study.keys import MODELS
 from feature_lineage.study.measures import CASES
 from feature_lineage.study.study import Study
@@ -181,6 +182,8 @@ def _named(part: Any) -> str:
 
 def _siblings(loc: tuple[int | str, ...]) -> list[str]:
     """The keys of the block in which the last part of a location stands."""
+    if loc[0] == "autoencoders" and len(loc) > 2:
+        return list(ImportedAutoencoder.model_fields)
     kinds, at = _KINDS.get(str(loc[0]), ({}, -1))
     block: Any = kinds[str(loc[at])] if len(loc) > at + 1 and kinds else Study
     for field in loc[at + 1 : -1]:

@@ -1,0 +1,1 @@
+"""Published autoencoders: a module for each format that they are stored in."""
