@@ -359,7 +359,9 @@ class Plan:
     @cached_property
     def figures(self) -> list[str]:
         """Figures beside the flow's own, in the report's order."""
-        return ["curves", *(f"sweep-{model}" for model in self.on_a_path), "training", "autoencoders", "scores"]
+        training = ["training"] if self.trained else []
+        autoencoders = ["autoencoders"] if self.trained_autoencoders else []
+        return ["curves", *(f"sweep-{model}" for model in self.on_a_path), *training, *autoencoders, "scores"]
 
     def language_model(self) -> dict[str, Any] | None:
         """Where explanations come from, if a language model is named, and the budget with the number of jobs that share it."""
