@@ -105,6 +105,14 @@ def test_what_does_not_fit_is_refused_with_key_and_remedy(plan, autoencoders, au
     assert all(part in str(error.value) for part in said), error.value
 
 
+def test_how_wide_activations_are_is_known_of_what_is_trained_here(plan):
+    found = plan({"base": ONE})
+    wide = found.study.models["base"].architecture
+    assert found.elements("base") == found.elements("luabible") == wide.intermediate_size
+    assert plan({"base": ONE}, autoencoder={"hook": "blocks.0.hook_resid_post"}).elements("lua") == wide.hidden_size
+    assert plan({"base": ONE}, models={"base": {"pretrained": "gpt2", "train": ["english"]}}).elements("lua") is None
+
+
 def test_a_case_starts_where_features_are_read(plan):
     with pytest.raises(StudyError, match=r"cases\.start\.model: found 'lua'; allowed: a model that has an autoencoder"):
         plan({"lua": "none"}, cases={"start": {"model": "lua", "tokens": [" the"]}})

@@ -6,16 +6,28 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
+from autoencoders import random_autoencoder, sample
 from dictionaries import exact, release_saelens, release_sparsify
 
 from feature_lineage.autoencoders.autoencoder import load_autoencoder
-from feature_lineage.autoencoders.imported import Source, check_autoencoder, fetched, import_autoencoder, same_place
+from feature_lineage.autoencoders.imported import (
+    Place,
+    Source,
+    check_autoencoder,
+    fetched,
+    import_autoencoder,
+    same_place,
+)
+from feature_lineage.autoencoders.start import start, variant_of
+from feature_lineage.autoencoders.variants import export
 from feature_lineage.errors import InputError
 from feature_lineage.store.checksums import sha256
 from feature_lineage.store.formats import read_json
+from feature_lineage.study.measures import Autoencoder
 
 HOOK = "blocks.1.hook_resid_post"
 
@@ -24,7 +36,7 @@ def test_what_is_written_computes_the_same_and_says_where_it_is_from(tmp_path):
     one = exact(6, 20)
     release_saelens(tmp_path / "released" / "layer_1", one, HOOK)
     source = Source(str(tmp_path / "released"), "layer_1", key="autoencoders.base")
-    import_autoencoder(source, tmp_path / "out", HOOK, 24, {"seed": 0})
+    import_autoencoder(source, tmp_path / "out", Place(HOOK, 6, 24), {"seed": 0})
     found, x = load_autoencoder(tmp_path / "out"), torch.randn(9, 6)
     assert torch.equal(found.encode(x), one.encode(x))
     torch.testing.assert_close(found.decode(found.encode(x)), x, rtol=1e-5, atol=1e-5)
@@ -45,12 +57,23 @@ def test_another_hook_point_is_refused_unless_accepted(tmp_path):
     with pytest.raises(
         InputError, match=r"it reads blocks\.2\.hook_resid_post, and autoencoder\.hook is blocks\.1.*accept to true"
     ):
-        import_autoencoder(source, tmp_path / "out", HOOK, 24, {})
-    import_autoencoder(source, tmp_path / "out", HOOK, 24, {}, accept=True)
+        import_autoencoder(source, tmp_path / "out", Place(HOOK, None, 24), {})
+    import_autoencoder(source, tmp_path / "out", Place(HOOK, None, 24), {}, accept=True)
     assert read_json(tmp_path / "out" / "import.json")["hook"] == "blocks.2.hook_resid_post"
     assert same_place("blocks.3.hook_resid_pre", "blocks.2.hook_resid_post")
     assert not same_place("blocks.2.hook_resid_pre", "blocks.2.hook_resid_post")
     assert not same_place("blocks.0.hook_resid_pre", "blocks.0.hook_resid_post")
+
+
+def test_another_width_is_refused(tmp_path):
+    release_saelens(tmp_path / "released", exact(6, 20), HOOK)
+    source = Source(str(tmp_path / "released"), key="autoencoders.base")
+    with pytest.raises(
+        InputError,
+        match=r"sae_weights\.safetensors: its encoder reads 6 elements, and blocks\.1\.\S+ gives 8.*at autoencoders\.base",
+    ):
+        import_autoencoder(source, tmp_path / "out", Place(HOOK, 8, 24), {}, accept=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_name_on_the_hub_is_downloaded_file_by_file(tmp_path, monkeypatch):
@@ -175,3 +198,43 @@ def test_the_likeliest_cause_comes_first(release, evaluation, start, first):
     with pytest.raises(InputError) as error:
         gate({"variance_explained": -5.0} | evaluation, release, start=start)
     assert f"(1) {first}" in str(error.value), error.value
+
+
+# --- a training that starts from one -----------------------------------------------------------------------
+
+
+def rescaled(one, factors):
+    """The same autoencoder with decoder vectors of other norms, as some are released."""
+    return replace(one, W_enc=one.W_enc / factors, b_enc=one.b_enc / factors, W_dec=one.W_dec * factors[:, None])
+
+
+@pytest.mark.parametrize(("variant", "normalize"), [("l1", False), ("l1", True), ("jumprelu", True)])
+def test_a_training_starts_with_the_features_of_an_imported_one(variant, normalize):
+    """Decoder vectors get norm 1 and features are multiplied by it: what they reconstruct is the same."""
+    x, one = sample(64), random_autoencoder(12, 40)
+    released = rescaled(one, torch.linspace(0.2, 5, 40))
+    if variant == "jumprelu":
+        released = replace(released, threshold=torch.linspace(0.1, 1, 40))
+    kind = variant_of(variant, None)
+    weights, centring = start(kind, 40, x, Autoencoder(init="parent", mean="data", normalize=normalize), 0, released)
+    found, norm = export(kind, weights, centring), released.W_dec.norm(dim=1)
+    torch.testing.assert_close(found.W_dec.norm(dim=1), torch.ones(40))
+    torch.testing.assert_close(found.encode(x), released.encode(x) * norm, rtol=1e-4, atol=1e-4)
+    reconstructed = found.decode(found.encode(x))
+    torch.testing.assert_close(reconstructed, released.decode(released.encode(x)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("variant", "changes", "said"),
+    [
+        ("l1", {"threshold": torch.ones(40)}, "has a threshold; set autoencoder.variant to jumprelu or batchtopk"),
+        ("jumprelu", {}, "has none; set autoencoder.variant to l1 or topk"),
+        ("l1", {"scaling": "layer_norm"}, "scales each token's activations (layer_norm)"),
+    ],
+)
+def test_a_kind_that_a_training_cannot_start_from_is_refused(variant, changes, said):
+    released = replace(random_autoencoder(12, 40), **changes)
+    options = Autoencoder(init="parent", mean="data", normalize=True)
+    with pytest.raises(InputError) as error:
+        start(variant_of(variant, None), 40, sample(64), options, 0, released)
+    assert said in str(error.value), error.value

@@ -41,6 +41,11 @@ rule train_autoencoder:
 rule import_autoencoder:
     input:
         planned(autoencoder_identity),
+        # How wide a model's activations are is known of what is trained here; of others once they are here.
+        hook=lambda w: expand(
+            "<results>/models/{root}/hook.json",
+            root=plan.foreign(w.model)[-1:],
+        ),
     output:
         weights="<results>/saes/{model}/seed{seed}/sae_weights.safetensors",
         config="<results>/saes/{model}/seed{seed}/cfg.json",
@@ -67,6 +72,7 @@ rule import_autoencoder:
         format=lambda w: imported_autoencoder(w).format,
         accept=lambda w: imported_autoencoder(w).accept,
         hook=study.autoencoder.hook,
+        elements=lambda w: plan.elements(w.model),
         context=study.context,
         code=code("import_autoencoder"),
     script:

@@ -43,35 +43,49 @@ class Source(NamedTuple):
     key: str = "autoencoders"
 
 
+class Place(NamedTuple):
+    """What the study reads: the hook point, the elements of an activation there (None if not known) and the tokens of a window."""
+
+    hook: str
+    elements: int | None
+    context: int
+
+
 def import_autoencoder(
-    source: Source, path: str | Path, hook: str, context: int, record: dict[str, Any], *, accept: bool = False
+    source: Source, path: str | Path, place: Place, record: dict[str, Any], *, accept: bool = False
 ) -> None:
     """Write a published autoencoder in this project's form, and `import.json`: what its release says, what was changed, and hashes.
 
     Args:
         source: where it is from.
         path: folder that it is written to.
-        hook: the study's hook point.
-        context: tokens of a window.
+        place: what the study reads.
         record: provenance.
         accept: whether another hook point is no reason to refuse it.
 
     Raises:
-        InputError: it cannot be had or read (`reading.read_release`), or says that it reads another hook point.
+        InputError: it cannot be had or read (`reading.read_release`), says that it reads another hook point, or reads activations of another
+            width.
     """
     folder = fetched(source)
     release = read_release(folder, source.format)
-    if release.hook is not None and not same_place(release.hook, hook):
-        said = f"{folder}: it reads {release.hook}, and autoencoder.hook is {hook}"
+    if release.hook is not None and not same_place(release.hook, place.hook):
+        said = f"{folder}: it reads {release.hook}, and autoencoder.hook is {place.hook}"
         if not accept:
             raise InputError(f"{said}; set autoencoder.hook to {release.hook}, or {source.key}.accept to true")
         logger.warning("%s; %s.accept is true", said, source.key)
+    width = release.autoencoder.W_enc.shape[0]
+    if place.elements not in (None, width):
+        raise InputError(
+            f"{release.autoencoder.source}: its encoder reads {width} elements, and {place.hook} gives {place.elements}: it was trained on another "
+            f"model or hook point; set autoencoder.hook to that one, or name another autoencoder at {source.key}"
+        )
     files = {file.relative_to(folder).as_posix(): sha256(file) for file in release_files(folder, source.format)}
-    save_autoencoder(release.autoencoder, path, hook, context, record)
+    save_autoencoder(release.autoencoder, path, place.hook, place.context, record)
     said = {name: getattr(release, name) for name in ("format", "hook", "model", "context", "window_start")}
     said |= {"claims": dict(release.claims), "changes": list(release.changes)}
-    place = {"pretrained": source.pretrained, "folder": source.folder, "revision": source.revision}
-    write_json(Path(path) / "import.json", place | said | {"files": files}, record)
+    name = {"pretrained": source.pretrained, "folder": source.folder, "revision": source.revision}
+    write_json(Path(path) / "import.json", name | said | {"files": files}, record)
 
 
 def fetched(source: Source) -> Path:

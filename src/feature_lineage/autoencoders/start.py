@@ -50,7 +50,7 @@ def start(
         parent: the autoencoder to start from, if any: its features, biases and thresholds as they are.
 
     Raises:
-        InputError: the parent's autoencoder has another shape.
+        InputError: the parent's autoencoder has another shape, or is of a kind that this variant cannot start from.
     """
     n, place = sample.shape[1], sample.device
     shift = sample.mean(0, dtype=torch.float64).float() if options.mean == "data" else torch.zeros(n, device=place)
@@ -63,17 +63,17 @@ def start(
                 f"autoencoder.init is parent, and the parent's autoencoder has {len(parent.W_dec)} features of "
                 f"{parent.W_dec.shape[1]} elements where this model's has {m} of {n}; set autoencoder.init to transpose"
             )
-        if parent.scaling != "none" or (parent.threshold is not None) != (variant.saved == "jumprelu"):
-            kind = (
-                parent.scaling
-                if parent.scaling != "none"
-                else "a threshold"
-                if parent.threshold is not None
-                else "none"
+        if parent.scaling != "none":
+            raise InputError(
+                f"autoencoder.init is parent, and {parent.source} scales each token's activations ({parent.scaling}), which no autoencoder that is "
+                "trained here does; set autoencoder.init to transpose"
+            )
+        if (parent.threshold is not None) != (variant.saved == "jumprelu"):
+            has, kinds = (
+                ("a threshold", "jumprelu or batchtopk") if parent.threshold is not None else ("none", "l1 or topk")
             )
             raise InputError(
-                f"autoencoder.init is parent, and {parent.source} has {kind if kind != 'none' else 'no threshold'}, which variant {variant.saved} "
-                "cannot start from; set autoencoder.variant to one of its kind (jumprelu or batchtopk with thresholds, else l1 or topk), or "
+                f"autoencoder.init is parent, and of thresholds {parent.source} has {has}; set autoencoder.variant to {kinds}, or "
                 "autoencoder.init to transpose"
             )
         return unfold(parent, centring, threshold), centring

@@ -215,10 +215,9 @@ def _controls(plan: Plan) -> Iterator[Job]:
 
 
 def _report(plan: Plan, images: bool) -> Iterator[Job]:
-    for name in ("verdicts", "sankey", "curves", "training", "autoencoders", "scores"):
-        yield Job(f"plot_{name}")
-    for model in plan.on_a_path:
-        yield Job("plot_sweep", model)
+    for name in ("verdicts", "sankey", *plan.figures):
+        rule, _, model = name.partition("-")
+        yield Job(f"plot_{rule}", model or None)
     yield Job("tabulate_figures")
     if images:
         yield Job("export_figures")

@@ -84,7 +84,7 @@ def matched_sentence(edge: Answer, not_measured: Mapping[str, str]) -> str:
     """The paper's measure, with what it comes to where nothing was lost."""
     matched, parent = edge.matched, edge.parent
     if matched is None:
-        return "The paper's count was not taken: it needs a dictionary of either model."
+        return "The paper's count was not taken: it needs a dictionary of both models."
     said = f"By the paper's count {percent(matched.share.share)} persist"
     if matched.placebo is not None:
         said += f" (placebo: {percent(matched.placebo)})"

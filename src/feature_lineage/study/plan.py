@@ -7,6 +7,7 @@ from functools import cached_property
 from itertools import combinations
 from typing import Any
 
+from feature_lineage.study.hook_points import width
 from feature_lineage.study.keys import (
     AdaptedModel,
     FineTunedModel,
@@ -180,6 +181,15 @@ class Plan:
         """(model, seed) of those that are trained here."""
         return [(name, seed) for name, seed in self.autoencoders if name not in self.imported_autoencoders]
 
+    def elements(self, model: str) -> int | None:
+        """Elements of a model's activations, if it comes from models that are trained here alone; else what is known once it is here."""
+        shape = self.study.models[self.study.roots(model)[0]]
+        if self.foreign(model) or not isinstance(shape, TrainedModel):
+            return None
+        vocabulary = getattr(self.study.tokenizer, "vocab_size", None)
+        found = width(self.study.autoencoder.hook, shape.architecture, vocabulary or 0)
+        return found or None
+
     def starts_from(self, model: str, seed: int) -> str | None:
         """The model whose autoencoder the autoencoder of `model` starts from, if it starts from one."""
         parents = self.study.parents(model)
@@ -349,7 +359,9 @@ class Plan:
     @cached_property
     def figures(self) -> list[str]:
         """Figures beside the flow's own, in the report's order."""
-        return ["curves", *(f"sweep-{model}" for model in self.on_a_path), "training", "autoencoders", "scores"]
+        training = ["training"] if self.trained else []
+        autoencoders = ["autoencoders"] if self.trained_autoencoders else []
+        return ["curves", *(f"sweep-{model}" for model in self.on_a_path), *training, *autoencoders, "scores"]
 
     def language_model(self) -> dict[str, Any] | None:
         """Where explanations come from, if a language model is named, and the budget with the number of jobs that share it."""
