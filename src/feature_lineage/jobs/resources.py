@@ -145,11 +145,11 @@ def _correlate_neurons(s: Sizes) -> _Need:
 
 
 def _correlate(s: Sizes) -> _Need:
-    """Both sides' activations of a window, 12 bytes each. Where the sample needs several windows, sums of 4 GiB too, and three times
-    that in all: what was measured far beyond the paper's size.
+    """Both sides' activations of a window, 12 bytes each, and 3 as pairs that are kept are counted. Where the sample needs several
+    windows, sums of 4 GiB too, and three times that in all: what was measured far beyond the paper's size.
     """
     window = 2**27
-    memory = 2 * 12 * min(s.entries, window)
+    memory = 2 * 15 * min(s.entries, window)
     if s.entries > window:
         memory = 3 * (memory + 2**32)
     seconds = 1e-7 * (s.entries * s.active + s.features**2)
