@@ -44,7 +44,7 @@ from feature_lineage.report.browser import Browsed, Features, write_browser
 from feature_lineage.store.formats import read_table, write_table
 
 VOCABULARY = 151_936
-LENGTH = 512  # tokens of a window
+LENGTH = 64  # tokens of a window
 DOCUMENT = 300  # tokens of one, about
 ELEMENTS = 1024  # of a direction
 REPEATS = 200
@@ -71,8 +71,8 @@ class Made:
         return (VOCABULARY**ranks - 1).astype(np.int32).reshape(-1, self.length())
 
     def length(self) -> int:
-        """Tokens of a window: the largest power of two up to `LENGTH` that divides the sample."""
-        return int(np.gcd(self.counted, LENGTH))
+        """Tokens of a window: `LENGTH`, or the largest number that divides it and the sample."""
+        return math.gcd(self.counted, LENGTH)
 
     def documents(self) -> tuple[np.ndarray, np.ndarray]:
         """Document of each token and corpus of each document."""

@@ -3,12 +3,13 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy import sparse
 
 from feature_lineage.errors import InputError
 from feature_lineage.features import activations as feature_activations
 from feature_lineage.features.activations import activation_blocks
 from feature_lineage.features.collect import ACTIVATIONS
-from feature_lineage.meaning.main_token import TOKENS, weigh_tokens
+from feature_lineage.meaning.main_token import TOKENS, _majority, weigh_tokens
 from feature_lineage.store.formats import write_table
 
 
@@ -114,6 +115,22 @@ def test_token_and_corpus_are_those_with_the_mass(tmp_path, monkeypatch, seed, b
         assert row["corpus"] == "xyz"[by_corpus.argmax()]
         assert row["corpus_share"] == pytest.approx(by_corpus.max() / by_corpus.sum())
     assert 2 <= majorities < 11
+
+
+def test_the_leading_token_of_a_block_is_that_of_a_dense_copy():
+    """Of equal ones the lowest number; nothing leads where a feature is silent, or no token has more than all others."""
+    random = np.random.default_rng(5)
+    tokens = random.choice([9, 2, 40, 7], 30)
+    dense = random.integers(1, 3, (30, 40)) * (random.random((30, 40)) < 0.1).astype(np.float64)
+    dense[:, 3] = 0
+    winner, margin = _majority(sparse.csr_array(dense), tokens)
+    found = np.unique(tokens)
+    mass = np.array([dense[tokens == token].sum(0) for token in found])
+    np.testing.assert_array_equal(winner, found[mass.argmax(0)])
+    np.testing.assert_array_equal(margin, np.maximum(2 * mass.max(0) - mass.sum(0), 0))
+    assert margin[3] == 0 and (margin > 0).sum() > 5 and (np.sort(mass, 0)[-1] == np.sort(mass, 0)[-2]).sum() > 5
+    silent, none = _majority(sparse.csr_array((30, 2)), tokens)
+    assert len(silent) == 2 and not none.any()
 
 
 def test_a_block_in_which_another_token_leads_by_little_does_not_outvote_the_majority(tmp_path, monkeypatch):

@@ -135,6 +135,8 @@ def test_a_context_shows_joined_tokens_with_the_highest_activation():
     assert shown == {"tokens": ["a", "日", "b"], "activations": [0.0, 2.0, 1.0]}
     assert _context([0, 1, 2, 3], [1, 2, 3], [0.5, 2.0, 1.0], texts) == ([0, "日", 3], [1, 2], [2.0, 1.0])
     assert _context([0, 1, 2, 3], [0, 3], [0.5, 1.0], texts) == ([0, "日", 3], [0, 2], [0.5, 1.0])
+    for whole in (texts, list(texts)):  # nothing to join: every token is its number
+        assert _context([3, 0, 3], [0, 2], [0.51234, 1.0], whole) == ([3, 0, 3], [0, 2], [0.512, 1.0])
 
 
 # --- classes -----------------------------------------------------------------------------------------------

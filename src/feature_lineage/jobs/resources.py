@@ -167,29 +167,48 @@ def _correlate_published(s: Sizes) -> _Need:
     return _Need(2 * 90 * s.entries, 1e-10 * s.study.flow.tokens * s.features**2)
 
 
+def _batch(s: Sizes, files: int) -> float:
+    """Activations of several files, and those of pairs of features, that are worked through at once (`bootstrap.ENTRIES`)."""
+    return 160 * min(files * s.entries, 2**23 + files * 2**14 * s.active)
+
+
+def _sums(s: Sizes, rows: float) -> float:
+    """So many sums for each feature and replicate, or as many as `bootstrap.MEMORY` holds, and half of them again as r is computed."""
+    return 1.5 * min(8 * rows * s.features * s.study.flow.bootstrap, 2**32)
+
+
 def _bootstrap_flow(s: Sizes) -> _Need:
-    """Sums of all replicates or of as many as `bootstrap.MEMORY` holds, in each step of their correlation; blocks of the sample."""
-    return _Need(4 * 2**29 + 200 * 2**14 * s.active, 1e-8 * s.entries * s.study.flow.bootstrap)
+    """Five sums of either side's features, and of three pairs a feature; a batch of the sample."""
+    return _Need(_sums(s, 13) + _batch(s, 2), 1e-8 * s.entries * s.study.flow.bootstrap)
+
+
+def _cosines(s: Sizes) -> float:
+    """All between two dictionaries in float64, if they are assigned (`direction.ASSIGNED`); else a block of them, and decoders in float32."""
+    pairs = s.features**2
+    return s.weights + (3 * 8 * pairs if pairs <= 2**28 else 2 * FLOAT * 2**11 * s.features)
+
+
+def _comparing(s: Sizes) -> float:
+    """Seconds of those cosines, and of their assignment."""
+    return 2e-6 * min(s.features**2, 2**28) + 2 * s.features**2 * s.elements / OPERATIONS / s.study.threads
 
 
 def _measure_stability(s: Sizes) -> _Need:
-    """Both dictionaries' directions and all cosines between them, in float64; pairs of features in half of the documents."""
+    """The directions of all dictionaries, in float64, and cosines; pairs of features in half of the documents."""
     pairs = len(s.study.autoencoder.seeds) * (len(s.study.autoencoder.seeds) - 1) / 2
-    memory = 2 * s.weights * len(s.study.autoencoder.seeds) + 3 * 8 * s.features**2 + 4 * 2**29
-    return _Need(memory, pairs * (2e-7 * s.entries + 2e-6 * s.features**2))
+    memory = 2 * s.weights * len(s.study.autoencoder.seeds) + _cosines(s) + _batch(s, 2)
+    return _Need(memory, pairs * (2e-7 * s.entries + _comparing(s)))
 
 
 def _judge_features(s: Sizes) -> _Need:
-    """The same for one pair of dictionaries, and blocks of the sample of four readings."""
+    """The same for one pair of dictionaries, and batches of four readings."""
     once = _measure_stability(s)
-    return _Need(
-        4 * s.weights + 3 * 8 * s.features**2 + 4 * 2**29, 1e-6 * s.entries + 2e-6 * s.features**2 + once.seconds
-    )
+    return _Need(4 * s.weights + _cosines(s) + _batch(s, 4), 1e-6 * s.entries + _comparing(s) + once.seconds)
 
 
 def _bootstrap_verdicts(s: Sizes) -> _Need:
-    """Sums of all replicates or of as many as `bootstrap.MEMORY` holds, of four readings, in each step of their correlation."""
-    return _Need(4 * 2**29 + 400 * 2**14 * s.active, 4e-8 * s.entries * s.study.flow.bootstrap)
+    """Nine sums of either side's features, and of three pairs a feature, in the whole sample and in its half; batches of four readings."""
+    return _Need(_sums(s, 2 * 21) + _batch(s, 4), 4e-8 * s.entries * s.study.flow.bootstrap)
 
 
 def _compare_weights(s: Sizes) -> _Need:
@@ -198,20 +217,22 @@ def _compare_weights(s: Sizes) -> _Need:
 
 
 def _read_sample(s: Sizes) -> _Need:
-    """What goes through the activations block by block: features × vocabulary in tiles, and some numbers for each feature, for each of its
-    contexts and for each token of the sample.
+    """What goes through the activations block by block: numbers for each feature, for each token of the sample, and for each activation in
+    ten contexts of a feature: twenty times as many as in a window of the sample, and twenty.
     """
-    own = s.features * (20 * 64 * s.study.context + 1000)
+    shown = min(s.study.context, 20 * (1 + s.study.context * s.active / s.features))
+    own = s.features * (10 * 64 * shown + 1000)
     seconds = 1e-6 * s.entries * max(1, s.features * s.vocabulary / 2**25 / 10)
-    return _Need(4 * 2**28 + 4 * own + 64 * s.study.flow.tokens + 200 * 2**14 * s.active, seconds)
+    return _Need(4 * 2**28 + 2 * own + 64 * s.study.flow.tokens + 200 * 2**14 * s.active, seconds)
 
 
 def _categorise_features(s: Sizes) -> _Need:
-    """Sums of the pairs of a feature and a token that occur: a fourth of all activations, as text repeats itself. A pass takes those that
-    `categories.PAIRS` holds.
+    """The activations of one range of features (`categories.ENTRIES`), or of a feature that fires on a tenth of the tokens; masses on
+    positions (`categories.MASSES`); rows.
     """
-    pairs = min(s.entries / 4, s.features * s.vocabulary)
-    return _Need(_read_sample(s).memory, s.entries * (2.2e-6 + 0.8e-6 * (pairs // 2**24)))
+    held = max(2**22, s.entries / 64, s.study.flow.tokens / 10)
+    memory = 100 * min(held, s.entries) + 2 * 8 * 2**25 + 3000 * s.features + 64 * s.study.flow.tokens
+    return _Need(memory + 200 * 2**14 * s.active, 3e-6 * s.entries)
 
 
 def _follow_features(s: Sizes) -> _Need:

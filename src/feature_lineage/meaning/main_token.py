@@ -85,7 +85,13 @@ def _majority(block: sparse.csr_array, tokens: np.ndarray) -> tuple[np.ndarray, 
     by_token = sparse.csr_array(
         (np.ones(len(tokens)), (number, np.arange(len(tokens)))), shape=(len(found), len(tokens))
     )
-    mass = (by_token @ block).tocsc()
-    largest = mass.max(axis=0).toarray().ravel()
-    winner = found[np.asarray(mass.argmax(axis=0)).ravel()].astype(np.int32)
+    mass = (by_token @ block).tocsc()  # tokens in order within a feature
+    counts = np.diff(mass.indptr)
+    here = np.flatnonzero(counts)
+    starts = mass.indptr[here]
+    largest, winner = np.zeros(len(counts)), np.full(len(counts), found[0], np.int32)
+    if len(here):
+        largest[here] = np.maximum.reduceat(mass.data, starts)
+        leads = np.flatnonzero(mass.data == np.repeat(largest, counts))  # of equal ones the first
+        winner[here] = found[mass.indices[leads[np.searchsorted(leads, starts)]]]
     return winner, np.maximum(2 * largest - mass.sum(axis=0), 0)

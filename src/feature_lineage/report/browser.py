@@ -22,7 +22,7 @@ from feature_lineage.flow.strata import SINGLE_TOKEN
 from feature_lineage.progress import progress
 from feature_lineage.store.checksums import KEY
 from feature_lineage.store.formats import read_table
-from feature_lineage.text.vocabulary import window_texts
+from feature_lineage.text.vocabulary import Texts, window_texts
 
 SHARD = 256  # features of which the details are in one file
 SCORES = {
@@ -294,6 +294,10 @@ def _context(
     window: list[int], position: Sequence[int], activation: Sequence[float], texts: Sequence[str]
 ) -> tuple[list[int | str], list[int], list[float]]:
     """What a context shows: the number of each token, or the text of those that make up a character; where it fires, and how much."""
+    if not isinstance(texts, Texts) or not any(
+        map(texts.broken.__getitem__, window)
+    ):  # most windows: every token is shown
+        return window, list(position), [float(f"{value:.3g}") for value in activation]
     shown = window_texts(window, texts)
     place = {token: number for number, one in enumerate(shown) for token in range(one.first, one.stop)}
     highest: dict[int, float] = {}
