@@ -337,6 +337,7 @@ def content() -> dict[str, Any]:
         "cases": [CASE],
         "tracking": {},
         "init": "transpose",
+        "gates": [],
         "boundaries": None,
         "files": [],
         "interpretations": {("base", 0): found[0].interpretations},

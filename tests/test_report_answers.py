@@ -264,3 +264,56 @@ def test_each_number_is_explained_and_linked_to(page):
     there = re.findall(r'<dt id="(numbers-\w+)">', text)
     assert linked and linked <= set(there) and len(there) == len(set(there)) > 10
     assert "docs/numbers.md" in text
+
+
+# --- an edge of which one model alone has a dictionary -------------------------------------------------------
+
+
+def alone(side, **verdicts):
+    """A summary of base → chat without a match: `side` alone has a dictionary."""
+    counts = {"kept": 6, "found": 0, "drifted": 3, "lost": 1}
+    rows = verdict_rows("base", "chat", counts, side=side)
+    rows = [row | {"share": None} if row["verdict"] == "found" else row for row in rows]
+    empty = {"edges": [], "bands": [], "origins": {}, "new": [], "placebos": [], "readings": [], "weights": []}
+    lineage = {"models": ["base", "chat", "later"], "lineage": [["base", "chat"], ["chat", "later"]]}
+    return SUMMARY | empty | lineage | {"verdicts": rows, "no_placebo": [], "directions": [], "stability": []}
+
+
+def test_the_parents_dictionary_alone_says_what_is_kept_and_no_more():
+    near, far = answers(alone("parent"), None, {})
+    assert (near.alone, near.matched, near.there) == ("base", None, None) and near.became["all"].kept.edge.share == 0.6
+    assert (far.alone, far.matched, far.became) == (None, None, {})
+    said = quote(alone("parent"), None, {}, {})
+    assert "60.0% of base's 10 features keep firing the same way in chat" in said
+    assert "chat has no dictionary of its own" in said and "another" not in said
+    assert "The paper's count was not taken" in said
+
+
+def test_the_childs_dictionary_alone_says_what_was_there_already():
+    near, _ = answers(alone("child"), None, {})
+    assert (near.alone, near.became) == ("chat", {}) and near.there.kept.edge.share == 0.6
+    lines = headline(alone("child"), None, {}, {})
+    assert "60.0% (95 % interval 58.0% to 62.0%) of chat's 10 features fire the same way in base already" in lines[0]
+    assert "chat → later: what became of chat's features was not measured." in lines[1]
+
+
+def test_a_dictionary_that_fails_stops_the_finding_though_nothing_is_matched():
+    found = answers(alone("parent"), None, {("base", 0): ["L0 is off."]})
+    assert [edge.failed for edge in found] == [True, False]
+
+
+def test_the_gate_of_a_dictionary_made_elsewhere_stands_on_the_page(page):
+    assert 'id="gates"' not in page()
+    measured = {"l0": 40.0, "variance_explained": -3.2, "loss_recovered": 0.4, "dead_share": 0.25}
+    gate = {
+        "source": "owner/<b>name</b>", "format": "saelens", "measured": measured, "claimed": {"l0": 64.0},
+        "problems": ["Variance explained is -3.2, below 0.5."], "causes": [], "accepted": True,
+        "remarks": ["25.0% of the features fire on none of the tokens."],
+    }  # fmt: skip
+    text = page(gates=[("base", 0, gate)])
+    (row,) = cells(text, '<table id="gates">')
+    assert row[:5] == ["base", "0", "owner/name|saelens", "40.0", "64"] and "owner/&lt;b&gt;name" in text
+    assert row[5:10] == ["-320.0%", "–", "40.0%", "–", "25.00%"]
+    assert row[10].startswith("accepted all the same: Variance explained is -3.2") and row[10].endswith(
+        "of the tokens."
+    )

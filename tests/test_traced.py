@@ -2,6 +2,7 @@
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from feature_lineage.flow import fates, traced
@@ -165,3 +166,40 @@ def test_drift_and_its_curves_are_of_every_edge_and_placebo(judged):
     at = curves[(curves["side"] == "parent") & (curves["threshold"] == 0.4)]
     assert at.set_index("placebo")["kept_share"].to_dict() == {False: 0.5, True: 0.5}
     assert set(curves["living"]) == {2, 3} and set(curves.loc[curves["placebo"], "side"]) == {"parent"}
+
+
+# --- edges of which one model alone has a dictionary ---------------------------------------------------------
+
+
+def test_an_edge_without_a_match_has_rows_of_the_side_that_has_a_dictionary():
+    parent = side("parent", ["kept", "lost", None], [0.9, 0.1, 0.0])
+    child = side("child", ["kept", "drifted", None], [0.95, 0.6, 0.0])
+    judged = {("base", "lua", 0): parent, ("bible", "both", 0): child}
+    densities = {("base", 0): np.array([0.1, 0.2, 0.0]), ("both", 0): np.array([0.3, 0.4, 0.0])}
+    new = new_features([Compared(*pair, table) for pair, table in judged.items()])
+    assert {key: values.tolist() for key, values in new.items()} == {("both", 0): [False, True, False]}
+    found = traced.with_verdicts(fates.FEATURES.empty_table(), judged, new, densities)
+    assert found.schema == traced.FEATURES
+    rows = found.to_pylist()
+    assert [row["model"] for row in rows] == ["base"] * 3 + ["both"] * 3
+    assert [row["fate"] for row in rows] == ["unmatched", "unmatched", "dead"] * 2
+    assert [row["verdict"] for row in rows] == ["kept", "lost", None, "kept", "drifted", None]
+    assert [row["density"] for row in rows] == [0.1, 0.2, 0.0, 0.3, 0.4, 0.0]
+    assert [row["new"] for row in rows] == [None] * 3 + [False, True, False]
+    assert {row["ancestor"] for row in rows} == {row["descendant"] for row in rows} == {None}
+
+
+def test_a_root_is_traced_past_a_model_without_a_dictionary():
+    """base reads lua and both; lua has no dictionary, so that nothing is carried through it, and both's own say nothing of base."""
+    judged = {
+        ("base", "lua", 0): side("parent", ["kept", "lost", None], [0.9, 0.1, 0.0]),
+        ("base", "both", 0): side("parent", ["drifted", "lost", None], [0.6, 0.1, 0.0]),
+        ("lua", "both", 0): side("child", ["kept", "lost", None], [0.9, 0.1, 0.0]),
+    }
+    table = lineages().filter(pc.is_in(lineages()["model"], pa.array(["base", "both"])))
+    found = traced.with_traced(table, judged, ["base", "lua", "both"], [("base", "lua"), ("lua", "both")], 0.8)
+    steps = {(row["model"], row["feature"]): row["traced"] for row in found.to_pylist()}
+    assert [(step["model"], step["verdict"], step["feature"]) for step in steps["base", 0]] == [
+        ("lua", "kept", 0), ("both", "drifted", None),
+    ]  # fmt: skip
+    assert steps["both", 0] == []

@@ -316,3 +316,19 @@ def test_verdicts_do_not_depend_on_blocks(edge, monkeypatch):
             tables[0]["held_out_verdict"]
         )
         np.testing.assert_allclose(numbers(table, "held_out_r"), numbers(tables[0], "held_out_r"), atol=1e-12)
+
+
+def test_a_childs_dictionary_alone_looks_back(edge):
+    """Of a root that has none: what the child's features do on it is what they do there beside a dictionary of the root."""
+    files = Activations(edge.files.own[1:], edge.files.other[1:], ["child"])
+    found = judge_features(files, None, (), [None], HALF, LIMITS).features
+    both = side(
+        judge_features(edge.files, correlated(edge.files.own), (), [None, None], HALF, LIMITS).features, "child"
+    )
+    assert found["side"].to_pylist() == ["child"] * CHILD
+    for name in (*DRIFT.names, "held_out_r"):
+        assert found[name].equals(both[name])
+    kept = [word == "kept" for word in both["verdict"].to_pylist()]
+    assert [word == "kept" for word in found["verdict"].to_pylist()] == kept and "found" not in found[
+        "verdict"
+    ].to_pylist()

@@ -103,9 +103,11 @@ def decoder_shape(file: Path, tensors: Mapping[str, torch.Tensor], name: str) ->
 
 def refuse_transcoder(folder: Path) -> None:
     """Raise for what is stored as an autoencoder is and gives back something else than it reads, which only its path tells."""
-    path = folder.absolute().as_posix()
-    if found := re.search(r"[^/]*(?:transcoder|crosscoder|/clt(?=[/_]))[^/]*", path):
-        raise refused(folder, "the path", found[0].strip("/"), "autoencoders, which give back what they read")
+    place = folder.absolute()
+    names = [part for part in place.parts if re.match(r"gemma-scope.*-(transcoder|crosscoder)", part)]
+    names += [name for name in (place.name, place.parent.name) if re.match(r"(transcoder|crosscoder|clt)(_|$)", name)]
+    if names:
+        raise refused(folder, "the path", names[0], "autoencoders, which give back what they read")
 
 
 def l0_of_folder(folder: Path) -> dict[str, float]:
