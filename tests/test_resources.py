@@ -75,6 +75,7 @@ MEASURED = [
     (WIDE, "correlate", 3479, 341),  # CPU seconds: the machine had other work
     (WIDE, "judge_features", 4930, 380),
     (WIDE, "bootstrap_flow", 2126, 79),
+    (WIDE, "bootstrap_verdicts", 5476, 204),
     (WIDE, "categorise_features", 934, 74),
     (WIDE, "collect_contexts", 698, 73),
     (WIDE, "weigh_tokens", 645, 15),
