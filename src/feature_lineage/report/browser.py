@@ -294,9 +294,8 @@ def _context(
     window: list[int], position: Sequence[int], activation: Sequence[float], texts: Sequence[str]
 ) -> tuple[list[int | str], list[int], list[float]]:
     """What a context shows: the number of each token, or the text of those that make up a character; where it fires, and how much."""
-    if not isinstance(texts, Texts) or not any(
-        map(texts.broken.__getitem__, window)
-    ):  # most windows: every token is shown
+    # Most windows have nothing to join.
+    if not isinstance(texts, Texts) or not any(map(texts.broken.__getitem__, window)):
         return window, list(position), [float(f"{value:.3g}") for value in activation]
     shown = window_texts(window, texts)
     place = {token: number for number, one in enumerate(shown) for token in range(one.first, one.stop)}
