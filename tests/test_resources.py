@@ -73,7 +73,7 @@ MEASURED = [
     (WIDTH, "encode_corpus", 452, 106),
     (WIDTH, "correlate", 2845, 45),
     (WIDE, "correlate", 3479, 341),  # CPU seconds: the machine had other work
-    (WIDE, "judge_features", 4930, 380),
+    (WIDE, "judge_features", 5100, 241),
     (WIDE, "bootstrap_flow", 2126, 79),
     (WIDE, "bootstrap_verdicts", 5476, 204),
     (WIDE, "categorise_features", 934, 74),
