@@ -64,8 +64,9 @@ peers: .venv-peers/installed
 	@touch $@
 
 # The libraries that some tests compare with. They do not fit into one environment with ours; without them those tests skip.
-.venv-peers/installed: envs/peers.txt
-	-$(PYTHON) -m venv .venv-peers && .venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r $< && touch $@
+.venv-peers/installed: envs/peers.txt envs/peers.alone.txt
+	-$(PYTHON) -m venv .venv-peers && .venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r $< \
+		&& .venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r envs/peers.alone.txt && touch $@
 
 # What is known against the locked versions. Needs PyPI's own service or, with OPTIONS="-s osv", OSV's; a mirror of packages alone has neither.
 audit: .venv-audit/installed
