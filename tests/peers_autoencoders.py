@@ -53,14 +53,21 @@ def saelens(x, folder):
     n = x.shape[1]
     hook = {"model_name": "gpt2", "hook_name": "blocks.8.hook_resid_pre", "context_size": 128, "prepend_bos": True}
 
-    def filled(kind, config, given=None, **options):
+    def filled(kind, config, given=None, reads=x, **options):
         metadata = sae.SAEMetadata(**(hook | options.pop("metadata", {})))
         made = kind(config(d_in=n, d_sae=M, device="cpu", metadata=metadata, **options))
-        tensors = weights(x) if given is None else given
+        tensors = weights(reads) if given is None else given
         if hasattr(made, "threshold"):
             tensors["threshold"] = torch.rand(M, generator=DRAW) * 0.4 - 0.1  # of a few below 0 the ReLU comes first
         made.load_state_dict(made.state_dict() | tensors)
         return made
+
+    factor = n**0.5 / float(x.norm(dim=1).mean())
+    centred = x - x.mean(1, keepdim=True)
+    scaled_by = {
+        "constant_norm_rescale": x * n**0.5 / x.norm(dim=1, keepdim=True),
+        "layer_norm": centred / centred.std(1, keepdim=True),
+    }
 
     def judged(name, dtype=None, at=None):
         loaded = SAE.load_from_disk(at or folder / name, dtype=dtype)
@@ -80,7 +87,9 @@ def saelens(x, folder):
             filled(kind, config, apply_b_dec_to_input=subtracted, **options).save_model(folder / case)
             judged(case)
     for scaling in ("constant_norm_rescale", "layer_norm", "expected_average_only_in"):
-        filled(*kinds["standard"][:2], normalize_activations=scaling).save_model(folder / f"standard-{scaling}")
+        filled(*kinds["standard"][:2], reads=scaled_by.get(scaling, x), normalize_activations=scaling).save_model(
+            folder / f"standard-{scaling}"
+        )
         judged(f"standard-{scaling}")
     filled(*kinds["jumprelu"][:2]).to(torch.bfloat16).save_model(folder / "jumprelu-bfloat16")
     judged("jumprelu-bfloat16", dtype="float32")
@@ -101,13 +110,13 @@ def saelens(x, folder):
             if scaled:
                 options = options | {"normalize_activations": "expected_average_only_in"}
             case = f"checkpoint-{name}" + ("-scaled" if scaled else "")
-            made = filled(kind, config, **options)
+            made = filled(kind, config, reads=x * factor if scaled else x, **options)
             if hasattr(made, "topk_threshold"):
                 made.topk_threshold.fill_(0.3)
             made.save_model(folder / case)
             if scaled:
                 scaler = ActivationScaler()
-                scaler.scaling_factor = n**0.5 / float(x.norm(dim=1).mean())
+                scaler.scaling_factor = factor
                 scaler.save(str(folder / case / "activation_scaler.json"))
                 made.fold_activation_norm_scaling_factor(scaler.scaling_factor)
             made.save_inference_model(folder / f"end-{case}")
@@ -127,7 +136,7 @@ def saelens(x, folder):
     from safetensors.torch import save_file
 
     for name, (kind, extra) in old.items():
-        made = filled(*kinds[kind][:2], **kinds[kind][2])
+        made = filled(*kinds[kind][:2], reads=scaled_by.get(extra.get("normalize_activations"), x), **kinds[kind][2])
         (folder / name).mkdir()
         tensors = made.state_dict() | ({"scaling_factor": torch.ones(M)} if kind == "standard" else {})
         save_file(
