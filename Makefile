@@ -9,7 +9,7 @@ APART := tests/workflow/slurm tests/workflow/faults
 IN_ORDER := -n 2 --dist loadfile --no-loadscope-reorder
 # The first of these makes the finished study; those after test_[a-c]* need it, and would wait for it.
 LONG := tests/workflow/test_own_models.py tests/workflow/test_trained_controls.py $(wildcard tests/test_[a-c]*.py) \
-	tests/workflow/test_measured_controls.py tests/workflow/test_reruns.py tests/test_peers.py
+	tests/workflow/test_measured_controls.py tests/workflow/test_reruns.py tests/test_peers.py tests/test_peers_autoencoders.py
 
 .PHONY: audit demo controls test test-oldest test-cluster bench-autoencoder bench-correlation bench-report planted-truth environment peers lint docs clean
 
@@ -64,8 +64,9 @@ peers: .venv-peers/installed
 	@touch $@
 
 # The libraries that some tests compare with. They do not fit into one environment with ours; without them those tests skip.
-.venv-peers/installed: envs/peers.txt
-	-$(PYTHON) -m venv .venv-peers && .venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r $< && touch $@
+.venv-peers/installed: envs/peers.txt envs/peers.alone.txt
+	-$(PYTHON) -m venv .venv-peers && .venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r $< \
+		&& .venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r envs/peers.alone.txt && touch $@
 
 # What is known against the locked versions. Needs PyPI's own service or, with OPTIONS="-s osv", OSV's; a mirror of packages alone has neither.
 audit: .venv-audit/installed

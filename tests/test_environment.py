@@ -32,7 +32,7 @@ def test_the_conda_environment_gets_the_demos_texts_without_what_they_depend_on(
 
 
 def test_every_locked_version_is_exact_and_from_no_particular_host():
-    for name in ("requirements.txt", "demo.txt", "peers.txt"):
+    for name in ("requirements.txt", "demo.txt", "peers.txt", "peers.alone.txt"):
         for line in pins(ROOT / "envs" / name).values():
             assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line), f"{name}: {line}"
 

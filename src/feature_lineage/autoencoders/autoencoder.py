@@ -87,7 +87,7 @@ class SparseAutoencoder:
         """What is subtracted from each token's activations, and what they are then multiplied by; both [tokens, 1]."""
         if self.scaling == "constant_norm_rescale":
             norm = x.norm(dim=1, keepdim=True)
-            return x.new_zeros(()), x.shape[1] ** 0.5 / norm.clamp_min(torch.finfo(x.dtype).tiny)  # zeros stay zeros
+            return x.new_zeros(()), x.shape[1] ** 0.5 / norm.clamp_min(1e-12)  # zeros stay zeros
         if self.scaling == "layer_norm":
             mean = x.mean(dim=1, keepdim=True)
             return mean, 1 / ((x - mean).std(dim=1, keepdim=True) + (0 if out else _EPSILON))
