@@ -179,8 +179,10 @@ def test_a_released_folder_is_known_by_its_contents(plan, tmp_path):
     assert before == identity(other) and before.startswith("sha256:")
     (other / "notes.txt").write_text("are not read")
     assert identity(other) == before
-    (other / "cfg.json").write_text('{"k": 4}')
-    assert identity(other) != before
+    for name, text in (("activation_scaler.json", "{}"), ("cfg.json", '{"k": 4}')):
+        (other / name).write_text(text)
+        assert identity(other) not in (before, identity(one))
+        before = identity(other)
     hub = inputs(plan, tmp_path, pretrained="google/gemma-scope-2b-pt-res", folder="layer_1/width_16k/average_l0_9")
     assert hub.autoencoder("base", 0) == "google/gemma-scope-2b-pt-res/layer_1/width_16k/average_l0_9"
 

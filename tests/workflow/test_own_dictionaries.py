@@ -149,14 +149,14 @@ def test_a_broken_one_is_stopped_by_its_numbers_unless_it_is_accepted(study, tmp
         assert not (place.root / "results" / name / "saes" / "base" / "seed0" / "gate.json").exists()
 
 
-def test_a_trained_child_of_an_imported_dictionary_is_planned(study, tmp_path):
+def test_a_trained_child_of_an_imported_dictionary_starts_from_it_with_as_many_features(study, tmp_path):
     place = Workplace(tmp_path / "place", json.loads(json.dumps(study.config)))
     shutil.copytree(study.root, place.root, symlinks=True)
     del place.config["autoencoders"]["other"]
     place.config["autoencoder"] |= {"init": "parent", "mean": "data", "tokens": 4096, "batch": 4}
-    run = place.snakemake("-c2", f"results/{place.config['study']}/saes/other/seed1/evaluation.json")
+    run = place.snakemake("-c2", f"results/{place.config['study']}/saes/other/seed0/evaluation.json")
     assert run.code == 0, run.output
-    folder = place.root / "results" / place.config["study"] / "saes" / "other" / "seed1"
+    folder = place.root / "results" / place.config["study"] / "saes" / "other" / "seed0"
     assert (
         read_json(folder / "cfg.json")["d_sae"] == 5 * 24
         and read_json(folder / "evaluation.json")["variance_explained"] > 0.5

@@ -25,6 +25,8 @@ FILES: dict[str, tuple[str, ...]] = {
     "sparsify": ("cfg.json", "sae.safetensors"),
     "dictionary_learning": ("config.json", "ae.pt"),
 }
+# What may lie beside them and changes what is read: a scale that is not in the weights yet, and what the release says of itself.
+BESIDE = ("activation_scaler.json", "eval_results.json")
 AUTO = "auto"  # in place of a format: by the files
 NONE = "none"  # in place of a block: the model has no autoencoder
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from feature_lineage.places import is_path, on_disk, wrong_folder
-from feature_lineage.study.dictionaries import FILES, folder_problem, formats_of
+from feature_lineage.study.dictionaries import BESIDE, FILES, folder_problem, formats_of
 from feature_lineage.study.digests import Checksums
 from feature_lineage.study.keys import AdaptedModel, PretrainedModel
 from feature_lineage.study.published_folders import (
@@ -244,7 +244,8 @@ class LocalInputs:
         if not is_path(block.pretrained, block.revision):
             return "/".join(filter(None, (block.pretrained, block.folder)))
         folder = Path(on_disk(block.pretrained), block.folder or "")
-        return self._digest([(name, folder / name) for name in FILES.get(formats_of(folder, block.format)[0], ())])
+        names = (*FILES.get(formats_of(folder, block.format)[0], ()), *BESIDE)
+        return self._digest([(name, folder / name) for name in names])
 
     def _identity(self, name: str, revision: str | None, files: Callable[[Path], Files]) -> str:
         return self._digest(files(Path(on_disk(name)))) if is_path(name, revision) else name

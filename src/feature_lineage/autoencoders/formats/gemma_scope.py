@@ -34,29 +34,33 @@ def read(folder: Path) -> Release:
     """A JumpReLU autoencoder whose encoder reads the activations as they are. A pickle inside is not opened."""
     file = folder / "params.npz"
     refuse_transcoder(folder)
-    tensors = _arrays(file)
-    n, m = decoder_shape(file, tensors, "W_dec")
-    shapes = {"W_enc": (n, m), "b_enc": (m,), "W_dec": (m, n), "b_dec": (n,), "threshold": (m,)}
-    found = chosen(file, tensors, shapes)
-    W_enc, b_dec = found["W_enc"], found["b_dec"]
-    check_square(file, W_enc, found["W_dec"])
-    threshold = thresholds(found["threshold"], m)
+    autoencoder, changes = jumprelu(file, _arrays(file), "W_enc", "W_dec")
     model, hook = place_of_folder(folder)
     return Release(
-        autoencoder=SparseAutoencoder(
-            W_enc,
-            unsubtracted(found["b_enc"], b_dec, W_enc),
-            found["W_dec"],
-            b_dec,
-            threshold,
-            source=str(file),
-        ),
+        autoencoder=autoencoder,
         hook=hook,
         model=model,
         context=CONTEXT,
         window_start=True,
         claims=l0_of_folder(folder),
-        changes=(UNSUBTRACTED, *of_zeros(threshold)),
+        changes=changes,
+    )
+
+
+def jumprelu(
+    file: Path, tensors: Mapping[str, torch.Tensor], encoder: str, decoder: str
+) -> tuple[SparseAutoencoder, tuple[str, ...]]:
+    """The autoencoder that both releases have, and what was folded; `encoder` and `decoder` are the names of its matrices."""
+    n, m = decoder_shape(file, tensors, decoder)
+    shapes = {encoder: (n, m), "b_enc": (m,), decoder: (m, n), "b_dec": (n,), "threshold": (m,)}
+    found = chosen(file, tensors, shapes)
+    W_enc, W_dec, b_dec = found[encoder], found[decoder], found["b_dec"]
+    check_square(file, W_enc, W_dec, (encoder, decoder))
+    threshold = thresholds(found["threshold"], m)
+    b_enc = unsubtracted(found["b_enc"], b_dec, W_enc)
+    return SparseAutoencoder(W_enc, b_enc, W_dec, b_dec, threshold, source=str(file)), (
+        UNSUBTRACTED,
+        *of_zeros(threshold),
     )
 
 

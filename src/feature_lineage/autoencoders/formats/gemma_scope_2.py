@@ -6,22 +6,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-from feature_lineage.autoencoders.autoencoder import SparseAutoencoder
-from feature_lineage.autoencoders.formats.gemma_scope import CONTEXT, decoder_shape, l0_of_folder, refuse_transcoder
+from feature_lineage.autoencoders.formats.gemma_scope import CONTEXT, jumprelu, l0_of_folder, refuse_transcoder
 from feature_lineage.autoencoders.formats.release import (
-    UNSUBTRACTED,
     Format,
     Release,
-    check_square,
-    chosen,
     claimed,
-    of_zeros,
     read_config,
     read_safetensors,
     refused,
     text,
-    thresholds,
-    unsubtracted,
 )
 
 
@@ -40,27 +33,15 @@ def read(folder: Path) -> Release:
     tensors = read_safetensors(weights)
     if "affine_skip_connection" in tensors:
         raise refused(weights, "a tensor", "affine_skip_connection", "autoencoders without one")
-    n, m = decoder_shape(weights, tensors, "w_dec")
-    shapes = {"w_enc": (n, m), "b_enc": (m,), "w_dec": (m, n), "b_dec": (n,), "threshold": (m,)}
-    found = chosen(weights, tensors, shapes)
-    W_enc, b_dec = found["w_enc"], found["b_dec"]
-    check_square(weights, W_enc, found["w_dec"], ("w_enc", "w_dec"))
-    threshold = thresholds(found["threshold"], m)
+    autoencoder, changes = jumprelu(weights, tensors, "w_enc", "w_dec")
     return Release(
-        autoencoder=SparseAutoencoder(
-            W_enc,
-            unsubtracted(found["b_enc"], b_dec, W_enc),
-            found["w_dec"],
-            b_dec,
-            threshold,
-            source=str(weights),
-        ),
+        autoencoder=autoencoder,
         hook=hook_point(config.get("hf_hook_point_in")),
         model=text(config.get("model_name")),
         context=CONTEXT,
         window_start=True,
         claims=l0_of_folder(folder) | claimed({"l0": config.get("l0")}),
-        changes=(UNSUBTRACTED, *of_zeros(threshold)),
+        changes=changes,
     )
 
 
