@@ -8,7 +8,7 @@ APART := tests/workflow/slurm tests/workflow/faults
 # Two files at a time, in the order given: what takes longest goes first, so that both end together.
 IN_ORDER := -n 2 --dist loadfile --no-loadscope-reorder
 # The first of these makes the finished study; those after test_[a-c]* need it, and would wait for it.
-LONG := tests/workflow/test_own_models.py tests/workflow/test_trained_controls.py $(wildcard tests/test_[a-c]*.py) \
+LONG := tests/workflow/test_own_models.py tests/workflow/test_own_dictionaries.py tests/workflow/test_trained_controls.py $(wildcard tests/test_[a-c]*.py) \
 	tests/workflow/test_measured_controls.py tests/workflow/test_reruns.py tests/test_peers.py tests/test_peers_autoencoders.py
 
 .PHONY: audit demo controls test test-oldest test-cluster bench-autoencoder bench-correlation bench-report planted-truth environment peers lint docs clean

@@ -33,7 +33,7 @@ from feature_lineage.flow.stability import (
     measure_stability,
     others,
 )
-from feature_lineage.flow.verdicts import VERDICTS, Activations, Half, Limits, Stable, judge_features, numbers
+from feature_lineage.flow.verdicts import SIDES, VERDICTS, Activations, Half, Limits, Stable, judge_features, numbers
 from feature_lineage.store.formats import write_table
 
 NUMBERS = [
@@ -163,7 +163,7 @@ def judge_edge(
     """
     own = [bench.reading(one, family) for one, family in zip(dictionaries, families, strict=False)]
     other = [bench.reading(one, family) for one, family in zip(dictionaries, reversed(families), strict=False)]
-    files = Activations([path for path, *_ in own], [path for path, *_ in other])
+    files = Activations([path for path, *_ in own], [path for path, *_ in other], SIDES[: len(dictionaries)])
     pair = len(dictionaries) == 2
     table = correlate(own[0][1], own[1][1], FLOOR) if pair else None
     held_out = ~judged_documents(bench.document, np.zeros(bench.document[-1] + 1, int))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -87,14 +86,14 @@ def plain_tensors(file: Path) -> dict[str, torch.Tensor]:
     check_file(file)
     try:
         found = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise InputError(
-            f"{file}: holds more than tensors, or is no file of torch; a pickle can run code when it is opened, so that it is not: save "
-            "`{name: tensor}` alone, the autoencoder's state_dict"
-        ) from None
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise InputError(
             f"{file}: cannot be read as a file of torch ({str(error).splitlines()[0]}); {GET_ANOTHER}"
+        ) from None
+    except Exception:  # the unpickler's own, when it is asked for more than tensors
+        raise InputError(
+            f"{file}: holds more than tensors, or is no file of torch; a pickle can run code when it is opened, so that it is not: save "
+            "`{name: tensor}` alone, the autoencoder's state_dict"
         ) from None
     if type(found) not in (dict, OrderedDict):
         raise InputError(
