@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from feature_lineage.jobs.job_list import jobs
+from feature_lineage.jobs.resources import request
+from feature_lineage.jobs.sizes import sizes_of
 from feature_lineage.study.dictionaries import FILES, features_said, folder_problem, formats_of
 from feature_lineage.study.digests import Checksums
 from feature_lineage.study.loading import load_study
@@ -197,3 +199,14 @@ def test_a_folder_that_is_none_is_refused_before_anything_runs(plan, tmp_path):
         with pytest.raises(StudyError) as error:
             inputs(plan, tmp_path, pretrained=str(folder)).check()
         assert "autoencoders.base.pretrained" in str(error.value) and said in str(error.value), error.value
+
+
+def test_a_large_dictionary_is_asked_memory_for(plan, tmp_path):
+    """A cluster's request for what reads it, and for what compares all, follows from the features that its configuration states."""
+    (tmp_path / "cfg.json").write_text('{"d_sae": 65536}')
+    study = plan({"base": {"pretrained": str(tmp_path)}, "lua": "none"}).study
+    assert sizes_of(study, "base").features == sizes_of(study, None).features == 65536
+    assert sizes_of(study, "bible").features == sizes_of(plan({}).study, None).features < 65536
+    needed = {step: request(study, step, "base").mem_mb for step in ("collect_features", "evaluate_autoencoder")}
+    assert all(found > request(plan({}).study, step, "base").mem_mb for step, found in needed.items())
+    assert request(study, "judge_features").mem_mb > request(plan({}).study, "judge_features").mem_mb

@@ -37,7 +37,7 @@ class Sizes(NamedTuple):
     trained: Training | None  # how the model is trained, if it is
     experts: int = 1  # MLPs of a layer
     number: int = FLOAT  # bytes of a weight of the language model
-    dictionary: int | None = None  # features of its autoencoder, if that was made elsewhere and says it
+    dictionary: int | None = None  # features of its autoencoder, if another number than `expansion` says
 
     @property
     def body(self) -> int:
@@ -115,12 +115,13 @@ def published(block: PretrainedModel) -> Published | None:
 
 
 def sizes_of(study: Study, model: str | None) -> Sizes:
-    """The sizes of one of a study's models; of the largest, if no model of the study is named."""
+    """The sizes of one of a study's models; of the largest, with the most features, if no model of the study is named."""
     own = isinstance(study.tokenizer, TrainedTokenizer)
     vocabulary = study.tokenizer.vocab_size if own else VOCABULARY
     if model not in {*study.models, *study.untrained(), *study.placebos()}:
-        every = [sizes_of(study, name) for name in study.models]
-        return max(every, key=lambda sizes: (sizes.parameters, sizes.features))
+        every = {name: sizes_of(study, name) for name in study.models}
+        features = max(sizes.features for name, sizes in every.items() if study.dictionary_seeds(name))
+        return max(every.values(), key=lambda sizes: sizes.parameters)._replace(dictionary=features)
     block = study.models[checkpoint_of(study, model)]
     schedule = study.placebos()[model].fine_tunes[0] if model in study.placebos() else model
     trained = getattr(study.models.get(schedule), "training", None)
