@@ -7,13 +7,15 @@ import shutil
 
 import pytest
 import torch
+import yaml
+from checkpoint_zoo import ZOO, build
 from dictionaries import exact, release_gemma_scope_2, release_saelens, release_sparsify
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from test_own_models import publish
-from tiny_study import Workplace, shared
+from tiny_study import CHECKOUT, Workplace, shared
 
-from feature_lineage.store.formats import read_json, read_table
+from feature_lineage.store.formats import read_json, read_table, read_tensors
 
 HOOK = "blocks.1.hook_resid_post"
 MODELS = {
@@ -161,3 +163,60 @@ def test_a_trained_child_of_an_imported_dictionary_starts_from_it_with_as_many_f
         read_json(folder / "cfg.json")["d_sae"] == 5 * 24
         and read_json(folder / "evaluation.json")["variance_explained"] > 0.5
     )
+
+
+# --- the shipped example of Gemma Scope 2 --------------------------------------------------------------------
+
+
+def publish_gemma(folder, tokenizer):
+    """A Gemma 3 of two layers and a fine-tune of it, whose tokenizer puts <bos> before a text, as Gemma's does."""
+    text = json.loads((tokenizer / "tokenizer.json").read_text())
+    (end,) = [token["content"] for token in text["added_tokens"] if token["id"] == 0]
+    text = json.loads(json.dumps(text).replace(json.dumps(end), '"<bos>"'))
+    piece = {"SpecialToken": {"id": "<bos>", "type_id": 0}}
+    special = {"<bos>": {"id": "<bos>", "ids": [0], "tokens": ["<bos>"]}}
+    text["post_processor"] = {
+        "type": "TemplateProcessing", "single": [piece, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [piece, {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": special,
+    }  # fmt: skip
+    for place, noise in ((folder / "google/gemma-3-270m", 0.0), (folder / "google/gemma-3-270m-it", 0.05)):
+        model = build("gemma3", ZOO["gemma3"])
+        with torch.no_grad():
+            for number, parameter in enumerate(model.parameters()):
+                drawn = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number))
+                parameter += noise * drawn * parameter.std(correction=0)
+        model.save_pretrained(place)
+        (place / "tokenizer.json").write_text(json.dumps(text))
+        (place / "tokenizer_config.json").write_text(
+            json.dumps({"tokenizer_class": "GemmaTokenizer", "bos_token": "<bos>"})
+        )
+
+
+def test_the_example_of_gemma_scope_2_runs_to_its_verdicts(bare, tokenizer_dir, tmp_path):
+    """By the real names of files, keys and tensors, with <bos> at the head of each window; sizes, text and the layer are the stand-in's."""
+    example = yaml.safe_load((CHECKOUT / "config" / "examples" / "gemma-scope-2.yaml").read_text(encoding="utf-8"))
+    place = Workplace(tmp_path / "place", example)
+    bare.copy(place.root)
+    publish_gemma(place.root, tokenizer_dir)
+    for seed, block in enumerate(example["autoencoders"].values()):
+        block["folder"] = block["folder"].replace("layer_12", "layer_1")
+        release_gemma_scope_2(place.root / block["pretrained"] / block["folder"], exact(16, 64, seed), 1)
+    example["corpora"] = {"web": {"files": "data/prose.jsonl", "validation": 0.2}}
+    example["autoencoder"]["hook"] = "blocks.1.hook_resid_post"
+    example |= {"threads": 1, "evaluation_tokens": 2000, "flow": {"tokens": 2000, "bootstrap": 5}}
+    results = place.root / "results" / "gemma-scope-2"
+    run = place.snakemake("-c2", "results/gemma-scope-2/flows/summary.json")
+    assert run.code == 0, run.output
+    settings = json.loads((results / "tokenizer" / "tokenizer_config.json").read_text())
+    assert "<bos>" in json.dumps(settings) and read_tensors(results / "samples" / "validation.safetensors")["kept"].size
+    for model in ("base", "instruct"):
+        gate, record = (read_json(results / "saes" / model / "seed0" / f"{name}.json") for name in ("gate", "import"))
+        assert gate["problems"] == [] and gate["measured"]["variance_explained"] > 0.999
+        assert (
+            record["format"] == "gemma_scope_2"
+            and record["window_start"]
+            and record["hook"] == "blocks.1.hook_resid_post"
+        )
+    assert not list(results.glob("saes/*/*/training.parquet"))
+    assert {row["side"] for row in read_json(results / "flows" / "summary.json")["verdicts"]} == {"parent", "child"}
