@@ -160,7 +160,7 @@ def test_a_trained_child_of_an_imported_dictionary_starts_from_it_with_as_many_f
     assert run.code == 0, run.output
     folder = place.root / "results" / place.config["study"] / "saes" / "other" / "seed0"
     assert (
-        read_json(folder / "cfg.json")["d_sae"] == 5 * 24
+        read_json(folder / "cfg.json")["d_sae"] == 5 * 16
         and read_json(folder / "evaluation.json")["variance_explained"] > 0.5
     )
 
