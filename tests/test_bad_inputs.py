@@ -511,8 +511,8 @@ AUTOENCODERS = {
     "no class": ({"config": lambda it: [it.pop("architecture"), it][1]}, ["architecture is nothing"]),
     "a list": ({"config": lambda it: [1]}, ["cfg.json: cannot be read"]),
     "other units": (
-        {"config": lambda it: it.update(normalize_activations="layer_norm")},
-        ["normalize_activations is layer_norm"],
+        {"config": lambda it: it.update(normalize_activations="expected_average_only_in")},
+        ["normalize_activations is expected_average_only_in"],
     ),
     "another input": ({"config": lambda it: it.update(apply_b_dec_to_input=False)}, ["apply_b_dec_to_input is False"]),
     "topk without k": ({"config": lambda it: it.update(architecture="topk")}, ["k is None"]),

@@ -73,7 +73,7 @@ def test_a_dry_run_plans_every_step_of_a_study(bare, profile, config):
     planned = {job.split()[0] for job in read_plan(run.stdout + run.stderr)}
     every = {rule.values[0] for rule in RULES}
     optional = {"import_model", "import_adapter", "keep_model", "import_tokenizer", "check_hook"}
-    optional |= {"train_tokenizer", "correlate_part"}
+    optional |= {"train_tokenizer", "correlate_part", "import_autoencoder", "check_autoencoder"}
     optional |= SWITCHED_OFF | NO_BROWSER
     if config == "config.yaml":
         optional |= CONTROLS
