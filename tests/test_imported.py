@@ -143,11 +143,11 @@ def test_a_missed_l0_and_dead_features_are_remarked_and_stop_nothing():
 
 
 IMPLAUSIBLE = [
-    ({"variance_explained": -1008.0}, "Variance explained is -1.01e+03, below 0.5."),
-    ({"variance_explained": 0.3}, "Variance explained is 0.3, below 0.5."),
+    ({"variance_explained": -1008.0}, "Variance explained is -1.01e+03, below 0.3."),
+    ({"variance_explained": 0.2}, "Variance explained is 0.2, below 0.3."),
     ({"variance_explained": None}, "Variance explained cannot be measured."),
     ({"variance_explained": float("nan")}, "Variance explained is nan"),
-    ({"loss_recovered": -2.4}, "Loss recovered is -2.4, below 0.5."),
+    ({"loss_recovered": -2.4}, "Loss recovered is -2.4, below 0.2."),
     ({"l0": 400.0}, "L0 is 400 of 600 features."),
     ({"l0": 0.0}, "L0 is 0 of 600 features."),
 ]
