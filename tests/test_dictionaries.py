@@ -56,7 +56,7 @@ def test_a_model_without_one_is_read_by_its_parents(plan):
     )
     assert found.read == ["base"] and found.matched_edges == []
     assert found.sides("base", "lua", 0) == ["parent"] and found.sides("lua", "luabible", 0) == []
-    assert found.unread == [("lua", "luabible"), ("bible", "luabible")]
+    assert found.each_reading(found.study.edges()) == [(("base", "lua"), 0), (("base", "bible"), 0)]
     assert found.passed_down == [("base", "luabible")] and found.sides("base", "luabible", 0) == ["parent"]
     assert set(found.not_measured) >= {"ceiling", "alignment_null", "as_published"}
     assert found.other_merges == {} and found.transferred == [("base", "lua"), ("base", "bible")]

@@ -17,8 +17,8 @@ from feature_lineage.progress import logger
 from feature_lineage.store.checksums import sha256
 from feature_lineage.store.formats import write_json
 
-# Published dictionaries explain .7 of the variance and more on their own model, and recover .9 of the loss; one that was trained for minutes
-# on a small model .5 and .4. What is below these reads another model, place or scale.
+# Lower than `gate.LEAST_EXPLAINED`, which says on what a finding can rest: a dictionary that was hardly trained is poor, and one below these
+# most likely reads another model, place or scale.
 LEAST_EXPLAINED = 0.3
 LEAST_RECOVERED = 0.2
 SMALL_LOSS = 0.05  # nats: where zeros cost the model less, the share of it that is recovered is noise

@@ -285,11 +285,6 @@ class Plan:
         return [pair for pair, seed in self.each_pair(self.study.edges()) if seed == self.first_seed]
 
     @cached_property
-    def unread(self) -> list[tuple[str, str]]:
-        """Edges of which neither model has an autoencoder."""
-        return [edge for edge in self.study.edges() if not any(map(self.seeds, edge))]
-
-    @cached_property
     def corpora_differ(self) -> list[str]:
         """`parent--child` of the edges of `controls.same_corpora`: the child's autoencoder has seen corpora that the parent's has not."""
         if not self.study.controls.same_corpora:
